@@ -1,0 +1,93 @@
+"""Counter-based randomness: a number depends on (seed, step, sample, name, place) and on nothing else.
+
+No generator has a state here, so training noise is the same whatever the number of processes,
+micro-batches or restarts, and a resumed run needs no random state. The hash is the finaliser of
+SplitMix64 (Steele, Lea, Flood 2014), computed on int64 tensors, which wrap on every device.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """The int64 with the bits of an unsigned 64-bit integer."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Logical (not arithmetic) right shift of int64."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser: 64 well-mixed bits for each int64."""
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """All randomness of one step (of training, validation or sampling).
+
+    Attributes:
+        seed: the run's seed.
+        step: optimiser step, validation batch or sampling step.
+        index: place of each sequence in the *global* batch ``[B]`` int64.
+        batch: size of the global batch over which ``times`` are stratified.
+        t_max: largest time drawn (a noise curriculum lets it grow to 1).
+    """
+
+    seed: int
+    step: int
+    index: Tensor
+    batch: int
+    t_max: float = 1.0
+
+    @classmethod
+    def simple(cls, seed: int, step: int, batch: int, *, device: str = "cpu") -> Draw:
+        """The draw of a whole batch on one process."""
+        return cls(seed, step, torch.arange(batch, device=device), batch)
+
+    def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """64 random bits for each place ``[B, *shape]`` int64."""
+        index = self.index.to(torch.int64)
+        key = _mix(torch.tensor(self.seed, dtype=torch.int64, device=index.device) + _GAMMA)
+        for word in (zlib.crc32(name.encode()), self.step):
+            key = _mix((key ^ word) + _GAMMA)
+        row = _mix((key ^ index) + _GAMMA)  # [B]
+        place = torch.arange(prod(shape), device=index.device)
+        return _mix(row[:, None] + (place + 1) * _GAMMA).reshape(-1, *shape)  # [B, *shape]
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), 53 bits ``[B, *shape]`` float64.
+
+        Args:
+            name: what they are for; another name gives independent numbers.
+            shape: shape behind the batch.
+        """
+        return _shift(self._bits(name, shape), 11).double() * 2.0**-53
+
+    def integers(self, name: str, *shape: int, high: int) -> Tensor:
+        """Uniform integers in [0, high) ``[B, *shape]`` int64."""
+        return (self.uniform(name, *shape) * high).long().clamp(max=high - 1)
+
+    def times(self, t_min: float = 1e-3) -> Tensor:
+        """Stratified times in [t_min, t_max) ``[B]`` float64: one in each ``batch``-th of the range.
+
+        Sequence i of the global batch gets ``(i + u_i) / batch`` of the range, on whichever
+        process it lies.
+        """
+        u = (self.index.double() + self.uniform("t")) / self.batch
+        return t_min + (max(self.t_max, t_min) - t_min) * u

@@ -1,0 +1,92 @@
+"""What travels between the rooms, and the legend of shapes.
+
+Shapes: **B** sequences, **L** positions, **V** vocabulary, **D** width, **N** flat rows,
+**K** negatives. Time ``t`` is in (0, 1] and 1 is pure noise. Probabilities of the process
+(``t``, ``alpha_t``, ``dalpha_t``) are float64; they are small and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Clean tokens and what the process made of them.
+
+    Attributes:
+        x0: clean tokens ``[B, L]`` int64.
+        x_t: tokens at time t ``[B, L]`` int64.
+        t: diffusion time ``[B]`` float64.
+        alpha_t: probability that a token is kept ``[B, 1]`` float64.
+        dalpha_t: its time derivative (negative) ``[B, 1]`` float64.
+        resampled: the process replaced the token, possibly by itself ``[B, L]`` bool.
+            It cannot be recovered from ``x0`` and ``x_t``.
+        vocab_size: V.
+    """
+
+    x0: Tensor
+    x_t: Tensor
+    t: Tensor
+    alpha_t: Tensor
+    dalpha_t: Tensor
+    resampled: Tensor
+    vocab_size: int
+
+    @property
+    def changed(self) -> Tensor:
+        """Positions with ``x_t != x0`` ``[B, L]`` bool."""
+        return self.x_t != self.x0
+
+    @property
+    def sigma(self) -> Tensor:
+        """The network's conditioning, ``-log alpha_t`` ``[B]`` float32."""
+        return -torch.log(self.alpha_t[:, 0]).float()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an objective says about a batch.
+
+    Attributes:
+        total: *sum* over the counted positions, nats, differentiable scalar. Who trains divides
+            by the number of counted positions of the **global** batch, so that the result does
+            not depend on the number of processes or on accumulation.
+        count: number of positions that count in this batch (``loss_mask.sum()``), scalar tensor.
+        metrics: scalars worth logging (detached), already means.
+    """
+
+    total: Tensor
+    count: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> Tensor:
+        """``total / count``."""
+        return self.total / self.count.clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a sampler returns.
+
+    Attributes:
+        tokens: ``[B, L]`` int64.
+        nfe: network calls that each sequence took part in ``[B]`` int64.
+        steps: grid intervals.
+        seconds: wall-clock time of the whole call.
+    """
+
+    tokens: Tensor
+    nfe: Tensor
+    steps: int
+    seconds: float
+
+
+#: ``on_step(step, t, x)``: called after each step with the 1-based number of the step, the time
+#: just reached (0 at the end) and the tokens ``[B, L]``; must not change them.
+OnStep = Callable[[int, float, Tensor], None]
