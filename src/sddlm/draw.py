@@ -1,4 +1,4 @@
-"""Counter-based randomness: a number depends on (seed, step, sample, name, place) and on nothing else.
+"""Counter-based randomness: a number depends on (seed, step, sample, name, place) alone.
 
 No generator has a state here, so training noise is the same whatever the number of processes,
 micro-batches or restarts, and a resumed run needs no random state. The hash is the finaliser of
@@ -84,7 +84,7 @@ class Draw:
         return (self.uniform(name, *shape) * high).long().clamp(max=high - 1)
 
     def times(self, t_min: float = 1e-3) -> Tensor:
-        """Stratified times in [t_min, t_max) ``[B]`` float64: one in each ``batch``-th of the range.
+        """Stratified times in [t_min, t_max) ``[B]`` float64, one in each part of the range.
 
         Sequence i of the global batch gets ``(i + u_i) / batch`` of the range, on whichever
         process it lies.

@@ -56,11 +56,13 @@ def to_leave_one_out(estimate: Estimate, alpha_t: Tensor, vocab_size: int) -> Te
         vocab_size: V.
 
     Returns:
-        ``-log(1 + c)`` in the shape of ``alpha_t`` for a denoiser; None where nothing is to be added.
+        ``-log(1 + c)`` shaped like ``alpha_t`` for a denoiser; None where nothing is to be added.
 
     Raises:
         ValueError: for a next-token model, which no diffusion sampler or bound can read.
     """
     if not estimate.diffusion:
-        raise ValueError("a next-token model has no leave-one-out prediction; sample it with Autoregressive")
+        raise ValueError(
+            "a next-token model has no leave-one-out prediction; sample it with Autoregressive"
+        )
     return -own_token_logit(alpha_t, vocab_size) if estimate is Estimate.DENOISER else None

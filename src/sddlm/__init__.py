@@ -1,0 +1,1 @@
+"""Uniform-state diffusion language models: train, sample, evaluate, and believe the result."""
