@@ -1,1 +1,57 @@
-"""Uniform-state diffusion language models: train, sample, evaluate, and believe the result."""
+"""Uniform-state diffusion language models: train, sample, evaluate, and believe the result.
+
+The public names load on first use; ``import sddlm`` imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Ancestral": "sampling.ancestral",
+    "Autoregressive": "objectives.autoregressive",
+    "CalibratedDenoising": "objectives.denoising",
+    "ConfigError": "errors",
+    "Cosine": "process.schedule",
+    "DataArgs": "data.prepare",
+    "DiT": "models.dit",
+    "DiTConfig": "models.config",
+    "Draw": "draw",
+    "Estimate": "process.estimate",
+    "Lazy": "sampling.lazy",
+    "LogLinear": "process.schedule",
+    "Loss": "types",
+    "ModelArgs": "models.config",
+    "ModelDir": "model_dir",
+    "NaiveDenoising": "objectives.denoising",
+    "Noisy": "types",
+    "SDDLM": "objectives.denoising",
+    "SDDLMV1": "objectives.contrastive",
+    "SDDLMV2": "objectives.contrastive",
+    "Samples": "types",
+    "Tokenizer": "data.tokenizers",
+    "TrainArgs": "train.args",
+    "Truncation": "sampling.truncation",
+    "UniformNELBO": "objectives.nelbo",
+    "UniformProcess": "process.uniform",
+    "World": "worlds",
+    "evaluate": "eval.run",
+    "prepare": "data.prepare",
+    "sample": "sampling.run",
+    "train_model": "train.run",
+}
+
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'sddlm' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sddlm.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

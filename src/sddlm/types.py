@@ -79,12 +79,14 @@ class Samples:
         nfe: network calls that each sequence took part in ``[B]`` int64.
         steps: grid intervals.
         seconds: wall-clock time of the whole call.
+        rows: positions of each sequence, over all steps, that met the vocabulary ``[B]`` int64.
     """
 
     tokens: Tensor
     nfe: Tensor
     steps: int
     seconds: float
+    rows: Tensor
 
 
 #: ``on_step(step, t, x)``: called after each step with the 1-based number of the step, the time

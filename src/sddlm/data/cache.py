@@ -1,0 +1,80 @@
+"""Folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sddlm.errors import ConfigError
+
+_PREFIX = ".unfinished-"
+_STALE = 24 * 3600  # seconds after which an unfinished folder is what a kill left behind
+
+
+def complete(folder: Path) -> bool:
+    """Whether the folder was finished. Only ``new_folder`` gives it this name, so it exists."""
+    return folder.is_dir()
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill; it becomes ``folder`` at the end, and vanishes on an error.
+
+    A killed process leaves nothing under the public name; what it leaves under a temporary one is
+    removed by a later call, a day on. If another process finished the same folder first, its
+    folder stays: whoever names folders by their content does not care.
+
+    Args:
+        folder: the public name.
+    """
+    _remove_stale(folder.parent)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_PREFIX))
+    try:
+        yield temporary
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        os.chmod(temporary, 0o755)  # mkdtemp's folders are private
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not complete(folder):
+                raise
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the cache folder, and see that files can be made in it.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--data.cache {folder} cannot be written to ({error.strerror}); give a folder that "
+            "can, or set SDDLM_CACHE"
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_stale(parent: Path) -> None:
+    for path in parent.glob(f"{_PREFIX}*"):
+        if path.is_dir() and time.time() - path.stat().st_mtime > _STALE:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,281 @@
+"""One tokenizer, whatever its kind: a wrapper around Hugging Face ``tokenizers``.
+
+Everything a tokenizer is lies in its ``tokenizer.json``; the wrapper adds rules, not state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import tokenizers as hf
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from sddlm.errors import ConfigError
+
+#: The end of a text, where a tokenizer file has none of ``END_OF_TEXTS``.
+END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXTS = (END_OF_TEXT, "</s>", "[SEP]")
+FILE_NAME = "tokenizer.json"
+KINDS = ("bytes", "characters", "bpe")
+
+_PIECE = 1 << 16  # characters; the library needs some 300 bytes a token for one text
+_CUT = re.compile(r"(?<=\S)(?=[ \n]\S)")  # before a lone blank no byte-level word can end elsewhere
+_HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+
+# After it has used threads, the library warns on stderr at every fork (a loader's worker) unless
+# the variable is set; and a forked child would wait for ever for threads only its parent has.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        after_in_child=lambda: os.environ.__setitem__("TOKENIZERS_PARALLELISM", "false")
+    )
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Special tokens are never found *in* text: ``"<|endoftext|>"`` written by a user is thirteen
+    characters like any others, so text cannot end a document, and ``decode(encode(x)) == x`` holds
+    exactly for the kinds made here. Nor does encoding add any, truncate or pad, whatever the file
+    says; who wants an end puts ``eos_id`` there.
+
+    Attributes:
+        vocab_size: V, one more than the largest id that can be emitted (added tokens included).
+        eos_id: id of the end-of-text token: the first of ``<|endoftext|>``, ``</s>`` and
+            ``[SEP]`` that the tokenizer has, else a new ``<|endoftext|>``.
+    """
+
+    def __init__(self, tokenizer: hf.Tokenizer) -> None:
+        """Take over a ``tokenizers.Tokenizer`` (it is changed: see the class).
+
+        Raises:
+            ConfigError: fewer than two ids, or no free id for an end of text.
+        """
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        eos = next((t for t in END_OF_TEXTS if tokenizer.token_to_id(t) is not None), END_OF_TEXT)
+        tokenizer.add_special_tokens([hf.AddedToken(eos, special=True, normalized=False)])
+        tokenizer.encode_special_tokens = True  # not part of tokenizer.json
+        self._hf = tokenizer
+        vocab: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+        self.eos_id: int = vocab[eos]
+        self.vocab_size: int = 1 + max(vocab.values())
+        self._local = _is_local(tokenizer)
+        if sum(i == self.eos_id for i in vocab.values()) > 1:  # the library counts, not looks
+            raise ConfigError(
+                f"the tokenizer has none of {', '.join(END_OF_TEXTS)}, and its ids have gaps, so "
+                "none can be added; add one to its tokenizer.json"
+            )
+        if self.vocab_size < 2:
+            raise ConfigError(
+                "a tokenizer of 1 token has nothing to tell apart; at least 2 are needed: give it "
+                "text, or use --data.tokenizer bytes"
+            )
+
+    def __getstate__(self) -> str:
+        return self.to_json()
+
+    def __setstate__(self, state: str) -> None:
+        self.__init__(hf.Tokenizer.from_str(state))  # type: ignore[misc]
+
+    # ------------------------------------------------------------------ making one
+
+    @classmethod
+    def bytes(cls) -> Tokenizer:
+        """The 256 bytes of UTF-8 and the end of text: V = 257, no text is unknown."""
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = _byte_level({char: i for i, char in enumerate(alphabet)}, use_regex=False)
+        return cls(tokenizer)
+
+    @classmethod
+    def characters(cls, texts: Iterable[str]) -> Tokenizer:
+        """The characters that occur in ``texts``, in code point order, and the end of text.
+
+        There is no unknown token: to encode another character is a ``ConfigError`` naming it.
+        """
+        alphabet = sorted(set().union(*texts))
+        vocab = {char: i for i, char in enumerate(alphabet)}
+        # an unknown token that does not exist makes the library raise instead of guess
+        tokenizer = hf.Tokenizer(models.WordLevel(vocab=vocab, unk_token="<none>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(hf.Regex(r"[\s\S]"), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+        return cls(tokenizer)
+
+    @classmethod
+    def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Byte-level BPE (as GPT-2's, without a prefix space), the same for the same texts.
+
+        Args:
+            texts: what to learn the merges from.
+            vocab_size: V, the 256 bytes and the end of text included. Little text gives fewer.
+
+        Raises:
+            ConfigError: V < 257.
+        """
+        if vocab_size < 257:
+            raise ConfigError(
+                f"--data.vocab_size {vocab_size} is too small for bpe, which starts from 256 bytes "
+                "and the end of text; use at least 257, or --data.tokenizer characters"
+            )
+        tokenizer = _byte_level({}, use_regex=True)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator((p for text in texts for p in _cut(text)), trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, name: str | os.PathLike[str]) -> Tokenizer:
+        """A ``tokenizer.json``, a folder with one, or a name on the Hugging Face hub.
+
+        Raises:
+            ConfigError: there is none, or the library cannot read it.
+        """
+        path = Path(name)
+        if path.is_dir():
+            path = path / FILE_NAME
+        if not path.is_file():
+            path = _download(os.fspath(name))
+        try:
+            return cls(hf.Tokenizer.from_file(str(path)))
+        except ConfigError:
+            raise
+        except Exception as error:  # the library raises bare Exceptions
+            raise ConfigError(f"{path} is not a tokenizer.json of 'tokenizers': {error}") from error
+
+    @classmethod
+    def choose(cls, spec: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """The tokenizer that a user asked for.
+
+        Args:
+            spec: ``bytes``, ``characters``, ``bpe``, a path or a hub name.
+            texts: what ``characters`` and ``bpe`` learn from.
+            vocab_size: V for ``bpe``; the others bring their own.
+        """
+        if spec == "bytes":
+            return cls.bytes()
+        if spec == "characters":
+            return cls.characters(texts)
+        if spec == "bpe":
+            return cls.train_bpe(texts, vocab_size)
+        return cls.load(spec)
+
+    # ------------------------------------------------------------------ using it
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, without any special token.
+
+        Raises:
+            ConfigError: the tokenizer does not know a character and has no token for that.
+        """
+        try:
+            encodings = self._hf.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exceptions
+            raise self._unknown(texts, error) from error
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text of ``ids``; special tokens are left out or written as themselves."""
+        return str(self._hf.decode(list(ids), skip_special_tokens=skip_special))
+
+    def decode_batch(self, rows: Sequence[Sequence[int]], skip_special: bool = True) -> list[str]:
+        """``decode`` for each row."""
+        ids = [list(row) for row in rows]
+        return list(self._hf.decode_batch(ids, skip_special_tokens=skip_special))
+
+    def pieces(self, text: str) -> Iterator[str]:
+        """``text`` in pieces whose ids, one after another, are the ids of the whole.
+
+        A text of 100 MB in one go needs tens of GB and one core; pieces need neither. Where the
+        kind of tokenizer does not promise the same ids, the whole text is the only piece.
+        """
+        return _cut(text) if self._local else iter((text,))
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write ``folder/tokenizer.json``, whole or not at all, and return its path."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{FILE_NAME}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(self.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's files are private
+            os.replace(temporary, Path(folder) / FILE_NAME)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return Path(folder) / FILE_NAME
+
+    def to_json(self) -> str:
+        """What ``save`` writes."""
+        return str(self._hf.to_str())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the serialisation (hex): the same ids for the same text, or another one."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def _unknown(self, texts: Sequence[str], error: Exception) -> ConfigError:
+        known = self._hf.get_vocab()
+        unknown = sorted({char for text in texts for char in text if char not in known})
+        if not isinstance(self._hf.pre_tokenizer, pre_tokenizers.Split) or not unknown:
+            return ConfigError(f"the tokenizer cannot encode this text: {error}")
+        shown = ", ".join(f"{char!r} (U+{ord(char):04X})" for char in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        return ConfigError(
+            f"the tokenizer does not know {shown}{more}; it knows the {len(known) - 1} characters "
+            "of the text it was made from: remove the others, or use --data.tokenizer bytes"
+        )
+
+
+def _byte_level(vocab: dict[str, int], *, use_regex: bool) -> hf.Tokenizer:
+    tokenizer = hf.Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _is_local(tokenizer: hf.Tokenizer) -> bool:
+    """Whether text may be cut by ``_CUT`` without any other ids."""
+    words = tokenizer.pre_tokenizer
+    if tokenizer.normalizer is not None:
+        return False
+    if isinstance(words, pre_tokenizers.ByteLevel):
+        return not words.add_prefix_space
+    return isinstance(words, pre_tokenizers.Split) and isinstance(tokenizer.model, models.WordLevel)
+
+
+def _cut(text: str) -> Iterator[str]:
+    start = 0
+    while cut := _CUT.search(text, start + _PIECE):
+        yield text[start : cut.start()]
+        start = cut.start()
+    yield text[start:]
+
+
+def _download(name: str) -> Path:
+    """``tokenizer.json`` of a repository on the hub, from its cache where it is there."""
+    advice = f"use one of {', '.join(KINDS)}, a {FILE_NAME}, a folder with one, or a hub name"
+    if not _HUB_NAME.fullmatch(name) or name.endswith(".json"):
+        raise ConfigError(f"--data.tokenizer {name}: no such file, nor a folder with one; {advice}")
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, FILE_NAME)
+    if isinstance(cached, str):  # no look at the network, which retries for half a minute
+        return Path(cached)
+    try:
+        return Path(hf_hub_download(name, FILE_NAME))
+    except Exception as error:  # offline, no such repository, no such file, no permission
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ConfigError(
+            f"--data.tokenizer {name}: no such file, and none from the hub ({reason}); {advice}"
+        ) from error

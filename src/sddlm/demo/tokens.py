@@ -1,0 +1,85 @@
+"""Token texts made safe to show: in a terminal, in a page, beside one another."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Protocol
+
+#: what a part of a UTF-8 character decodes to
+BROKEN = "\N{REPLACEMENT CHARACTER}"
+#: most tokens that make one character: its bytes
+LONGEST = 4
+
+_SHOWN = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
+
+
+class Decodes(Protocol):
+    """The part of a tokenizer that the demos need."""
+
+    def decode(self, ids: list[int], /) -> str:
+        """The text of token numbers."""
+        ...
+
+
+def printable(text: str) -> str:
+    """The text with every control, format and lone surrogate character made visible.
+
+    A newline becomes ``↵``, other control characters their pictures (``␛`` for escape), characters
+    that steer the direction or joining of text ``·``. What is left cannot move a cursor, colour a
+    terminal or reorder a line.
+    """
+    return "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    """One character of ``printable``."""
+    if character in _SHOWN:
+        return _SHOWN[character]
+    category = unicodedata.category(character)
+    if category == "Cc":
+        return chr(0x2400 + ord(character)) if ord(character) < 0x20 else "·"
+    if category == "Cs":
+        return BROKEN
+    return "·" if category in {"Cf", "Zl", "Zp"} else character
+
+
+class TokenTexts:
+    """The text of single tokens, each decoded once."""
+
+    def __init__(self, tokenizer: Decodes) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+
+    def __call__(self, token: int) -> str:
+        """What ``token`` decodes to by itself (part of a character may decode to ``�``)."""
+        if token not in self._known:
+            self._known[token] = self._tokenizer.decode([token])
+        return self._known[token]
+
+    def broken(self, token: int) -> bool:
+        """Whether the token is, or holds, a part of a UTF-8 character."""
+        return BROKEN in self(token)
+
+    def whole(self, tokens: Sequence[int]) -> str | None:
+        """The text of tokens that only together make whole characters; None if they do not."""
+        if not all(map(self.broken, tokens)):
+            return None
+        text = self._tokenizer.decode(list(tokens))
+        return None if BROKEN in text else text
+
+    def line(self, tokens: Sequence[int]) -> list[str]:
+        """The text of each token; neighbours that make one character have it at the first."""
+        texts: list[str] = []
+        while len(texts) < len(tokens):
+            start = len(texts)
+            texts.append(self(tokens[start]))
+            if not self.broken(tokens[start]):
+                continue
+            for n in range(2, LONGEST + 1):
+                run = tokens[start : start + n]
+                whole = self.whole(run) if len(run) == n else None
+                if whole is not None:
+                    texts[start:] = [whole, *[""] * (n - 1)]
+                    break
+        return texts

@@ -1,0 +1,80 @@
+"""Is it varied? Entropy, repetition, and whether the words are words.
+
+A judge's perplexity falls when text repeats itself; these figures say when it did. Compare them
+only between sets of the same number of samples and the same length, and with real text beside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+import torch
+from torch import Tensor
+
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+
+
+def entropies(tokens: Tensor) -> Tensor:
+    """Unigram entropy within each sample, nats ``[B]`` float64.
+
+    The entropy of the empirical distribution of a sample's own tokens; at most ``log min(L, V)``.
+
+    Args:
+        tokens: ``[B, L]`` int64.
+    """
+    result = torch.empty(len(tokens), dtype=torch.float64)
+    for i, row in enumerate(tokens.cpu()):
+        share = row.unique(return_counts=True)[1].double() / len(row)
+        result[i] = -(share * share.log()).sum().clamp(max=0)
+    return result
+
+
+def entropy(tokens: Tensor) -> float:
+    """Unigram entropy within a sample, nats, mean over the samples ``[B, L]``."""
+    return float(entropies(tokens).mean())
+
+
+def _distinct(tokens: Tensor, n: int) -> tuple[int, int]:
+    """Number of different n-grams and of n-grams in ``tokens`` ``[B, L]``."""
+    if not 1 <= n <= tokens.shape[1]:
+        raise ValueError(f"n must lie in 1..{tokens.shape[1]} (the length), not {n}")
+    grams = tokens.unfold(1, n, 1).reshape(-1, n)  # [B (L - n + 1), n]
+    return len(grams.unique(dim=0)), len(grams)
+
+
+def distinct_n(tokens: Tensor, n: int) -> float:
+    """Different n-grams over all n-grams of the whole set (Li et al. 2016).
+
+    Falls as the set grows, so it compares sets of one size only.
+
+    Args:
+        tokens: ``[B, L]`` int64.
+        n: length of the n-grams, at most L.
+    """
+    different, total = _distinct(tokens.cpu(), n)
+    return different / total
+
+
+def repeated_ngrams(tokens: Tensor, n: int) -> float:
+    """Share of a sample's n-grams that it has already said, mean over samples ``[B, L]``."""
+    pairs = [_distinct(row[None], n) for row in tokens.cpu()]
+    return sum(1 - different / total for different, total in pairs) / len(pairs)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case: runs of letters, apostrophes inside."""
+    return _WORD.findall(text.lower())
+
+
+def known_words(texts: Iterable[str], reference_words: Collection[str]) -> float:
+    """Share of all words in ``texts`` that occur in ``reference_words`` (lower case, a set).
+
+    Words cut at the two ends of a sample count as they stand, in real rows too. NaN without words.
+    """
+    found = total = 0
+    for text in texts:
+        own = words(text)
+        total += len(own)
+        found += sum(word in reference_words for word in own)
+    return found / total if total else float("nan")

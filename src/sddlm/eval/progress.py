@@ -1,0 +1,51 @@
+"""One progress bar for what takes long in this room: rate and time left, only on a tty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+T = TypeVar("T")
+
+
+class _Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        """``3.2/s``, or a dash before the first step."""
+        speed = task.finished_speed or task.speed
+        return Text("-/s" if speed is None else f"{speed:.3g}/s", style="dim")
+
+
+def track(items: Iterable[T], *, total: int, label: str, show: bool = True) -> Iterator[T]:
+    """Go through ``items`` with a progress bar on stderr.
+
+    Args:
+        items: anything iterable.
+        total: how many there are.
+        label: what is being done.
+        show: False for silence; without a terminal nothing is shown anyway.
+    """
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    disabled = not (show and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
+        yield from progress.track(items, total=total, description=label)

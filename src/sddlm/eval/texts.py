@@ -1,0 +1,245 @@
+"""The texts that an evaluation reads: held-out rows, the training text, samples."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from sddlm.data.packed import PackedTokens
+from sddlm.data.prepare import DataArgs, prepare
+from sddlm.data.tokenizers import Tokenizer
+from sddlm.errors import ConfigError
+from sddlm.eval.diversity import words
+from sddlm.eval.ngram import NGram
+from sddlm.eval.perplexity import spread
+from sddlm.model_dir import ModelDir
+
+logger = logging.getLogger(__name__)
+
+#: stands for the end of a document where an n-gram model reads, so that it pays for it too
+END = "\x03"
+#: most characters that the n-gram models learn from (a second a million, 0.3 GB a million)
+MOST_CHARACTERS = 5_000_000
+
+_CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows that are scored, and the text behind exactly these rows.
+
+    Attributes:
+        tokens: ``[n, L]`` int64.
+        texts: each row decoded, documents joined by `END`.
+        source: what they come from.
+    """
+
+    tokens: Tensor
+    texts: list[str]
+    source: str
+
+    @property
+    def characters(self) -> int:
+        """Characters of text, ends of documents not counted."""
+        return sum(len(text) - text.count(END) for text in self.texts)
+
+    @property
+    def characters_per_token(self) -> float:
+        """Characters behind one token, on average over these rows."""
+        return self.characters / self.tokens.numel()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.tokens[index]
+
+
+@dataclass
+class TrainingText:
+    """The text that the model was trained on, for the baselines; learnt from when first asked.
+
+    Attributes:
+        rows: packed training rows.
+        tokenizer: decodes them.
+    """
+
+    rows: PackedTokens
+    tokenizer: Tokenizer
+    _texts: list[str] = field(default_factory=list, init=False, repr=False)
+    _models: dict[int, NGram] = field(default_factory=dict, init=False, repr=False)
+    _words: set[str] = field(default_factory=set, init=False, repr=False)
+
+    @property
+    def texts(self) -> list[str]:
+        """The first `MOST_CHARACTERS` or so, in long pieces."""
+        if not self._texts:
+            self._texts = list(self._pieces())
+        return self._texts
+
+    @property
+    def characters(self) -> int:
+        """How much was learnt from."""
+        return sum(map(len, self.texts))
+
+    @property
+    def words(self) -> set[str]:
+        """Every word in it."""
+        if not self._words:
+            self._words = {word for text in self.texts for word in words(text)}
+        return self._words
+
+    def ngram(self, order: int) -> NGram:
+        """A character n-gram model of it."""
+        if order not in self._models:
+            self._models[order] = NGram(order).fit(self.texts)
+        return self._models[order]
+
+    def _pieces(self) -> Iterator[str]:
+        read = 0
+        for start in range(0, len(self.rows), _CHUNK_ROWS):
+            stop = min(start + _CHUNK_ROWS, len(self.rows))
+            ids = torch.cat([self.rows[i] for i in range(start, stop)])
+            text = with_ends(self.tokenizer, ids.tolist())
+            yield text
+            read += len(text)
+            if read >= MOST_CHARACTERS:
+                return
+
+
+def with_ends(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """The text of ``ids`` with `END` where a document ends."""
+    parts: list[list[int]] = [[]]
+    for i in ids:
+        if i == tokenizer.eos_id:
+            parts.append([])
+        else:
+            parts[-1].append(i)
+    return END.join(tokenizer.decode_batch(parts))
+
+
+def trained_on(place: Path) -> DataArgs | None:
+    """What a model was trained on, from its run's ``config.yaml``; None if there is none.
+
+    Args:
+        place: run or model directory.
+    """
+    for path in (place / "config.yaml", place.resolve().parent / "config.yaml"):
+        if path.is_file():
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            args = config.get("data") if isinstance(config, dict) else None
+            if isinstance(args, dict):
+                known = {f.name for f in fields(DataArgs)}
+                return DataArgs(**{name: value for name, value in args.items() if name in known})
+    return None
+
+
+def held_out(
+    place: Path, loaded: ModelDir, data: DataArgs | None, rows: int | None
+) -> tuple[HeldOut, TrainingText | None]:
+    """The rows to score, and the training text where it can be had.
+
+    Args:
+        place: the run or model directory that ``loaded`` came from.
+        loaded: the model; its own tokenizer and length are used.
+        data: a text to score as a whole; None for the held-out part of what the model was trained
+            on, and so is naming that text itself: its training part would be no test.
+        rows: so many rows, spread evenly; None for all.
+
+    Raises:
+        ConfigError: neither a text nor a record of the training data.
+    """
+    own, length, tokenizer = trained_on(place), loaded.model.length, loaded.tokenizer
+    if own is not None and data is not None and _same_text(own, data):
+        own, data = replace(own, cache=data.cache or own.cache), None
+    training, other = None, None
+    if own is not None and (data is None or _readable(own)):
+        prepared = prepare(replace(own, length=length), tokenizer)
+        if prepared.key != loaded.data.get("key", prepared.key):
+            logger.warning(
+                "%s is not what the model was trained on any more: its held-out part may hold "
+                "text that was trained on",
+                prepared.meta["source"],
+            )
+        if prepared.train is not None:
+            training = TrainingText(prepared.train, tokenizer)
+    if data is not None:
+        other = prepare(replace(data, length=length), tokenizer, split="all")
+    elif own is None:
+        raise ConfigError(
+            f"{place} does not say what the model was trained on (no config.yaml of a run); give "
+            "a text to evaluate on: --data.path FILE"
+        )
+    scored = other or prepared
+    chosen = spread(len(scored.validation), rows)
+    tokens = torch.stack([scored.validation[i] for i in chosen])  # [n, L]
+    texts = [with_ends(tokenizer, row) for row in tokens.tolist()]
+    return HeldOut(tokens, texts, str(scored.meta["source"])), training
+
+
+def _same_text(a: DataArgs, b: DataArgs) -> bool:
+    """Whether both name one text."""
+    if a.path is None or b.path is None:
+        return a.path is b.path and a.corpus == b.corpus
+    return Path(a.path).resolve() == Path(b.path).resolve()
+
+
+def _readable(own: DataArgs) -> bool:
+    """Whether the training text can still be there (a pattern is tried when it is read)."""
+    return own.path is None or any(c in own.path for c in "*?[") or Path(own.path).exists()
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Samples with their text and where they come from.
+
+    Attributes:
+        tokens: ``[n, L]`` int64.
+        texts: decoded, special tokens left out.
+        origin: facts for the report (sampler, steps, nfe, seconds; or the file).
+    """
+
+    tokens: Tensor
+    texts: list[str]
+    origin: dict[str, Any]
+
+
+def read_samples(path: str | Path, tokenizer: Tokenizer) -> SampleSet:
+    """Samples from JSON lines with ``text`` and, best, ``tokens``.
+
+    Without tokens the texts are encoded again and cut to the shortest.
+
+    Raises:
+        ConfigError: no such file, or a line that is no sample.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"--samples {path} cannot be read: {error.strerror}") from error
+    texts, rows = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            sample = json.loads(line)
+            texts.append(str(sample["text"]))
+            rows.append(sample.get("tokens"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f'--samples {path}, line {number} is no sample such as {{"text": "..."}}'
+            ) from error
+    if not texts:
+        raise ConfigError(f"--samples {path} is empty")
+    if any(row is None for row in rows):
+        rows = tokenizer.encode_batch(texts)
+    shortest = min(map(len, rows))
+    if not shortest:
+        raise ConfigError(f"--samples {path} has a sample without a token")
+    tokens = torch.tensor([row[:shortest] for row in rows])
+    return SampleSet(tokens, texts, {"file": str(path)})

@@ -1,0 +1,261 @@
+"""The model directory: everything that sampling and scoring need, in three files without pickle.
+
+``config.json`` (network, process, estimate, objective, data), ``model.safetensors`` (weights) and
+``tokenizer.json``. `DiT.from_pretrained` reads the same directory.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from sddlm.data.tokenizers import Tokenizer
+from sddlm.errors import ConfigError
+from sddlm.models.dit import WEIGHTS_NAME, DiT
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
+
+FORMAT = 1
+"""Version of the layout of ``config.json``; a newer one is refused."""
+
+CONFIG_NAME = "config.json"
+TOKENIZER_NAME = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ModelDir:
+    """A trained model with all that is needed to use it.
+
+    Attributes:
+        model: the network, in evaluation mode when loaded.
+        process: what it undoes.
+        estimate: what its output means.
+        tokenizer: text to tokens and back.
+        objective: spec of what it was trained with (`to_spec`), for the record.
+        data: what it was trained on: description of the corpus, key of the prepared data,
+            characters per token.
+    """
+
+    model: DiT
+    process: Process
+    estimate: Estimate
+    tokenizer: Tokenizer
+    objective: dict[str, Any]
+    data: dict[str, Any]
+
+    @staticmethod
+    def is_model_dir(path: str | Path) -> bool:
+        """Whether it is a model directory of ours, or a run directory with one."""
+        return any(_is_ours(place) for place in _places(Path(path)))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> ModelDir:
+        """Read a model directory, or that of a run directory.
+
+        Args:
+            path: ``run/`` or ``run/model/``.
+            device: where the weights go.
+
+        Raises:
+            ConfigError: in one line, if there is none or something in it is missing or damaged.
+        """
+        place = _find(Path(path))
+        config = _read_config(place / CONFIG_NAME)
+        for name in (WEIGHTS_NAME, TOKENIZER_NAME):
+            if not (place / name).is_file():
+                raise ConfigError(f"{place} is incomplete: {name} is missing; export it again")
+        try:
+            process = from_spec(config["process"])
+            estimate = Estimate(config["estimate"])
+            objective, data = dict(config["objective"]), dict(config["data"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"{place / CONFIG_NAME} cannot be used: {_line(error)}") from error
+        if not isinstance(process, Process):
+            raise ConfigError(f"{place / CONFIG_NAME} cannot be used: process is no process")
+        try:
+            model = DiT.from_pretrained(place, map_location=device)
+        except (ConfigError, SafetensorError) as error:
+            raise ConfigError(f"{place} cannot be used: {_line(error)}") from error
+        tokenizer = Tokenizer.load(place)
+        if tokenizer.vocab_size > model.vocab_size:
+            raise ConfigError(
+                f"{place}: the tokenizer has {tokenizer.vocab_size} tokens but the network "
+                f"{model.vocab_size}; they do not belong together"
+            )
+        return cls(model, process, estimate, tokenizer, objective, data)
+
+    def save(self, path: str | Path) -> None:
+        """Write a model directory, or replace one: there is always a complete one or none.
+
+        Raises:
+            ConfigError: if something stands there that is not a model directory.
+        """
+        path = Path(path).absolute()
+        with _swapped_in(path) as new:
+            config = asdict(self.model.config) | {
+                "format": FORMAT,
+                "sddlm_version": version("sddlm"),
+                "process": to_spec(self.process),
+                "estimate": self.estimate.value,
+                "objective": self.objective,
+                "data": self.data,
+            }
+            self.model.save_weights(new / WEIGHTS_NAME)
+            (new / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            self.tokenizer.save(new)
+
+
+def to_spec(obj: Any) -> Any:
+    """A dataclass object as ``{"class_path": ..., "init_args": {...}}``, fields in turn.
+
+    Enums become their values, paths text, tuples lists; plain values stay.
+    """
+    if is_dataclass(obj) and not isinstance(obj, type):
+        arguments = {f.name: to_spec(getattr(obj, f.name)) for f in fields(obj) if f.init}
+        kind = type(obj)
+        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+    if isinstance(obj, Enum):
+        return obj.value
+    if isinstance(obj, Path):
+        return str(obj)
+    if isinstance(obj, (list, tuple)):
+        return [to_spec(item) for item in obj]
+    if isinstance(obj, Mapping):
+        return {key: to_spec(value) for key, value in obj.items()}
+    return obj
+
+
+def from_spec(spec: Any) -> Any:
+    """The object of a spec, and of the specs in it.
+
+    Only dataclasses that this package defines are built: a model directory may come from
+    anywhere and must not choose what is imported.
+
+    Raises:
+        ConfigError: for any other class, or arguments that it does not take.
+    """
+    if not isinstance(spec, Mapping) or "class_path" not in spec:
+        return spec
+    class_path = str(spec["class_path"])
+    kind = _our_class(class_path)
+    arguments = {name: from_spec(value) for name, value in dict(spec.get("init_args", {})).items()}
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{class_path} cannot be built: {error}") from error
+
+
+def _our_class(class_path: str) -> Any:
+    """A dataclass defined in the module of this package that the path names."""
+    module_name, _, name = class_path.rpartition(".")
+    kind = None
+    if module_name.startswith("sddlm.") and "._" not in class_path:
+        try:
+            kind = getattr(importlib.import_module(module_name), name, None)
+        except ImportError:
+            kind = None
+    if not (isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module_name):
+        raise ConfigError(f"class_path {class_path!r} is no class of sddlm")
+    return kind
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """Where a model directory may be: in a run directory, or right here."""
+    return path / "model", path
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether a ``config.json`` with our format number is there (Hugging Face's has none)."""
+    try:
+        return "format" in json.loads((place / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _find(path: Path) -> Path:
+    """The model directory in or at a path, ours or not."""
+    if not path.is_dir():
+        raise ConfigError(f"no such directory: {path}")
+    for place in _places(path):
+        if (place / CONFIG_NAME).is_file():
+            return place
+    raise ConfigError(
+        f"{path} is no model directory: neither {CONFIG_NAME} nor model/{CONFIG_NAME} is in it; "
+        "give the directory of a finished run"
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """``config.json``, known to be of our format."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {_line(error)}") from error
+    found = config.get("format") if isinstance(config, dict) else None
+    if found is None:
+        raise ConfigError(f"{path} was not written by sddlm: it has no format number")
+    if found != FORMAT:
+        raise ConfigError(f"{path} has format {found!r}, this sddlm reads {FORMAT}: upgrade sddlm")
+    return dict(config)
+
+
+def _line(error: Exception) -> str:
+    """An exception in one line."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def _swapped_in(path: Path) -> Iterator[Path]:
+    """A new directory beside ``path`` that takes its place, complete and on disk, at the end.
+
+    POSIX cannot exchange two directories, so an old one is renamed away first and deleted last.
+    """
+    if path.exists() and not _is_ours(path) and not _is_empty(path):
+        raise ConfigError(f"{path} exists and is no model directory: choose another place")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tag = uuid.uuid4().hex[:8]
+    new, old = (path.with_name(f".{path.name}.{what}-{tag}") for what in ("new", "old"))
+    new.mkdir()
+    try:
+        yield new
+        for place in [*new.iterdir(), new]:
+            _fsync(place)
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        _fsync(path.parent)
+    finally:
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _fsync(path: Path) -> None:
+    """Make a file or a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

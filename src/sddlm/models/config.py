@@ -1,0 +1,153 @@
+"""The network's measures: what a checkpoint stores, and what a user types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from sddlm.errors import ConfigError
+
+Preset = Literal["mini", "tiny", "small", "medium", "1b"]
+
+PRESETS: dict[str, dict[str, int]] = {
+    "mini": {"width": 192, "blocks": 4, "heads": 6},
+    "tiny": {"width": 256, "blocks": 8, "heads": 8},
+    "small": {"width": 768, "blocks": 12, "heads": 12},
+    "medium": {"width": 1024, "blocks": 24, "heads": 16},
+    "1b": {"width": 2048, "blocks": 21, "heads": 32},
+}
+"""Sizes by name. tiny, small and medium are Duo's (arXiv:2506.10892); 1b has 1.09 billion
+parameters beside the embeddings; mini is for a CPU."""
+
+
+@dataclass(kw_only=True)
+class DiTKnobs:
+    """What does not depend on the size. The defaults are the published network."""
+
+    cond_dim: int = 128
+    """width of the noise-level conditioning"""
+    dropout: float = 0.0
+    """dropout on both residual branches of a block"""
+    tie: bool = False
+    """one matrix for the token embedding and the vocabulary head"""
+    gate_init: float = 0.0
+    """what the adaLN gates let through at the start: 0 makes every block the identity (published),
+    1 leaves the plateau sooner in short runs"""
+    head_init: float = 0.0
+    """standard deviation of the head's weights at the start: 0 predicts uniformly (published)"""
+    input_conv: int = 0
+    """kernel size of a residual convolution over the token embeddings, 0 for none (published)"""
+
+
+@dataclass(kw_only=True)
+class DiTConfig(DiTKnobs):
+    """Everything that decides the shapes and the start of a `DiT`.
+
+    Raises:
+        ConfigError: if the values contradict each other; the message names the flag.
+    """
+
+    vocab_size: int
+    """V, the number of tokens that the network really has"""
+    length: int
+    """L, the sequence length trained for"""
+    width: int
+    """D, the width of the residual stream"""
+    blocks: int
+    """number of transformer blocks"""
+    heads: int
+    """number of attention heads"""
+    causal: bool = False
+    """an autoregressive network: causal attention and no noise level"""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("vocab_size", 2),
+            ("length", 1),
+            ("width", 1),
+            ("blocks", 1),
+            ("heads", 1),
+            ("cond_dim", 1),
+            ("input_conv", 0),
+        ):
+            if getattr(self, name) < least:
+                raise _wrong(name, f"is {getattr(self, name)}, must be at least {least}")
+        if self.width % self.heads:
+            raise _wrong("heads", f"is {self.heads}, must divide --model.width {self.width}")
+        if self.width // self.heads % 2:
+            raise _wrong(
+                "heads",
+                f"is {self.heads}: width / heads = {self.width // self.heads} must be even "
+                "for rotary positions",
+            )
+        if not 0 <= self.dropout < 1:
+            raise _wrong("dropout", f"is {self.dropout}, must be in [0, 1)")
+        if self.head_init < 0:
+            raise _wrong("head_init", f"is {self.head_init}, must not be negative")
+        if self.tie and self.head_init:
+            raise _wrong("head_init", "has no meaning with --model.tie true; leave one out")
+        if self.causal and self.gate_init:
+            raise _wrong(
+                "gate_init", "has no meaning in an autoregressive network, which has no gates"
+            )
+        if not self.causal and self.input_conv and self.input_conv % 2 == 0:
+            raise _wrong("input_conv", f"is {self.input_conv}, must be odd (or 0 for none)")
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> DiTConfig:
+        """The configuration of a size by name.
+
+        Args:
+            name: a key of `PRESETS`.
+            overrides: any field of `DiTConfig`; ``vocab_size`` and ``length`` are needed.
+
+        Raises:
+            ConfigError: for a name that is not a key.
+        """
+        if name not in PRESETS:
+            raise _wrong("preset", f"is {name!r}, must be one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DiTConfig:
+        """The configuration in a dictionary (of a ``config.json``); other keys are left alone.
+
+        Raises:
+            ConfigError: if a key is missing or a value has the wrong type.
+        """
+        known = {f.name for f in fields(cls)}
+        try:
+            return cls(**{k: v for k, v in values.items() if k in known})
+        except TypeError as error:
+            raise ConfigError(f"config.json does not describe a DiT: {error}") from error
+
+
+@dataclass(kw_only=True)
+class ModelArgs(DiTKnobs):
+    """The network: a size by name, and what to change of it."""
+
+    preset: Preset = "tiny"
+    """size by name: mini (192 wide, 4 blocks), tiny (256, 8), small (768, 12), medium (1024, 24),
+    1b (2048, 21)"""
+    width: int | None = None
+    """width of the residual stream, instead of the preset's"""
+    blocks: int | None = None
+    """number of transformer blocks, instead of the preset's"""
+    heads: int | None = None
+    """number of attention heads, instead of the preset's"""
+
+    def build(self, *, vocab_size: int, length: int, causal: bool = False) -> DiTConfig:
+        """The network's configuration for a vocabulary, a length and an objective.
+
+        Raises:
+            ConfigError: if the choices contradict each other.
+        """
+        chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "preset"}
+        overrides = {name: value for name, value in chosen.items() if value is not None}
+        return DiTConfig.preset(
+            self.preset, vocab_size=vocab_size, length=length, causal=causal, **overrides
+        )
+
+
+def _wrong(name: str, what: str) -> ConfigError:
+    return ConfigError(f"--model.{name} {what}")

@@ -1,0 +1,204 @@
+"""The network: tokens and a noise level to hidden states, with the vocabulary head beside it.
+
+The diffusion transformer of MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892), after DiT
+(arXiv:2212.09748); with ``causal=True`` the autoregressive transformer that they compare with.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from safetensors.torch import load_file, save_model
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from sddlm.errors import ConfigError
+from sddlm.models.config import DiTConfig
+from sddlm.models.layers import Block, Embedding, InputConv, Linear, Rotary, SigmaEmbedder, modulate
+from sddlm.models.vocab_head import VocabHead
+
+WEIGHTS_NAME = "model.safetensors"
+
+
+class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-diffusion"]):
+    """A transformer over noisy tokens, told the noise level.
+
+    Building it fills its parameters (but on the meta device), without the global random state;
+    `init` does so again. ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` come from the
+    hub's mixin: ``config.json`` and ``model.safetensors``, never a pickle.
+
+    Args:
+        config: its measures.
+        seed: for `init`.
+
+    Attributes:
+        config: what it was built from.
+        vocab_size: V.
+        length: the sequence length it was built for; any other works, positions are relative.
+        causal: a position sees only itself and earlier ones, and the noise level is not used.
+        head: `VocabHead`, hidden states to the vocabulary.
+    """
+
+    def __init__(self, config: DiTConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.length = config.length
+        self.causal = config.causal
+        width, causal = config.width, config.causal
+        self.embedding = Embedding(config.vocab_size, width)
+        self.input_conv = InputConv(width, config.input_conv, causal) if config.input_conv else None
+        self.sigma = None if causal else SigmaEmbedder(config.cond_dim)
+        self.rotary = Rotary(width // config.heads)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.cond_dim, config.dropout, causal)
+            for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.modulation = None if causal else Linear(config.cond_dim, 2 * width)
+        self.head = VocabHead(width, config.vocab_size)
+        self.init(seed)
+
+    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        """Hidden states, ready for the head.
+
+        Args:
+            x_t: noisy tokens ``[B, L]`` int64.
+            sigma: noise level, -log alpha_t ``[B]``; a causal network does not look at it.
+
+        Returns:
+            ``[B, L, D]`` in the dtype of the weights.
+
+        Raises:
+            ValueError: if ``x_t`` is not ``[B, L]`` with L > 0, or ``sigma`` not ``[B]``.
+        """
+        if x_t.ndim != 2 or x_t.shape[1] == 0:
+            raise ValueError(f"x_t must be [B, L] with L > 0, got {list(x_t.shape)}")
+        x = self.embedding(x_t)  # [B, L, D]
+        if self.input_conv is not None:
+            x = self.input_conv(x)
+        cos, sin = self.rotary(x_t.shape[1], x.device, x.dtype)  # each [L, D / heads / 2]
+        if self.sigma is None or self.modulation is None:
+            for block in self.blocks:
+                x = block(x, None, cos, sin)
+            return self.norm(x)  # [B, L, D]
+        if sigma.shape != x_t.shape[:1]:
+            raise ValueError(f"sigma must be [{len(x_t)}], got {list(sigma.shape)}")
+        cond = self.sigma(sigma)  # [B, cond_dim]
+        for block in self.blocks:
+            x = block(x, cond, cos, sin)
+        shift, scale = self.modulation(cond)[:, None].chunk(2, dim=-1)  # each [B, 1, D]
+        return modulate(self.norm(x), shift, scale)  # [B, L, D]
+
+    def reset_parameters(self) -> None:
+        """`init` from seed 0."""
+        self.init(0)
+
+    @torch.no_grad()
+    def init(self, seed: int) -> None:
+        """Fill all parameters, a function of the seed and each parameter's name alone.
+
+        As published: embedding, matrices and their biases uniform in +-1/sqrt(fan-in), norms one,
+        adaLN and head zero (each block the identity, uniform predictions) but for ``gate_init``
+        and ``head_init``. Parameters on the meta device are passed over; of sharded ones (FSDP2)
+        each process gets its part, so all must call.
+        """
+        self._tie()  # ``to_empty`` takes a pair apart
+        for name, parameter in self.named_parameters():
+            if parameter.is_meta:
+                continue
+            values = self._start(name, parameter.shape, seed)
+            if isinstance(parameter, DTensor):
+                values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
+            parameter.copy_(values)
+
+    def _start(self, name: str, shape: torch.Size, seed: int) -> Tensor:
+        """The values that a parameter starts from, on the CPU in float32."""
+        owner, _, leaf = name.rpartition(".")
+        values = torch.zeros(shape, dtype=torch.float32, device="cpu")
+        generator = torch.Generator(device="cpu").manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        if owner.endswith("modulation"):
+            if leaf == "bias" and owner != "modulation":  # shift, scale, gate of each branch
+                values.view(6, -1)[[2, 5]] = self.config.gate_init
+            return values
+        if owner == "head":
+            wanted = leaf == "weight" and self.config.head_init
+            return (
+                values.normal_(0, self.config.head_init, generator=generator) if wanted else values
+            )
+        if "norm" in owner.rpartition(".")[2]:
+            return values.fill_(1)
+        bound = self.get_parameter(f"{owner}.weight").shape[1:].numel() ** -0.5
+        return values.uniform_(-bound, bound, generator=generator)
+
+    def _tie(self) -> None:
+        if self.config.tie:
+            self.head.weight = self.embedding.get_parameter("weight")
+
+    @classmethod
+    def from_state(cls, config: DiTConfig, state: dict[str, Tensor]) -> DiT:
+        """A network around given weights, which are taken as they are and not copied.
+
+        Args:
+            config: its measures.
+            state: all its parameters by name; of a tied pair one suffices.
+
+        Raises:
+            ConfigError: if names or shapes do not fit; the message lists them.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        state = dict(state)
+        if config.tie:
+            pair = {"embedding.weight", "head.weight"}
+            state.update(
+                {name: state[twin] for name in pair - state.keys() for twin in pair & state.keys()}
+            )
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        problems = [f"{name} is missing" for name in shapes if name not in state]
+        problems += [f"{name} is unexpected" for name in state if name not in shapes]
+        problems += [
+            f"{name} is {list(state[name].shape)} instead of {list(shape)}"
+            for name, shape in shapes.items()
+            if name in state and state[name].shape != shape
+        ]
+        if problems:
+            more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+            raise ConfigError(
+                f"the weights do not fit the network: {'; '.join(problems[:4])}{more}"
+            )
+        model.load_state_dict(state, assign=True)
+        model._tie()
+        return model.eval()
+
+    def save_weights(self, path: Path) -> None:
+        """Write the parameters as safetensors, a tied pair once."""
+        save_model(self, str(path))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save_weights(save_directory / WEIGHTS_NAME)
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls,
+        *,
+        model_id: str,
+        config: DiTConfig | dict[str, Any] | None = None,
+        map_location: str = "cpu",
+        **download: Any,
+    ) -> DiT:
+        """The mixin's hook: weights and configuration of a local directory or of the hub."""
+        if config is None:
+            raise ConfigError(f"{model_id} has no config.json")
+        if isinstance(config, dict):
+            config = DiTConfig.from_dict(config)
+        path = Path(model_id) / WEIGHTS_NAME
+        if not Path(model_id).is_dir():
+            path = Path(hf_hub_download(model_id, WEIGHTS_NAME, **download))
+        elif not path.is_file():
+            raise ConfigError(f"{model_id} has no {WEIGHTS_NAME}")
+        return cls.from_state(config, load_file(path, device=map_location))

@@ -1,0 +1,186 @@
+"""The parts of a DiT: rotary positions, noise-level embedding, adaptive norms, blocks.
+
+Sources: DiT (arXiv:2212.09748) for the adaptive norms, RoFormer (arXiv:2104.09864) for the rotary
+positions, MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892) for the network as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIGMA_FEATURES = 256
+"""Numbers that describe a noise level: 128 cosines, then 128 sines."""
+
+
+class _Unfilled:
+    """A layer that leaves its parameters as memory gives them: `DiT.init` fills all of them.
+
+    So that building a network neither touches nor depends on the global random state.
+    """
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
+class Linear(_Unfilled, nn.Linear):
+    """``nn.Linear``, filled by `DiT.init`."""
+
+
+class Embedding(_Unfilled, nn.Embedding):
+    """``nn.Embedding``, filled by `DiT.init`."""
+
+
+class Conv1d(_Unfilled, nn.Conv1d):
+    """``nn.Conv1d``, filled by `DiT.init`."""
+
+
+class Rotary(nn.Module):
+    """Cosines and sines of the rotary positions (RoFormer), computed once per length and device.
+
+    Args:
+        dim: width of an attention head, even.
+        base: ratio of the slowest to the fastest wavelength.
+    """
+
+    def __init__(self, dim: int, base: float = 10000.0) -> None:
+        super().__init__()
+        self.dim = dim
+        self.base = base
+        self._cached: tuple[Tensor, Tensor] | None = None  # a plain attribute: never in a file
+
+    def inv_freq(self, device: torch.device | None = None) -> Tensor:
+        """Angles per position ``[dim / 2]`` float32."""
+        exponent = torch.arange(0, self.dim, 2, device=device, dtype=torch.float32) / self.dim
+        return 1.0 / self.base**exponent
+
+    def forward(
+        self, length: int, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, two of ``[length, dim / 2]``, at least float32."""
+        dtype = torch.promote_types(dtype, torch.float32)
+        cached = self._cached
+        if (
+            cached is None
+            or cached[0].shape[0] < length
+            or cached[0].device != device
+            or cached[0].dtype != dtype
+        ):
+            with torch.inference_mode(False):  # else a training step could not use them later
+                place = torch.arange(length, device=device, dtype=dtype)
+                angle = torch.outer(place, self.inv_freq(device).to(dtype))  # [L, dim / 2]
+                cached = self._cached = (angle.cos(), angle.sin())
+        return cached[0][:length], cached[1][:length]
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + dim / 2) of ``x [..., L, dim]`` by the angle of its position."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)  # [..., L, dim / 2]
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)  # [..., L, dim]
+
+
+def sigma_features(sigma: Tensor, size: int = SIGMA_FEATURES) -> Tensor:
+    """Cosines, then sines of the noise level at ``size / 2`` frequencies ``[B, size]``."""
+    half = size // 2
+    i = torch.arange(half, device=sigma.device, dtype=torch.float32)
+    angle = sigma[:, None] * torch.exp(-math.log(10000.0) / half * i).to(sigma.dtype)
+    return torch.cat((angle.cos(), angle.sin()), dim=-1)  # [B, size]
+
+
+class SigmaEmbedder(nn.Module):
+    """Noise level ``[B]`` to conditioning ``[B, cond_dim]``."""
+
+    def __init__(self, cond_dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            Linear(SIGMA_FEATURES, cond_dim), nn.SiLU(), Linear(cond_dim, cond_dim)
+        )
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """Conditioning ``[B, cond_dim]`` of ``sigma [B]``."""
+        dtype = next(self.mlp.parameters()).dtype
+        features = sigma_features(sigma.to(torch.promote_types(dtype, torch.float32)))
+        return F.silu(self.mlp(features.to(dtype)))  # [B, cond_dim]
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``x * (1 + scale) + shift``: ``[B, L, D]`` by two of ``[B, 1, D]``."""
+    return x * (1 + scale) + shift
+
+
+class InputConv(nn.Module):
+    """A residual convolution over the embeddings: each token sees its neighbours at once.
+
+    Not in the published network. It spares a short run the time to learn attention to neighbours.
+    """
+
+    def __init__(self, width: int, kernel: int, causal: bool) -> None:
+        super().__init__()
+        self.conv = Conv1d(width, width, kernel, bias=False)
+        before = kernel - 1 if causal else kernel // 2
+        self.padding = (before, kernel - 1 - before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, L, D]`` to the same shape."""
+        padded = F.pad(x.transpose(1, 2), self.padding)  # [B, D, L + kernel - 1]
+        return x + self.conv(padded).transpose(1, 2)  # [B, L, D]
+
+
+class Block(nn.Module):
+    """Attention and MLP, each a residual branch behind a norm.
+
+    With a conditioning the norms are shifted and scaled and the branches gated by it (adaLN-zero,
+    DiT); a causal block has none and is a plain pre-norm transformer block.
+    """
+
+    def __init__(self, width: int, heads: int, cond_dim: int, dropout: float, causal: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.causal = causal
+        self.norm1 = nn.LayerNorm(width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.mlp = nn.Sequential(
+            Linear(width, 4 * width), nn.GELU(approximate="tanh"), Linear(4 * width, width)
+        )
+        self.modulation = None if causal else Linear(cond_dim, 6 * width)
+
+    def attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Attention to all (causal: to all earlier) positions ``[B, L, D]``."""
+        B, L, D = x.shape
+        qkv = self.qkv(x).view(B, L, 3, self.heads, D // self.heads)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, B, heads, L, dim]
+        q, k = rotate(qkv[:2], cos, sin).unbind(0)  # each [B, heads, L, dim]
+        y = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=self.causal)
+        return self.out(y.transpose(1, 2).reshape(B, L, D))  # [B, L, D]
+
+    def forward(self, x: Tensor, cond: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        """One block.
+
+        Args:
+            x: residual stream ``[B, L, D]``.
+            cond: conditioning ``[B, cond_dim]``; None in a causal block.
+            cos: of the rotary positions ``[L, D / heads / 2]``.
+            sin: the same.
+
+        Returns:
+            ``[B, L, D]``.
+        """
+        if self.modulation is None:
+            x = x + self._drop(self.attention(self.norm1(x), cos, sin))
+            return x + self._drop(self.mlp(self.norm2(x)))
+        parts = self.modulation(cond)[:, None]  # [B, 1, 6 D]
+        shift1, scale1, gate1, shift2, scale2, gate2 = parts.chunk(6, dim=-1)  # each [B, 1, D]
+        y = self.attention(modulate(self.norm1(x), shift1, scale1), cos, sin)
+        x = x + gate1 * self._drop(y)
+        y = self.mlp(modulate(self.norm2(x), shift2, scale2))
+        return x + gate2 * self._drop(y)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)

@@ -1,0 +1,108 @@
+"""Cross-entropy objectives of the uniform process: naive denoising, SDDLM, calibrated denoising.
+
+All three are plain cross-entropy. They differ in the positions they look at, and *that* decides
+what the network learns to estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.models.vocab_head import CrossEntropy
+from sddlm.objectives.base import UniformObjective
+from sddlm.process.estimate import Estimate, own_token_logit
+from sddlm.process.uniform import UniformProcess
+from sddlm.types import Noisy
+
+Positions = Literal["resampled", "changed"]
+
+
+def noise_positions(noisy: Noisy, positions: Positions) -> Tensor:
+    """Positions that the process replaced (``resampled``) or that differ (``changed``)."""
+    return noisy.resampled if positions == "resampled" else noisy.changed
+
+
+def noise_estimate(positions: Positions) -> Estimate:
+    """What cross-entropy on those positions estimates."""
+    return Estimate.LEAVE_ONE_OUT if positions == "resampled" else Estimate.WITHOUT_X_T
+
+
+@dataclass
+class NaiveDenoising(UniformObjective):
+    """Cross-entropy at every position; its optimum is the denoiser p(x0 | x_t).
+
+    Sampled or scored as if it were leave-one-out, as public code does, it keeps noise tokens; the
+    library converts it.
+    """
+
+    process: UniformProcess = field(default_factory=UniformProcess)
+    """How text is corrupted."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """The denoiser."""
+        return Estimate.DENOISER
+
+    def select(self, noisy: Noisy) -> Tensor:
+        """Every position."""
+        return torch.ones_like(noisy.resampled)
+
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
+        """Plain cross-entropy."""
+        return CrossEntropy(noisy.x0[at])
+
+
+@dataclass
+class CalibratedDenoising(UniformObjective):
+    """Cross-entropy at every position of leave-one-out logits plus the known ``log(1 + c)`` at x_t.
+
+    The shift turns the network's leave-one-out prediction into the denoiser whose cross-entropy
+    is taken, so the optimum of the *network* is leave-one-out, and every position teaches it.
+    """
+
+    process: UniformProcess = field(default_factory=UniformProcess)
+    """How text is corrupted."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """Leave-one-out."""
+        return Estimate.LEAVE_ONE_OUT
+
+    def select(self, noisy: Noisy) -> Tensor:
+        """Every position."""
+        return torch.ones_like(noisy.resampled)
+
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
+        """Cross-entropy with the shifted logit of x_t."""
+        shift = own_token_logit(noisy.alpha_t, noisy.vocab_size).expand_as(noisy.x0)  # [B, L]
+        return CrossEntropy(noisy.x0[at], noisy.x_t[at], shift[at])
+
+
+@dataclass
+class SDDLM(UniformObjective):
+    """Cross-entropy on noise-replaced positions only (Eq. 7 of arXiv:2510.22926v1)."""
+
+    process: UniformProcess = field(default_factory=UniformProcess)
+    """How text is corrupted."""
+    positions: Positions = "resampled"
+    """resampled: replaced by the process, possibly by itself (optimum: leave-one-out, exactly);
+    changed: x_t != x0, the paper's letter (optimum: leave-one-out without x_t; harmless with
+    tens of thousands of tokens, biased with tens)."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """Leave-one-out, without x_t for ``changed``."""
+        return noise_estimate(self.positions)
+
+    def select(self, noisy: Noisy) -> Tensor:
+        """The noise-replaced positions."""
+        return noise_positions(noisy, self.positions)
+
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
+        """Plain cross-entropy."""
+        return CrossEntropy(noisy.x0[at])

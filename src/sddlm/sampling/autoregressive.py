@@ -1,0 +1,69 @@
+"""Left to right, for the baseline."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
+from sddlm.sampling.base import Model, Sampler, chunks, device_of, evaluating, pick
+from sddlm.sampling.truncation import Truncation
+from sddlm.types import OnStep, Samples
+
+
+@dataclass
+class Autoregressive(Sampler):
+    """One token after the other, each from p(token | tokens before it); L - 1 network calls.
+
+    Attributes:
+        truncation: temperature, nucleus and tail cut of every prediction.
+        bos_id: the token at position 0.
+    """
+
+    truncation: Truncation = field(default_factory=Truncation)
+    bos_id: int = 0
+
+    def sample(
+        self,
+        model: Model,
+        *,
+        process: Process,
+        estimate: Estimate,
+        shape: tuple[int, int],
+        seed: int = 0,
+        first_index: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Samples:
+        """See `Sampler.sample`; the process is not used."""
+        if estimate is not Estimate.NEXT_TOKEN or not getattr(model, "causal", False):
+            raise ConfigError(
+                f"Autoregressive samples only a causal model with estimate "
+                f"{Estimate.NEXT_TOKEN.value}, this one has {estimate.value}: use Lazy or Ancestral"
+            )
+        if not 0 <= self.bos_id < model.vocab_size:
+            raise ConfigError(
+                f"--bos_id is {self.bos_id}, allowed is 0 to {model.vocab_size - 1}: try --bos_id 0"
+            )
+        started = time.perf_counter()
+        B, L = shape
+        device = device_of(model)
+        index = first_index + torch.arange(B, device=device)
+        with evaluating(model):
+            x = torch.full((B, L), self.bos_id, device=device)
+            sigma = torch.zeros(B, device=device)
+            for place in range(1, L):
+                hidden = model(x[:, :place], sigma)[:, -1]  # [B, D]
+                u = Draw(seed, place, index, B).uniform("pick")  # [B]
+                for at in chunks(B, model.vocab_size):
+                    p = self.truncation(model.head.logits(hidden[at]))
+                    x[at, place] = pick(p, u[at])
+                if on_step is not None:
+                    on_step(place, 1 - place / (L - 1), x)
+        seconds = time.perf_counter() - started
+        calls = torch.full_like(index, L - 1)
+        return Samples(x.clone(), calls, L - 1, seconds, calls)

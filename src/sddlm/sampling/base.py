@@ -1,0 +1,127 @@
+"""What every sampler is, the network it needs, and the draw from a distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
+from sddlm.types import OnStep, Samples
+
+#: bytes of float64 logits that exist at once
+CHUNK_BYTES = 64 * 2**20
+
+
+class Head(Protocol):
+    """From hidden vectors to the vocabulary."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits ``[N, V]`` of rows ``[N, D]``."""
+
+
+class Model(Protocol):
+    """The members of a network (a ``nn.Module``) that sampling uses."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+
+    @property
+    def head(self) -> Any:
+        """A `Head`."""
+
+    def __call__(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        """Hidden vectors ``[B, L, D]`` of tokens ``[B, L]`` at noise levels ``[B]``."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As of ``nn.Module``."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of ``nn.Module``."""
+
+    def buffers(self) -> Iterator[Tensor]:
+        """As of ``nn.Module``."""
+
+
+class Sampler:
+    """Noise to text. Leaves are dataclasses whose fields are their knobs."""
+
+    def sample(
+        self,
+        model: Model,
+        *,
+        process: Process,
+        estimate: Estimate,
+        shape: tuple[int, int],
+        seed: int = 0,
+        first_index: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Samples:
+        """Draw sequences; each is a function of ``seed`` and its own index alone.
+
+        Args:
+            model: the network; put into evaluation mode for the call.
+            process: the corruption that it was trained to undo.
+            estimate: what its output means.
+            shape: number of sequences and their length (B, L).
+            seed: of all randomness.
+            first_index: index of the first sequence, so that a run can be cut into batches.
+            on_step: called after each step.
+
+        Raises:
+            ConfigError: if this sampler cannot read the estimate.
+        """
+        raise NotImplementedError
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Inference mode, and every module in evaluation mode; afterwards each as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def device_of(model: Model) -> torch.device:
+    """Where the network lies."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def chunks(rows: int, vocab_size: int) -> Iterator[slice]:
+    """Parts of ``rows`` whose float64 logits fit into `CHUNK_BYTES`."""
+    size = max(1, CHUNK_BYTES // (8 * vocab_size))
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def pick(p: Tensor, u: Tensor) -> Tensor:
+    """Draw a token by the inverse of the distribution function, in float64.
+
+    The 53 bits of ``u`` resolve masses of 1e-15; the usual ``argmax(p / -log u)`` with float32
+    noise never draws a token of mass 1e-8 that competes with a heavy one, which lowers the
+    entropy of samples.
+
+    Args:
+        p: ``[N, V]`` float64, need not be normalised.
+        u: in [0, 1) ``[N]`` float64.
+
+    Returns:
+        tokens ``[N]`` int64, each of positive mass.
+    """
+    mass = p.cumsum(-1)  # [N, V]
+    total = mass[:, -1]
+    # u * total may round up to total
+    at = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(mass, at[:, None], right=True)[:, 0]

@@ -1,0 +1,111 @@
+"""How to train: steps, optimiser, noise curriculum, what to write and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Literal
+
+from sddlm.errors import ConfigError
+
+
+@dataclass
+class TrainArgs:
+    """Training loop and optimiser."""
+
+    steps: int = 2000
+    """optimiser steps"""
+    batch: int = 32
+    """sequences in an optimiser step, over all processes and micro-batches"""
+    micro_batch: int | None = None
+    """sequences in one forward pass on one process; default: the process's whole share"""
+    lr: float = 3e-4
+    """largest learning rate"""
+    warmup: int = 100
+    """steps of linear warm-up"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """learning rate after the warm-up: cosine to a tenth at the last step, or constant"""
+    weight_decay: float = 0.0
+    """AdamW's weight decay"""
+    beta2: float = 0.999
+    """AdamW's second beta (the first is 0.9)"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
+    ema: float = 0.9999
+    """decay of the averaged weights that are validated, sampled and exported; step k uses
+    min(ema, (1 + k) / (10 + k))"""
+    curriculum: float = 0.0
+    """share of the steps over which the largest noise level grows to 1 (0: none). Small models on
+    a CPU leave the unigram plateau ten times sooner with 0.6 to 0.7"""
+    curriculum_start: float = 0.25
+    """largest time t at the first step of the curriculum"""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """auto: bf16 matrix products on a GPU, float32 on a CPU"""
+    validate_every: int = 500
+    """steps between validations"""
+    validation_rows: int = 512
+    """held-out sequences in a validation during training (fewer if there are fewer)"""
+    preview_every: int = 500
+    """steps between sample previews, 0 for none"""
+    checkpoint_every: int = 500
+    """steps between checkpoints"""
+    workers: int = 0
+    """processes that load data, beside the training process"""
+    devices: int | Literal["auto"] = "auto"
+    """processes (a CPU) or GPUs"""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """kind of device"""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant, all at once."""
+        least = {
+            "steps": 1, "batch": 1, "warmup": 0, "validate_every": 1, "validation_rows": 1,
+            "preview_every": 0, "checkpoint_every": 1, "workers": 0,
+        }  # fmt: skip
+        wrong = [
+            f"--train.{name} is {getattr(self, name)}, must be at least {low}"
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
+        shares = {"ema": self.ema, "curriculum": self.curriculum, "beta2": self.beta2}
+        wrong += [
+            f"--train.{name} is {value}, must be at least 0 and below 1"
+            for name, value in shares.items()
+            if not 0 <= value < 1
+        ]
+        positive = {"lr": self.lr, "clip": self.clip}
+        wrong += [
+            f"--train.{name} is {value}, must be above 0"
+            for name, value in positive.items()
+            if not value > 0
+        ]
+        if not 0 < self.curriculum_start <= 1:
+            wrong.append(
+                f"--train.curriculum_start is {self.curriculum_start}, must be above 0, at most 1"
+            )
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
+            wrong.append(
+                f"--train.micro_batch is {self.micro_batch}, must divide --train.batch {self.batch}"
+            )
+        if wrong:
+            raise ConfigError("; ".join(wrong))
+
+    def t_max(self, step: int) -> float:
+        """Largest time drawn at a step (0-based)."""
+        ramp = self.curriculum * self.steps
+        if step >= ramp:
+            return 1.0
+        return self.curriculum_start + (1 - self.curriculum_start) * step / ramp
+
+    def lr_factor(self, step: int) -> float:
+        """Learning rate at a step (0-based), as a share of the largest."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        if self.schedule == "constant":
+            return 1.0
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.1 + 0.45 * (1 + cos(pi * min(1.0, done)))
+
+    def ema_decay(self, update: int) -> float:
+        """Decay of the averaged weights at an update (1-based), as in MDLM and Duo."""
+        return min(self.ema, (1 + update) / (10 + update))

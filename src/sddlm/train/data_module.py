@@ -1,0 +1,107 @@
+"""Batches for Lightning: which rows an optimiser step takes is a function of (seed, step)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from sddlm.data.packed import PackedTokens, StepSampler, TrainRows
+from sddlm.errors import ConfigError
+from sddlm.train.args import TrainArgs
+
+
+class _ValidationRows(Dataset[dict[str, Any]]):
+    """The first ``rows`` held-out rows with their places."""
+
+    def __init__(self, tokens: PackedTokens, rows: int, rank: int, world: int) -> None:
+        self.tokens = tokens
+        self.rows = rows
+        self.mine = range(rank, rows, world)
+
+    def __len__(self) -> int:
+        return len(self.mine)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        slot = self.mine[i]
+        return {"x0": self.tokens[slot], "slot": slot, "rows": self.rows}
+
+
+class TrainData(LightningDataModule):
+    """Training rows from ``start_step`` on, and the held-out rows.
+
+    Args:
+        train: packed training rows.
+        validation: packed held-out rows.
+        args: batch sizes.
+        seed: of the order.
+        start_step: first optimiser step, that of the checkpoint when a run is resumed.
+    """
+
+    def __init__(
+        self,
+        train: PackedTokens,
+        validation: PackedTokens,
+        args: TrainArgs,
+        *,
+        seed: int,
+        start_step: int,
+    ) -> None:
+        super().__init__()
+        self.train, self.validation = train, validation
+        self.args, self.seed, self.start_step = args, seed, start_step
+
+    def _world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Micro-batches in order."""
+        rank, world = self._world()
+        args = self.args
+        sampler = StepSampler(
+            rows=len(self.train),
+            batch=args.batch,
+            seed=self.seed,
+            start_step=self.start_step,
+            stop_step=args.steps,
+            rank=rank,
+            world=world,
+        )
+        return DataLoader(
+            TrainRows(self.train),
+            batch_size=micro_batch(args, world),
+            sampler=sampler,
+            num_workers=args.workers,
+            persistent_workers=args.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Held-out rows, split over the processes."""
+        rank, world = self._world()
+        rows = min(self.args.validation_rows, len(self.validation))
+        return DataLoader(
+            _ValidationRows(self.validation, rows, rank, world),
+            batch_size=micro_batch(self.args, world),
+        )
+
+
+def micro_batch(args: TrainArgs, world: int) -> int:
+    """Sequences in a forward pass on one process.
+
+    Raises:
+        ConfigError: if the batch cannot be shared equally.
+    """
+    if args.batch % world:
+        raise ConfigError(
+            f"--train.batch is {args.batch}, must be a multiple of the {world} processes"
+        )
+    share = args.batch // world
+    size = args.micro_batch or share
+    if share % size:
+        raise ConfigError(
+            f"--train.micro_batch is {size}, must divide the {share} sequences of a process"
+        )
+    return size

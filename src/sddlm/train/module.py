@@ -1,0 +1,106 @@
+"""What Lightning trains: an objective, a network, an optimiser. It knows no objective by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.models.dit import DiT
+from sddlm.objectives.base import Objective
+from sddlm.train.args import TrainArgs
+
+
+class TrainModule(LightningModule):
+    """One training step: a draw, a loss.
+
+    Args:
+        model: the network.
+        objective: the loss and the bound.
+        args: optimiser and curriculum.
+        seed: of all training noise.
+    """
+
+    def __init__(self, model: DiT, objective: Objective, args: TrainArgs, *, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.args = args
+        self.seed = seed
+        self.metrics: dict[str, float] = {}
+        """newest value of everything worth a column of ``metrics.csv``"""
+        self._latest: dict[str, Tensor] = {}
+        self._sums = torch.zeros(4, dtype=torch.float64)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a micro-batch. Its noise depends on (seed, step, slot) alone.
+
+        Every packed row has the same number of counted positions, so that the mean over
+        processes and micro-batches, which Lightning takes, is the mean over the global batch.
+        """
+        step = int(batch["step"][0])
+        draw = Draw(self.seed, step, batch["slot"], self.args.batch, t_max=self.args.t_max(step))
+        loss = self.objective.loss(self.model, batch["x0"], draw)
+        self._latest = {"loss": loss.mean.detach(), **loss.metrics}
+        return loss.mean
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; a gradient that is not finite ends the run before it spoils the weights."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.args.clip)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient of step {self.global_step + 1} is {norm.item()}: the weights are "
+                "those of the step before; try a smaller --train.lr or a longer --train.warmup"
+            )
+        self._latest["gradient_norm"] = norm
+
+    def read_metrics(self) -> dict[str, float]:
+        """Training figures of the last step (waits for the device)."""
+        self.metrics.update({name: value.item() for name, value in self._latest.items()})
+        return self.metrics
+
+    def on_validation_epoch_start(self) -> None:
+        """Empty the sums."""
+        self._sums = torch.zeros(4, dtype=torch.float64)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The bound and the loss on held-out rows, with the same noise at every validation."""
+        rows = int(batch["rows"][0])
+        draw = Draw(self.seed, -1, batch["slot"], rows)
+        counted = self.objective.counted(batch["x0"])
+        bound = self.objective.bound(self.model, batch["x0"], draw)
+        loss = self.objective.loss(self.model, batch["x0"], draw)
+        self._sums += torch.stack(
+            [bound.double()[counted].sum(), counted.sum(), loss.total.double(), loss.count]
+        ).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over all processes."""
+        sums = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum")
+        nelbo, counted, loss, count = sums.tolist()
+        self.metrics["val_nelbo"] = nelbo / counted
+        self.metrics["val_loss"] = loss / count
+
+    def configure_optimizers(self) -> Any:
+        """Fused AdamW; the learning rate is a function of the step."""
+        args = self.args
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=args.lr,
+            betas=(0.9, args.beta2),
+            weight_decay=args.weight_decay,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, args.lr_factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

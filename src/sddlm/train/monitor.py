@@ -1,0 +1,172 @@
+"""What a user sees of a run: progress bar, ``metrics.csv``, sample previews, curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from math import log
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sddlm.train.args import TrainArgs
+from sddlm.train.curves import draw_curves
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = (
+    "step", "tokens", "seconds", "learning_rate", "t_max", "loss", "loss_per_row",
+    "gradient_norm", "val_loss", "val_nelbo", "val_bpc",
+)  # fmt: skip
+LOG_EVERY = 10
+
+
+class Monitor(Callback):
+    """Bar, table and curves of a run, on the first process.
+
+    Args:
+        run: the run directory.
+        args: of the training.
+        length: positions of a row.
+        characters_per_token: of the held-out text, for bits per character.
+        preview: draws sample texts from the network as it stands.
+        averaged: context in which the network has its averaged weights.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        args: TrainArgs,
+        *,
+        length: int,
+        characters_per_token: float,
+        preview: Callable[[int], list[str]],
+        averaged: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.run, self.args, self.length = run, args, length
+        self.characters_per_token = characters_per_token
+        self.preview, self.averaged = preview, averaged
+        self.rows: list[dict[str, float]] = []
+        self.done = 0
+        self.started = 0.0
+        self.earlier_seconds = 0.0
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+        self.task: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read what an interrupted run wrote, up to the checkpoint; open the bar."""
+        self.done = trainer.global_step
+        self.first = self.done
+        self.rows = [row for row in read_metrics(self.run) if row["step"] <= self.done]
+        self.earlier_seconds = self.rows[-1]["seconds"] if self.rows else 0.0
+        self.started = time.perf_counter()
+        if trainer.is_global_zero and self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}  {task.fields[figures]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                console=self.console,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("", total=self.args.steps, figures="")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar; every few steps a row of the table; now and then a preview."""
+        step = trainer.global_step
+        if step == self.done or not trainer.is_global_zero:
+            return
+        self.done = step
+        if step % LOG_EVERY == 0 or step == self.args.steps:
+            self._record(step, pl_module.read_metrics())
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, figures=self._figures())
+        every = self.args.preview_every
+        if every and step % every == 0:
+            self._write_preview(step)
+
+    def _seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.started
+
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
+        row = {
+            "step": step,
+            "tokens": step * self.args.batch * self.length,
+            "seconds": round(self._seconds(), 3),
+            "learning_rate": self.args.lr * self.args.lr_factor(step - 1),
+            "t_max": self.args.t_max(step - 1),
+        }
+        training = ("loss", "loss_per_row", "gradient_norm")
+        row.update({name: metrics[name] for name in training if name in metrics})
+        self.rows.append(row)
+
+    def _figures(self) -> str:
+        rate = (self.done - self.first) * self.args.batch * self.length
+        rate = int(rate / max(1e-9, time.perf_counter() - self.started))
+        shown = [f"{rate:,} tokens/s"]
+        for name in ("loss", "val_nelbo", "val_bpc"):
+            values = [row[name] for row in self.rows if name in row]
+            shown += [f"{name} {values[-1]:.3f}"] if values else []
+        return "  ".join(shown)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Add the held-out figures to the table; write table and picture."""
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        step = trainer.global_step
+        if not self.rows or self.rows[-1]["step"] != step:
+            self._record(step, pl_module.read_metrics())
+        found = {name: pl_module.metrics[name] for name in ("val_loss", "val_nelbo")}
+        found["val_bpc"] = found["val_nelbo"] / self.characters_per_token / log(2)
+        self.rows[-1].update(found)
+        logger.info("step %d: %s", step, self._figures())
+        self.write()
+
+    def write(self) -> None:
+        """Write ``metrics.csv`` and, where matplotlib is installed, ``curves.png``."""
+        temporary = self.run / "metrics.csv.tmp"
+        with temporary.open("w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS)
+            table.writeheader()
+            table.writerows(self.rows)
+        temporary.replace(self.run / "metrics.csv")
+        draw_curves({self.run.name: self.rows}, self.run / "curves.png")
+
+    def _write_preview(self, step: int) -> None:
+        with self.averaged():
+            texts = self.preview(step)
+        with (self.run / "previews.jsonl").open("a") as file:
+            for text in texts:
+                file.write(json.dumps({"step": step, "text": text}, ensure_ascii=False) + "\n")
+        if self.bar is not None:
+            self.console.print(f"step {step}: {' '.join(texts[0].split())[:200]}", markup=False)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the bar and write what there is, also after an error."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        if trainer.is_global_zero and self.rows:
+            self.write()
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """Rows of a run's ``metrics.csv``, without empty fields; none if there is no such file."""
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]

@@ -1,0 +1,289 @@
+"""The verb ``sddlm train``: from text to a model directory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+
+from sddlm import __version__
+from sddlm.data.packed import PackedTokens
+from sddlm.data.prepare import DataArgs, Prepared, prepare
+from sddlm.errors import ConfigError
+from sddlm.model_dir import ModelDir, to_spec
+from sddlm.models.config import ModelArgs
+from sddlm.models.dit import DiT
+from sddlm.objectives import CalibratedDenoising, Objective
+from sddlm.sampling.run import sampler_for
+from sddlm.train.args import TrainArgs
+from sddlm.train.checkpoints import LAST, Checkpoints, saved_step
+from sddlm.train.data_module import TrainData, micro_batch
+from sddlm.train.ema import EMA
+from sddlm.train.module import TrainModule
+from sddlm.train.monitor import Monitor
+
+logger = logging.getLogger(__name__)
+
+_DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), CalibratedDenoising(), TrainArgs()
+
+#: what a resumed run may change without becoming another run
+FREE = frozenset(
+    f"train.{name}"
+    for name in (
+        "validate_every", "validation_rows", "preview_every", "checkpoint_every", "micro_batch",
+        "workers", "devices", "accelerator",
+    )
+)  # fmt: skip
+
+
+def train_model(
+    out: str,
+    data: DataArgs = _DATA,
+    model: ModelArgs = _MODEL,
+    objective: Objective = _OBJECTIVE,
+    train: TrainArgs = _TRAIN,
+    seed: int = 0,
+    resume: bool = False,
+) -> Path:
+    """Train a model on text and write it, with everything about the run, into a directory.
+
+    Args:
+        out: the run directory, new or empty.
+        data: which text, which tokenizer, how long the rows are.
+        model: the network's size.
+        objective: the loss.
+        train: steps, optimiser, curriculum.
+        seed: of weights, order and noise; same seed, same weights.
+        resume: go on from the checkpoint in ``out``.
+
+    Returns:
+        the run directory; ``model/`` in it has the averaged weights.
+
+    Raises:
+        ConfigError: if a value cannot be used; then nothing is left behind.
+        FloatingPointError: if a gradient is not finite.
+    """
+    run = Path(out)
+    config = {
+        "data": asdict(data), "model": asdict(model), "objective": to_spec(objective),
+        "train": asdict(train), "seed": seed,
+    }  # fmt: skip
+    _check(data, model, objective, train, seed)
+    if resume:
+        _check_resume(run, config)
+    with _run_directory(run, resume):
+        prepared = prepare(data)
+        network = _network(model, objective, prepared, data.length, seed)
+        start_step = saved_step(run) if resume else 0
+        _write_config(run, config)
+    _fit(run, train, seed, start_step, network, objective, prepared)
+    return run
+
+
+def _check(
+    data: DataArgs, model: ModelArgs, objective: Objective, args: TrainArgs, seed: int
+) -> None:
+    """Everything that can be refused before any work."""
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"--seed is {seed}, must be at least 0 and below 2**63")
+    model.build(vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal)
+    if args.devices != "auto":
+        micro_batch(args, args.devices)
+    if objective.causal and data.length < 2:
+        raise ConfigError("--data.length is 1, but next-token prediction needs at least 2")
+
+
+def _check_resume(run: Path, config: dict[str, Any]) -> None:
+    """A resumed run must be the run that was stopped."""
+    if not (run / LAST).is_file():
+        raise ConfigError(f"--resume: there is no checkpoint {run / LAST}; leave --resume out")
+    before = _flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    now = _flat(config)
+    changed = [k for k in now if k not in FREE and before.get(k) != now[k]]
+    if changed:
+        listed = ", ".join(f"--{k} was {before.get(k)} and is {now[k]}" for k in changed)
+        raise ConfigError(f"--resume: {listed}; resume with --config {run / 'config.yaml'}")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of a nested dictionary by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+@contextmanager
+def _run_directory(run: Path, resume: bool) -> Iterator[None]:
+    """Make the directory; if what follows fails, leave nothing of it behind."""
+    if not resume and run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise ConfigError(
+            f"--out {run} exists and is not empty; choose another directory, or add --resume"
+        )
+    made = [p for p in (run, *run.parents) if not p.exists()]
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / ".writable").touch()
+        (run / ".writable").unlink()
+    except OSError as error:
+        for path in (p for p in made if p.exists()):
+            path.rmdir()
+        raise ConfigError(f"cannot write to --out {run}: {error.strerror}") from error
+    try:
+        yield
+    except BaseException:
+        if made and not resume:
+            shutil.rmtree(made[-1])
+        raise
+
+
+def _network(
+    model: ModelArgs, objective: Objective, prepared: Prepared, length: int, seed: int
+) -> DiT:
+    vocab_size = prepared.tokenizer.vocab_size
+    config = model.build(vocab_size=vocab_size, length=length, causal=objective.causal)
+    return DiT(config, seed=seed)
+
+
+def _write_config(run: Path, config: dict[str, Any]) -> None:
+    """The resolved configuration, and what it ran on."""
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    environment = {
+        "command": sys.argv,
+        "sddlm": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+    (run / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that runs, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _fit(
+    run: Path,
+    args: TrainArgs,
+    seed: int,
+    start_step: int,
+    network: DiT,
+    objective: Objective,
+    prepared: Prepared,
+) -> None:
+    """Train, then write the averaged weights; a run stopped by hand is written as well."""
+    train_rows, held_out = _rows(prepared)
+    module = TrainModule(network, objective, args, seed=seed)
+    ema = EMA(network, args)
+    checkpoints = Checkpoints(run, every=args.checkpoint_every, steps=args.steps)
+    sampler = sampler_for(objective.estimate, prepared.tokenizer, steps=32)
+
+    def preview(step: int) -> list[str]:
+        drawn = sampler.sample(
+            network,
+            process=objective.process,
+            estimate=objective.estimate,
+            shape=(2, network.length),
+            seed=seed,
+        )
+        return prepared.tokenizer.decode_batch(drawn.tokens.tolist())
+
+    monitor = Monitor(
+        run,
+        args,
+        length=network.length,
+        characters_per_token=held_out.characters_per_token,
+        preview=preview,
+        averaged=ema.applied,
+    )
+    data = TrainData(train_rows, held_out, args, seed=seed, start_step=start_step)
+    with _quiet_lightning():
+        trainer = _trainer(args, [ema, monitor, checkpoints])
+        if start_step < args.steps:
+            trainer.fit(module, data, ckpt_path=run / LAST if start_step else None)
+    if not trainer.is_global_zero:
+        return
+    with ema.applied():
+        ModelDir(
+            network,
+            objective.process,
+            objective.estimate,
+            prepared.tokenizer,
+            to_spec(objective),
+            prepared.meta,
+        ).save(run / "model")
+    if checkpoints.stopping:
+        print(
+            f"stopped at step {trainer.global_step} of {args.steps}; go on with:  sddlm train "
+            f"--config {run / 'config.yaml'} --out {run} --resume true",
+            file=sys.stderr,
+        )
+        raise KeyboardInterrupt
+
+
+def _rows(prepared: Prepared) -> tuple[PackedTokens, PackedTokens]:
+    assert prepared.train is not None  # both splits were asked for
+    return prepared.train, prepared.validation
+
+
+def _trainer(args: TrainArgs, callbacks: list[Any]) -> Trainer:
+    """Lightning's engine, with nothing of its own on the screen or on disk."""
+    cuda = torch.cuda.is_available() and args.accelerator != "cpu"
+    precision = {"auto": "bf16-mixed" if cuda else "32-true", "32": "32-true", "bf16": "bf16-mixed"}
+    kind: Any = args.accelerator if args.accelerator != "auto" else "gpu" if cuda else "cpu"
+    devices = args.devices if args.devices != "auto" else -1 if cuda else 1
+    world = devices if devices != -1 else torch.cuda.device_count()
+    accumulate = args.batch // world // micro_batch(args, world)
+    return Trainer(
+        accelerator=kind,
+        devices=devices,
+        strategy="ddp" if world > 1 else "auto",
+        precision=precision[args.precision],
+        max_epochs=-1,
+        max_steps=args.steps,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=args.validate_every * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Its greetings and hints are not for our users; warnings of ours and of torch stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        yield

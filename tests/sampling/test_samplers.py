@@ -1,0 +1,278 @@
+"""The shipped samplers: their law, their randomness, their bookkeeping."""
+
+from math import expm1, log
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from sddlm.errors import ConfigError
+from sddlm.process.estimate import Estimate
+from sddlm.process.uniform import UniformProcess
+from sddlm.sampling.ancestral import Ancestral
+from sddlm.sampling.autoregressive import Autoregressive
+from sddlm.sampling.base import pick
+from sddlm.sampling.lazy import Lazy
+from sddlm.sampling.truncation import Truncation
+from sddlm.types import Samples
+from sddlm.worlds import TabularModel, World, law, state_id
+
+PROCESS = UniformProcess()
+WORLD = World.random(4, 2, seed=0, concentration=0.5)
+SHARP = Truncation(temperature=0.8, top_p=0.9, tail_cut=0.2)
+LOO = Estimate.LEAVE_ONE_OUT
+
+
+def tabular(world: World = WORLD, estimate: Estimate = LOO) -> TabularModel:
+    exact = world.denoiser if estimate is Estimate.DENOISER else world.leave_one_out
+    return TabularModel(exact, vocab_size=world.vocab_size, length=world.length)
+
+
+class Constant(nn.Module):
+    """The same prediction everywhere: exact for independent, identically distributed tokens."""
+
+    causal = False
+
+    def __init__(self, p: Tensor) -> None:
+        super().__init__()
+        self.vocab_size = len(p)
+        self.register_buffer("log_p", p.log())
+        self.head = self
+        self.calls: list[int] = []
+
+    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        assert sigma.shape == x_t.shape[:1]
+        assert sigma.dtype == torch.float32
+        assert not self.training
+        self.calls.append(len(x_t))
+        return torch.zeros(*x_t.shape, 1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        assert isinstance(self.log_p, Tensor)
+        return self.log_p.expand(len(hidden), self.vocab_size)
+
+
+def run(sampler: Ancestral, count: int, estimate: Estimate = LOO, **more: object) -> Samples:
+    options: dict[str, object] = {"process": PROCESS, "shape": (count, 2), **more}
+    return sampler.sample(tabular(estimate=estimate), estimate=estimate, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tail", ["sample", "greedy"])
+@pytest.mark.parametrize("truncation", [Truncation(), SHARP], ids=["plain", "sharp"])
+@pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER])
+def test_the_law_is_the_exact_one(tail: str, truncation: Truncation, estimate: Estimate) -> None:
+    exact = law(
+        PROCESS,
+        lambda alpha: truncation(WORLD.leave_one_out(alpha).log()),
+        5,
+        tail=tail,  # type: ignore[arg-type]
+    )
+    possible = exact > 1e-12
+    for seed, kind in enumerate((Ancestral, Lazy)):
+        sampler = kind(steps=5, tail=tail, truncation=truncation)  # type: ignore[arg-type]
+        out = run(sampler, 20_000, estimate, seed=seed)
+        counts = torch.bincount(state_id(out.tokens, 4), minlength=16)
+        assert counts[~possible].sum() == 0
+        expected = exact[possible] / exact[possible].sum() * len(out.tokens)
+        assert stats.chisquare(counts[possible].numpy(), expected.numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("tail", ["sample", "greedy"])
+@pytest.mark.parametrize("truncation", [Truncation(), SHARP], ids=["plain", "sharp"])
+@pytest.mark.parametrize("steps", [1, 2, 33])
+def test_lazy_is_ancestral_token_for_token(tail: str, truncation: Truncation, steps: int) -> None:
+    made: dict[type, list[Tensor]] = {Ancestral: [], Lazy: []}
+    for kind, seen in made.items():
+        sampler = kind(steps=steps, tail=tail, truncation=truncation)
+        out = run(sampler, 50, seed=3, on_step=lambda n, t, x, seen=seen: seen.append(x.clone()))
+        assert torch.equal(out.tokens, seen[-1])
+        assert len(seen) == out.steps == steps
+    for a, b in zip(made[Ancestral], made[Lazy], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_sequence_depends_on_seed_and_index_alone() -> None:
+    whole = run(Lazy(steps=8), 10, seed=1)
+    again = run(Lazy(steps=8), 10, seed=1)
+    assert torch.equal(whole.tokens, again.tokens)
+    parts = [run(Lazy(steps=8), n, seed=1, first_index=i) for i, n in ((0, 3), (3, 7))]
+    for name in ("tokens", "nfe", "rows"):
+        joined = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(joined, getattr(whole, name))
+    assert not torch.equal(run(Lazy(steps=8), 10, seed=2).tokens, whole.tokens)
+
+
+def test_bookkeeping() -> None:
+    p = torch.full((6,), 1 / 6, dtype=torch.float64)
+    B, L, steps = 32, 16, 200
+    options = {"process": PROCESS, "estimate": LOO, "shape": (B, L)}
+    full = Constant(p)
+    out = Ancestral(steps=steps).sample(full, **options)  # type: ignore[arg-type]
+    assert (out.nfe == steps).all()
+    assert (out.rows == steps * L).all()
+    assert full.calls == [B] * steps
+    assert out.seconds > 0
+    lazy = Constant(p)
+    out = Lazy(steps=steps).sample(lazy, **options)  # type: ignore[arg-type]
+    assert sum(lazy.calls) == out.nfe.sum() < 0.6 * B * steps
+    # a position is asked with probability jump_bound at each step
+    _, alphas = PROCESS.schedule.grid(steps)
+    bounds = PROCESS.jump_bound(alphas[:-1], alphas[1:])
+    expected, spread = bounds.sum(), (bounds * (1 - bounds)).sum().sqrt() / (B * L) ** 0.5
+    assert abs(out.rows.double().mean() / L - expected) < 4 * spread
+    assert expected < 2 * log(steps) + 2
+    greedy = Lazy(steps=steps, tail="greedy").sample(Constant(p), **options)  # type: ignore[arg-type]
+    assert (greedy.rows >= L).all()
+
+
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(Ancestral(steps=4), 9)
+    monkeypatch.setattr("sddlm.sampling.base.CHUNK_BYTES", 8 * 4 * 5)  # five rows
+    assert torch.equal(run(Ancestral(steps=4), 9).tokens, whole.tokens)
+
+
+def test_leaves_the_model_as_it_was() -> None:
+    model = tabular()
+    model.train()
+    model.head.eval()
+    times: list[tuple[int, float]] = []
+    out = Ancestral(steps=2).sample(
+        model,
+        process=PROCESS,
+        estimate=LOO,
+        shape=(3, 2),
+        on_step=lambda n, t, x: times.append((n, t)),
+    )
+    assert times == [(1, 0.5), (2, 0.0)]
+    assert model.training
+    assert not model.head.training
+    assert not out.tokens.is_inference()
+
+    def fail(n: int, t: float, x: Tensor) -> None:
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        Lazy(steps=1).sample(model, process=PROCESS, estimate=LOO, shape=(1, 2), on_step=fail)
+    assert model.training
+
+
+def test_inputs_are_not_written_to() -> None:
+    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    model = Constant(p)
+    before = model.log_p.clone()
+    for estimate in (LOO, Estimate.DENOISER):
+        Ancestral(steps=3, truncation=SHARP).sample(
+            model, process=PROCESS, estimate=estimate, shape=(2, 3)
+        )
+    assert torch.equal(model.log_p, before)
+
+
+@pytest.mark.parametrize("kind", [Ancestral, Lazy])
+def test_wrong_choices(kind: type[Ancestral]) -> None:
+    with pytest.raises(ConfigError, match="--steps"):
+        kind(steps=0)
+    with pytest.raises(ConfigError, match="--tail"):
+        kind(tail="none")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="use Autoregressive"):
+        run(kind(steps=1), 1, estimate=Estimate.NEXT_TOKEN)
+
+
+def test_pick_inverts_the_distribution_function() -> None:
+    p = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]], dtype=torch.float64)
+    u = torch.tensor([0, 0.2499, 0.25, 0.9, 1 - 2**-53], dtype=torch.float64)
+    assert pick(p.expand(5, 5), u).tolist() == [1, 1, 3, 3, 3]
+    assert pick(3 * p.expand(5, 5), u).tolist() == [1, 1, 3, 3, 3]
+    assert pick(p[:0], u[:0]).shape == (0,)
+
+
+def test_rare_tokens_keep_their_mass_where_float32_noise_drops_them() -> None:
+    # 1000 steps; a token of mass 1e-7; in one step it is drawn with about 1e-10
+    steps, rare = 1000, 1e-7
+    p = torch.full((1, 1001), rare, dtype=torch.float64)
+    p[0, 0] = 1 - 1000 * rare
+    # two stages: the share of all u that lead to the token is its mass to nine digits
+    low = p[0, :500].sum()
+    for inside, shift in ((False, -1e-6), (True, 1e-6), (True, 1 - 1e-6), (False, 1 + 1e-6)):
+        token = pick(p, (low + shift * rare)[None])
+        assert (token.item() == 500) is inside
+    redraw, predict = PROCESS.jump(
+        p[0, :1], torch.tensor(0.5), torch.tensor(0.5 + 1 / steps), vocab_size=1001
+    )
+    leave = predict.item()  # a scalar decision, resolved to 2^-53
+    assert leave * rare > 1e3 * 2**-53
+    # argmax p / -log(u + 1e-10) with float32 u in [0, 1): the largest u is 1 - 2^-24
+    best_of_rare = leave * rare / -log(1 - 2**-24)
+    worst_of_staying = (1 - leave - redraw.item()) / -log(1e-10)
+    assert best_of_rare < worst_of_staying / 10  # so it is never drawn, at any step
+
+
+def test_tail_mass_at_many_steps() -> None:
+    # a class of mass q against a heavy one wins h / (exp(h/q) - 1) of the draws whose uniform
+    # numbers lie on a grid of h: of these 127 tokens float32 (h = 2^-24) keeps 7.5 %
+    mass, steps = 1.5e-5, 1000
+    kept_by_float32 = 2**-24 / expm1(2**-24 / (mass / steps)) / (mass / steps)
+    p = torch.full((128,), mass, dtype=torch.float64)
+    p[0] = 1 - 127 * mass
+    out = Lazy(steps=steps).sample(
+        Constant(p), process=PROCESS, estimate=LOO, shape=(16, 2000), seed=0
+    )
+    hits = (out.tokens > 0).sum().item()
+    expected = out.tokens.numel() * 127 * mass
+    assert abs(hits - expected) < 4 * expected**0.5
+    assert hits > 4 * kept_by_float32 * expected
+
+
+class Bigram(nn.Module):
+    """A causal model: the next token depends on the last."""
+
+    causal = True
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.vocab_size = len(table)
+        self.table = nn.Parameter(table.log())
+        self.head = self
+
+    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        assert (sigma == 0).all()
+        return self.table[x_t]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+def test_autoregressive() -> None:
+    table = torch.tensor([[0.1, 0.6, 0.3], [0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
+    options = {"process": PROCESS, "estimate": Estimate.NEXT_TOKEN, "seed": 1}
+    seen: list[tuple[int, float]] = []
+    out = Autoregressive(bos_id=2).sample(
+        Bigram(table),
+        shape=(20_000, 3),
+        on_step=lambda n, t, x: seen.append((n, t)),
+        **options,  # type: ignore[arg-type]
+    )
+    assert seen == [(1, 0.5), (2, 0.0)]
+    assert (out.tokens[:, 0] == 2).all()
+    assert (out.nfe == 2).all()
+    assert out.steps == 2
+    counts = torch.bincount(out.tokens[:, 1] * 3 + out.tokens[:, 2], minlength=9)
+    expected = (table[2][:, None] * table).flatten().double()
+    assert stats.chisquare(counts.numpy(), (expected / expected.sum() * 20_000).numpy())[1] > 1e-3
+    one = Autoregressive(bos_id=2).sample(
+        Bigram(table),
+        shape=(1, 3),
+        first_index=7,
+        **options,  # type: ignore[arg-type]
+    )
+    assert torch.equal(one.tokens[0], out.tokens[7])
+
+
+def test_autoregressive_errors() -> None:
+    model = Bigram(torch.full((3, 3), 1 / 3))
+    with pytest.raises(ConfigError, match="--bos_id"):
+        Autoregressive(bos_id=3).sample(
+            model, process=PROCESS, estimate=Estimate.NEXT_TOKEN, shape=(1, 2)
+        )
+    with pytest.raises(ConfigError, match="use Lazy"):
+        Autoregressive().sample(model, process=PROCESS, estimate=LOO, shape=(1, 2))

@@ -1,0 +1,233 @@
+"""The model directory: what it holds, what it refuses, and that it is never half there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sddlm.data.tokenizers import Tokenizer
+from sddlm.errors import ConfigError
+from sddlm.model_dir import ModelDir, from_spec, to_spec
+from sddlm.models.config import DiTConfig
+from sddlm.models.dit import DiT
+from sddlm.process.estimate import Estimate
+from sddlm.process.schedule import LogLinear
+from sddlm.process.uniform import UniformProcess
+
+OBJECTIVE = {"class_path": "sddlm.objectives.denoising.SDDLM", "init_args": {}}
+
+
+def _model_dir(**changes: Any) -> ModelDir:
+    tokenizer = Tokenizer.characters(["abcdef"])
+    values = {"vocab_size": tokenizer.vocab_size, "length": 6, "width": 16, "blocks": 1, "heads": 2}
+    return ModelDir(
+        model=DiT(DiTConfig(**{**values, "gate_init": 1.0, "head_init": 0.0, **changes})),
+        process=UniformProcess(schedule=LogLinear(eps=0.02)),
+        estimate=Estimate.DENOISER,
+        tokenizer=tokenizer,
+        objective=OBJECTIVE,
+        data={"corpus": "six letters", "characters_per_token": 1.0},
+    )
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_round_trip(tmp_path: Path, tie: bool) -> None:
+    saved = _model_dir(tie=tie)
+    saved.save(tmp_path / "run" / "model")
+    for place in (tmp_path / "run", tmp_path / "run" / "model"):
+        assert ModelDir.is_model_dir(place)
+        loaded = ModelDir.load(place)
+        assert loaded.model.config == saved.model.config
+        for a, b in zip(loaded.model.parameters(), saved.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert loaded.process == saved.process
+        assert loaded.estimate is Estimate.DENOISER
+        assert loaded.tokenizer.decode(loaded.tokenizer.encode_batch(["fade"])[0]) == "fade"
+        assert (loaded.objective, loaded.data) == (saved.objective, saved.data)
+        assert not loaded.model.training
+    names = {file.name for file in (tmp_path / "run" / "model").iterdir()}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json"}
+    other = DiT.from_pretrained(tmp_path / "run" / "model")
+    assert torch.equal(other.embedding.weight, saved.model.embedding.weight)
+
+
+def test_replaces_an_older_one_whole(tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    first, second = _model_dir(), _model_dir(width=32)
+    first.save(place)
+    second.save(place)
+    assert ModelDir.load(place).model.config.width == 32
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("fails", ["model", "tokenizer"])
+def test_failure_leaves_the_older_one(tmp_path: Path, fails: str) -> None:
+    class Full:
+        config = _model_dir().model.config
+
+        def save_weights(self, path: Path) -> None:
+            raise OSError("disk full")
+
+        save = save_weights
+
+    place = tmp_path / "model"
+    _model_dir().save(place)
+    broken: Any = replace(_model_dir(), **{fails: Full()})
+    with pytest.raises(OSError, match="disk full"):
+        broken.save(place)
+    assert ModelDir.load(place).model.config.width == 16
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_failed_rename_brings_the_older_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "model"
+    _model_dir().save(place)
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if ".new-" in self.name:
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no"):
+        _model_dir(width=32).save(place)
+    assert ModelDir.load(place).model.config.width == 16
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_does_not_replace_what_is_not_a_model_directory(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert not ModelDir.is_model_dir(tmp_path)
+    with pytest.raises(ConfigError, match="exists and is no model directory"):
+        _model_dir().save(tmp_path)
+    assert (tmp_path / "config.json").is_file()
+    with pytest.raises(ConfigError, match="was not written by sddlm"):
+        ModelDir.load(tmp_path)
+
+
+def _edit(**changes: Any) -> Callable[[Path], None]:
+    def edit(place: Path) -> None:
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps(config | changes))
+
+    return edit
+
+
+def _drop(name: str) -> Callable[[Path], None]:
+    return lambda place: (place / name).unlink()
+
+
+def _without_process(place: Path) -> None:
+    config = json.loads((place / "config.json").read_text())
+    del config["process"]
+    (place / "config.json").write_text(json.dumps(config))
+
+
+def _cut_weights(place: Path) -> None:
+    data = (place / "model.safetensors").read_bytes()
+    (place / "model.safetensors").write_bytes(data[:-100])
+
+
+def _larger_tokenizer(place: Path) -> None:
+    Tokenizer.characters(["abcdefghij"]).save(place)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop("config.json"), "no model directory: neither config.json nor model/config.json"),
+        (_drop("model.safetensors"), "model.safetensors is missing"),
+        (_drop("tokenizer.json"), "tokenizer.json is missing"),
+        (lambda place: (place / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda place: (place / "config.json").write_text("3"), "no format number"),
+        (_edit(format=2), "has format 2, this sddlm reads 1"),
+        (_edit(estimate="guess"), "'guess' is not a valid Estimate"),
+        (_edit(process=3), "process is no process"),
+        (_edit(process=to_spec(LogLinear())), "process is no process"),
+        (_edit(objective=None), "config.json cannot be used"),
+        (_without_process, "'process' is missing"),
+        (_edit(width=32), "embedding.weight is .* instead of"),
+        (_edit(width="a"), "does not describe a DiT"),
+        (_edit(heads=3), "--model.heads is 3"),
+        (_cut_weights, "cannot be used"),
+        (_larger_tokenizer, "do not belong together"),
+    ],
+)
+def test_damage_is_told_in_one_line(
+    tmp_path: Path, damage: Callable[[Path], Any], message: str
+) -> None:
+    _model_dir().save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ConfigError, match=message) as error:
+        ModelDir.load(tmp_path)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such directory"):
+        ModelDir.load(tmp_path / "nowhere")
+    assert not ModelDir.is_model_dir(tmp_path / "nowhere")
+
+
+def test_specs() -> None:
+    spec = to_spec(UniformProcess(schedule=LogLinear(eps=0.5)))
+    assert spec == {
+        "class_path": "sddlm.process.uniform.UniformProcess",
+        "init_args": {
+            "schedule": {
+                "class_path": "sddlm.process.schedule.LogLinear",
+                "init_args": {"eps": 0.5},
+            }
+        },
+    }
+    assert from_spec(spec) == UniformProcess(schedule=LogLinear(eps=0.5))
+    assert to_spec({"a": (Path("b"), Estimate.DENOISER)}) == {"a": ["b", "denoiser"]}
+
+
+@dataclass
+class Foreign:
+    """No class of the package."""
+
+
+@pytest.mark.parametrize(
+    "class_path",
+    [
+        f"{__name__}.Foreign",
+        "subprocess.Popen",
+        "os.system",
+        "sddlmx.process.Uniform",
+        "sddlm.model_dir.shutil",
+        "sddlm.model_dir.Path",
+        "sddlm.process.uniform.LogLinear",  # ours, but not defined there
+        "sddlm.__main__.Anything",
+        "sddlm.models.dit.DiT",  # no dataclass
+        "sddlm.nothing.Here",
+        "sddlm.",
+        "",
+    ],
+)
+def test_only_our_dataclasses_are_built(class_path: str) -> None:
+    inner = {"class_path": class_path, "init_args": {}}
+    outer = {
+        "class_path": "sddlm.process.uniform.UniformProcess",
+        "init_args": {"schedule": inner},
+    }
+    for spec in (inner, outer):
+        with pytest.raises(ConfigError, match="is no class of sddlm"):
+            from_spec(spec)
+
+
+def test_unknown_argument_is_named() -> None:
+    spec = {"class_path": "sddlm.process.schedule.LogLinear", "init_args": {"epz": 1}}
+    with pytest.raises(ConfigError, match=r"LogLinear cannot be built.*epz"):
+        from_spec(spec)
