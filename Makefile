@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 quickstart: $(STAMP) ## train, sample and evaluate on real English, in minutes on a CPU
-	$(BIN)/python -m sddlm.quickstart
+	$(BIN)/python examples/quickstart.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

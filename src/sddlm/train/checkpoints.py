@@ -25,18 +25,18 @@ class Checkpoints(Callback):
         run: the run directory.
         every: steps between checkpoints.
         steps: of the whole run.
+        start_step: steps done before, in a resumed run.
     """
 
-    def __init__(self, run: Path, *, every: int, steps: int) -> None:
+    def __init__(self, run: Path, *, every: int, steps: int, start_step: int) -> None:
         self.path = run / LAST
         self.every, self.steps = every, steps
-        self.saved = -1
+        self.saved = start_step
         self.stopping = False
         self._previous: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals over (only the main thread may)."""
-        self.saved = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._stop)

@@ -8,25 +8,41 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from sddlm.data.packed import PackedTokens, StepSampler, TrainRows
+from sddlm.data.packed import PackedTokens, StepSampler, TrainRows, order
 from sddlm.errors import ConfigError
 from sddlm.train.args import TrainArgs
 
 
 class _ValidationRows(Dataset[dict[str, Any]]):
-    """The first ``rows`` held-out rows with their places."""
+    """The first ``rows`` held-out rows; times are dealt to them by a fixed permutation.
+
+    In the order of the text a row's place in it would decide its time.
+    """
 
     def __init__(self, tokens: PackedTokens, rows: int, rank: int, world: int) -> None:
         self.tokens = tokens
         self.rows = rows
         self.mine = range(rank, rows, world)
+        self.slots = order(0, 0, rows)
 
     def __len__(self) -> int:
         return len(self.mine)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        slot = self.mine[i]
-        return {"x0": self.tokens[slot], "slot": slot, "rows": self.rows}
+        row = self.mine[i]
+        return {"x0": self.tokens[row], "slot": int(self.slots[row]), "rows": self.rows}
+
+
+class _StepLoader(DataLoader[Any]):
+    """A loader that says how long the *whole* run is, also when it begins in the middle.
+
+    Lightning counts batches from the beginning of the run when it resumes one.
+    """
+
+    batches: int
+
+    def __len__(self) -> int:
+        return self.batches
 
 
 class TrainData(LightningDataModule):
@@ -69,14 +85,17 @@ class TrainData(LightningDataModule):
             rank=rank,
             world=world,
         )
-        return DataLoader(
+        size = micro_batch(args, world)
+        loader = _StepLoader(
             TrainRows(self.train),
-            batch_size=micro_batch(args, world),
+            batch_size=size,
             sampler=sampler,
             num_workers=args.workers,
             persistent_workers=args.workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+        loader.batches = args.steps * (args.batch // world // size)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Held-out rows, split over the processes."""

@@ -34,6 +34,7 @@ class Monitor(Callback):
     Args:
         run: the run directory.
         args: of the training.
+        start_step: steps done before, in a resumed run.
         length: positions of a row.
         characters_per_token: of the held-out text, for bits per character.
         preview: draws sample texts from the network as it stands.
@@ -45,6 +46,7 @@ class Monitor(Callback):
         run: Path,
         args: TrainArgs,
         *,
+        start_step: int,
         length: int,
         characters_per_token: float,
         preview: Callable[[int], list[str]],
@@ -53,8 +55,9 @@ class Monitor(Callback):
         self.run, self.args, self.length = run, args, length
         self.characters_per_token = characters_per_token
         self.preview, self.averaged = preview, averaged
-        self.rows: list[dict[str, float]] = []
-        self.done = 0
+        # what an interrupted run wrote, up to its checkpoint
+        self.rows = [row for row in read_metrics(run) if row["step"] <= start_step]
+        self.done = self.first = start_step
         self.started = 0.0
         self.earlier_seconds = 0.0
         self.console = Console(stderr=True)
@@ -62,10 +65,7 @@ class Monitor(Callback):
         self.task: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read what an interrupted run wrote, up to the checkpoint; open the bar."""
-        self.done = trainer.global_step
-        self.first = self.done
-        self.rows = [row for row in read_metrics(self.run) if row["step"] <= self.done]
+        """Open the bar."""
         self.earlier_seconds = self.rows[-1]["seconds"] if self.rows else 0.0
         self.started = time.perf_counter()
         if trainer.is_global_zero and self.console.is_terminal:
@@ -91,6 +91,8 @@ class Monitor(Callback):
             self._record(step, pl_module.read_metrics())
         if self.bar is not None:
             self.bar.update(self.task, completed=step, figures=self._figures())
+        if step % self.args.checkpoint_every == 0:  # a kill costs no more of the table than steps
+            self.write_table()
         every = self.args.preview_every
         if every and step % every == 0:
             self._write_preview(step)
@@ -134,13 +136,17 @@ class Monitor(Callback):
 
     def write(self) -> None:
         """Write ``metrics.csv`` and, where matplotlib is installed, ``curves.png``."""
+        self.write_table()
+        draw_curves({self.run.name: self.rows}, self.run / "curves.png")
+
+    def write_table(self) -> None:
+        """Write ``metrics.csv``."""
         temporary = self.run / "metrics.csv.tmp"
         with temporary.open("w", newline="") as file:
             table = csv.DictWriter(file, COLUMNS)
             table.writeheader()
             table.writerows(self.rows)
         temporary.replace(self.run / "metrics.csv")
-        draw_curves({self.run.name: self.rows}, self.run / "curves.png")
 
     def _write_preview(self, step: int) -> None:
         with self.averaged():
@@ -167,6 +173,10 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         return []
     with path.open(newline="") as file:
         return [
-            {name: float(value) for name, value in row.items() if value}
+            {
+                name: float(value) if "." in value else int(value)
+                for name, value in row.items()
+                if value
+            }
             for row in csv.DictReader(file)
         ]

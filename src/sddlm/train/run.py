@@ -199,7 +199,9 @@ def _fit(
     train_rows, held_out = _rows(prepared)
     module = TrainModule(network, objective, args, seed=seed)
     ema = EMA(network, args)
-    checkpoints = Checkpoints(run, every=args.checkpoint_every, steps=args.steps)
+    checkpoints = Checkpoints(
+        run, every=args.checkpoint_every, steps=args.steps, start_step=start_step
+    )
     sampler = sampler_for(objective.estimate, prepared.tokenizer, steps=32)
 
     def preview(step: int) -> list[str]:
@@ -215,6 +217,7 @@ def _fit(
     monitor = Monitor(
         run,
         args,
+        start_step=start_step,
         length=network.length,
         characters_per_token=held_out.characters_per_token,
         preview=preview,

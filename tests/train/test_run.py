@@ -1,0 +1,171 @@
+"""Real runs through the command line: reproducible, resumable, unhurt by signals."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sddlm.cli import main
+from sddlm.model_dir import ModelDir
+from sddlm.train.monitor import read_metrics
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def train(config, out, *more):
+    return main(["train", "--config", str(config), "--out", str(out), *more])
+
+
+def samples(run, out):
+    code = main(["sample", str(run), "--steps", "8", "--count", "3", "--out", str(out)])
+    assert code == 0
+    return out.read_text()
+
+
+def test_same_seed_gives_the_same_weights_and_samples_bit_for_bit(config, tmp_path):
+    for name in "ab":
+        assert train(config, tmp_path / name) == 0
+    assert_same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    drawn = [samples(tmp_path / name, tmp_path / f"{name}.jsonl") for name in "ab"]
+    assert drawn[0] == drawn[1]
+    assert train(config, tmp_path / "c", "--seed", "4") == 0
+    other = weights(tmp_path / "c")
+    assert not torch.equal(other["head.weight"], weights(tmp_path / "a")["head.weight"])
+
+
+def test_a_run_directory_explains_itself(config, tmp_path):
+    run = tmp_path / "run"
+    assert train(config, run) == 0
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "environment.json", "metrics.csv", "curves.png", "previews.jsonl",
+        "checkpoints", "model",
+    }  # fmt: skip
+    rows = read_metrics(run)
+    validated = [row for row in rows if "val_nelbo" in row]
+    assert [row["step"] for row in validated] == [4, 8, 12]
+    assert rows[-1]["tokens"] == 12 * 8 * 16
+    previews = [json.loads(line) for line in (run / "previews.jsonl").read_text().splitlines()]
+    assert {preview["step"] for preview in previews} == {6, 12}
+    # the written configuration repeats the run
+    assert main(["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "b")]) == 0
+    assert_same(weights(run), weights(tmp_path / "b"))
+
+
+def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(config, whole) == 0
+    process = start(config, cut)
+    wait_for(process, cut / "checkpoints" / "last.ckpt")
+    process.kill()  # no chance to say goodbye
+    process.wait()
+    assert not (cut / "model").exists() or process.returncode != 0
+    assert train(config, cut, "--resume", "true") == 0
+    assert_same(weights(whole), weights(cut))
+    assert steps(cut) == steps(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_by_hand_saves_and_resumes(config, tmp_path, number):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    longer = ["--train.steps", "400", "--train.checkpoint_every", "3"]
+    process = start(config, cut, *longer)
+    wait_for(process, cut / "checkpoints" / "last.ckpt")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    assert ModelDir.load(cut).model.length == 16
+    done = torch.load(cut / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 3 <= done < 400
+    assert train(config, cut, *longer, "--resume", "true") == 0
+    assert train(config, whole, *longer) == 0
+    assert_same(weights(whole), weights(cut))
+
+
+def test_micro_batches_do_not_change_the_noise_or_the_result(config, tmp_path):
+    assert train(config, tmp_path / "whole") == 0
+    assert train(config, tmp_path / "parts", "--train.micro_batch", "2") == 0
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=1e-4)
+    assert steps(tmp_path / "whole") == steps(tmp_path / "parts")
+
+
+def test_two_processes_train_what_one_does(config, tmp_path):
+    assert train(config, tmp_path / "one") == 0
+    process = start(config, tmp_path / "two", "--train.devices", "2", "--train.accelerator", "cpu")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
+    a, b = read_metrics(tmp_path / "one")[-1], read_metrics(tmp_path / "two")[-1]
+    assert a["val_nelbo"] == pytest.approx(b["val_nelbo"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    ["NaiveDenoising", "CalibratedDenoising", "SDDLMV1", "SDDLMV2", "UniformNELBO"],
+)
+def test_every_objective_trains_and_reports_the_bound(config, tmp_path, objective):
+    run = tmp_path / "run"
+    assert train(config, run, "--objective", objective, "--train.preview_every", "0") == 0
+    assert read_metrics(run)[-1]["val_nelbo"] > 0
+
+
+def test_an_autoregressive_model_trains_samples_and_judges(config, tmp_path):
+    run = tmp_path / "run"
+    more = ["--objective", "Autoregressive", "--model.gate_init", "0"]
+    assert train(config, run, *more) == 0
+    assert samples(run, tmp_path / "samples.jsonl")
+
+
+def test_resuming_as_another_run_is_refused(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(config, run) == 0
+    assert train(config, run, "--resume", "true", "--train.lr", "1.0") == 2
+    assert "--train.lr was 0.003 and is 1.0" in capsys.readouterr().err
+    assert train(config, run) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert train(config, tmp_path / "none", "--resume", "true") == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_gradient_that_is_not_finite_ends_the_run_with_advice(config, tmp_path, capsys):
+    code = train(config, tmp_path / "run", "--train.lr", "1e30", "--train.warmup", "0")
+    assert code == 1
+    assert "--train.lr" in capsys.readouterr().err
+
+
+def start(config, out, *more):
+    command = [sys.executable, "-m", "sddlm", "train", "--config", str(config), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def wait_for(process, path):
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+def steps(run):
+    with (run / "metrics.csv").open() as file:
+        return [(row["step"], row["val_nelbo"] != "") for row in csv.DictReader(file)]
