@@ -68,12 +68,12 @@ def test_a_run_directory_explains_itself(config, tmp_path):
 
 def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
+    config.write_text(config.read_text().replace("model: {", "model: {dropout: 0.1, "))
     assert train(config, whole) == 0
     process = start(config, cut)
     wait_for(process, cut / "checkpoints" / "last.ckpt")
     process.kill()  # no chance to say goodbye
     process.wait()
-    assert not (cut / "model").exists() or process.returncode != 0
     assert train(config, cut, "--resume", "true") == 0
     assert_same(weights(whole), weights(cut))
     assert steps(cut) == steps(whole)

@@ -265,8 +265,9 @@ class _FusedHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        # in place: nobody else holds these, and d_weight is as large as the vocabulary
         d_hidden, d_weight, d_bias = (
-            None if g is None else g * upstream[0].to(g.dtype) for g in ctx.grads
+            None if g is None else g.mul_(upstream[0].to(g.dtype)) for g in ctx.grads
         )
         ctx.grads = None
         return d_hidden, d_weight, d_bias, None, None
@@ -285,7 +286,7 @@ def _run_chunks(
     rows = hidden.new_zeros(len(hidden), dtype=high)
     total = rows.new_zeros(())
     d_hidden = torch.zeros_like(hidden) if wants[0] else None
-    d_weight = torch.zeros_like(weight, dtype=high) if wants[1] else None
+    d_weight: Tensor | None = None
     d_bias = None if bias is None or not wants[2] else torch.zeros_like(bias, dtype=high)
     size = max(1, CHUNK_BYTES // (4 * len(weight)))
     for start in range(0, len(hidden), size):
@@ -303,8 +304,14 @@ def _run_chunks(
         d = d.to(weight.dtype)
         if d_hidden is not None:
             torch.mm(d, weight, out=d_hidden[at])
-        if d_weight is not None and d.dtype == high:
+        if not wants[1]:
+            continue
+        if d_weight is None:
+            d_weight = (d.T @ hidden[at]).to(high)
+        elif d.dtype == high:
             d_weight.addmm_(d.T, hidden[at])
-        elif d_weight is not None:
+        else:
             d_weight += d.T @ hidden[at]
+    if wants[1] and d_weight is None:  # no rows
+        d_weight = torch.zeros_like(weight, dtype=high)
     return total, rows, [d_hidden, d_weight, d_bias]

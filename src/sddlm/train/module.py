@@ -43,6 +43,8 @@ class TrainModule(LightningModule):
         """
         step = int(batch["step"][0])
         draw = Draw(self.seed, step, batch["slot"], self.args.batch, t_max=self.args.t_max(step))
+        if self.model.config.dropout:  # torch's own generator; so that a resumed run is the same
+            torch.manual_seed(int(draw.integers("dropout", high=2**53)[0]))
         loss = self.objective.loss(self.model, batch["x0"], draw)
         self._latest = {"loss": loss.mean.detach(), **loss.metrics}
         return loss.mean
