@@ -27,5 +27,9 @@ test: lint
 bench: $(STAMP)
 	$(BIN)/python benchmarks/head.py
 
+docs: $(STAMP) ## the documentation as a site in build/site
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -11,6 +11,8 @@ import shlex
 import shutil
 import sys
 import time
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
 from math import log
 from pathlib import Path
 
@@ -20,14 +22,15 @@ from rich.table import Table
 from sddlm.cli import main as sddlm
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "tiny"
-SAMPLING = ["--steps", "64", "--tail_cut", "1", "--count", "32", "--batch", "32", "--seed", "1"]
+SAMPLING = ["--steps", "64", "--tail_cut", "0.5", "--count", "32", "--batch", "32", "--seed", "1"]
 
 
-def run(*arguments: str) -> float:
+def run(*arguments: str, quiet: bool = False) -> float:
     """Run a command of ``sddlm`` as if it had been typed; the seconds it took."""
     print(f"\n$ sddlm {shlex.join(arguments)}", flush=True)
     started = time.perf_counter()
-    code = sddlm(list(arguments))
+    with redirect_stdout(StringIO()) if quiet else nullcontext():
+        code = sddlm(list(arguments))
     if code:
         sys.exit(code)
     return time.perf_counter() - started
@@ -57,7 +60,7 @@ def main() -> None:
     training = run("train", "--config", str(RECIPES / "quickstart.yaml"), *fewer, "--out", model)
     run("train", "--config", str(RECIPES / "judge.yaml"), *fewer, "--out", judge)
     page = out / "denoising.html"
-    run("sample", model, *SAMPLING, "--html", str(page))
+    run("sample", model, *SAMPLING, "--html", str(page), quiet=True)  # five are shown below
     run("eval", model, "--judge", judge, "--samples", str(out / "sddlm" / "samples.jsonl"))
     summarise(out, training, time.perf_counter() - started)
 
@@ -100,7 +103,9 @@ def summarise(out: Path, training: float, total: float) -> None:
     console.print(f"\ncurves of the training      {out / 'sddlm' / 'curves.png'}")
     console.print(f"a page that plays it        {out / 'denoising.html'}")
     console.print(f"everything measured         {out / 'sddlm' / 'evaluation.json'}")
-    console.print(f"write more                  sddlm sample {out / 'sddlm'} --tail_cut 1 --watch")
+    console.print(
+        f"write more                  sddlm sample {out / 'sddlm'} --tail_cut 0.5 --watch"
+    )
 
 
 if __name__ == "__main__":

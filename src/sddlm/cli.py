@@ -1,16 +1,21 @@
 """The command line: a verb, and the function it calls.
 
 Only the verb's own module is imported, so ``sddlm --help`` needs neither torch nor Lightning.
+Whatever a user can get wrong ends as one line: what was given, what is allowed, what to type.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
-import re
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
+
+from sddlm.errors import ConfigError
 
 #: verb: (module, function, required arguments are positional, what it does)
 VERBS: dict[str, tuple[str, str, bool, str]] = {
@@ -39,69 +44,119 @@ def main(arguments: list[str] | None = None) -> int:
         exit code: 0, 2 for a wrong choice of the user, 1 for a failure, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
+    verb = arguments[0] if arguments else "--help"
+    try:
+        code = _run(verb, arguments[1:])
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        return _fail(verb, error, 2)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has gone; Python's own flush must not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (OSError, FloatingPointError) as error:
+        return _fail(verb, error, 1)
+    except SystemExit as end:  # after a verb's --help
+        return int(end.code or 0)
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    if verb in ("-h", "--help"):
         print(USAGE.format(verbs="\n".join(f"  {v:<8} {row[3]}" for v, row in VERBS.items())))
         return 0
-    if arguments[0] == "--version":
+    if verb == "--version":
         from sddlm import __version__
 
         print(__version__)
         return 0
-    verb, *rest = arguments
     if verb not in VERBS:
-        return _fail(f"there is no verb {verb!r}; choose one of {', '.join(VERBS)}")
-    return _run(verb, rest)
-
-
-def _run(verb: str, arguments: list[str]) -> int:
-    from sddlm.errors import ConfigError
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        function, chosen = _parse(verb, arguments)
+        close = "".join(f"; did you mean {v}?" for v in get_close_matches(verb, VERBS, 1))
+        raise ConfigError(f"there is no verb {verb}, only {', '.join(VERBS)}{close}")
+    function, chosen = _parse(verb, arguments)
+    with _messages():
         result = function(**chosen)
-        if verb == "sample":
-            print("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)))
-    except ConfigError as error:
-        return _fail(str(error), verb)
-    except KeyboardInterrupt:
-        return 130
-    except (OSError, FloatingPointError) as error:
-        return _fail(str(error), verb, code=1)
+    if verb == "sample":
+        print("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)))
+    if verb == "train" and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"metrics, curves and previews in {result}, the model in {result / 'model'}")
+        print(f"next:  sddlm sample {result}\n       sddlm eval {result}")
     return 0
 
 
-def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """The verb's function, and its arguments from the command line and YAML files."""
-    from jsonargparse import ArgumentParser, set_parsing_settings
+@contextmanager
+def _messages() -> Iterator[None]:
+    """What the library reports goes to stderr; what other libraries report does not."""
+    logger, handler = logging.getLogger("sddlm"), logging.StreamHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
-    from sddlm.errors import ConfigError
+
+def _fail(verb: str, error: BaseException, code: int) -> int:
+    name = f"sddlm {verb}" if verb in VERBS else "sddlm"
+    line = " ".join(str(error).split()) or type(error).__name__
+    print(f"{name}: {line}", file=sys.stderr)
+    return code
+
+
+def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
+    """The verb's function, and the parser of its options."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     module, name, positional, _ = VERBS[verb]
     function = getattr(importlib.import_module(module), name)
-    parser = ArgumentParser(prog=f"sddlm {verb}", exit_on_error=False)
+    parser = ArgumentParser(prog=f"sddlm {verb}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     parser.add_function_arguments(function, as_positional=positional, sub_configs=False)
     if verb == "train":
-        parser.set_defaults({"objective": "CalibratedDenoising"})
+        parser.set_defaults({"objective": "SDDLM"})
+    return function, parser
+
+
+def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The verb's function, and its arguments from the command line and YAML files."""
+    from sddlm.explain import check_file, explain
+
+    function, parser = _parser(verb)
+    defaults = dict(parser.get_defaults().items())
+    switches = {f"--{key}" for key, value in defaults.items() if isinstance(value, bool)}
+    files, flags = _files_and_flags(arguments, switches)
+    for path in files:
+        check_file(path, function)
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = parser.parse_args([*(f"--config={path}" for path in files), *flags])
         chosen = parser.instantiate(parsed)
+    except ConfigError:
+        raise
     except Exception as error:
-        raise ConfigError(_one_line(error)) from error
+        example = f"sddlm {verb} {'RUN' if VERBS[verb][2] else '--out runs/first'}"
+        raise ConfigError(explain(error, function, [*defaults], files, flags, example)) from error
     chosen.pop("config", None)
     return function, chosen.as_dict()
 
 
-def _one_line(error: BaseException) -> str:
-    """What a parser says over several lines, in one."""
-    return re.sub(r"\s+", " ", str(error)).strip()
-
-
-def _fail(message: str, verb: str = "", *, code: int = 2) -> int:
-    print(f"sddlm{' ' if verb else ''}{verb}: {_one_line(Exception(message))}", file=sys.stderr)
-    return code
+def _files_and_flags(arguments: list[str], switches: set[str]) -> tuple[list[str], list[str]]:
+    """The YAML files, to be read first so that flags win, and the rest; a bare switch is true."""
+    files, flags = [], []
+    left = list(arguments)
+    while left:
+        flag = left.pop(0)
+        if flag == "--config":
+            if not left:
+                raise ConfigError("--config needs a value: --config FILE")
+            files.append(left.pop(0))
+        elif flag.startswith("--config="):
+            files.append(flag.removeprefix("--config="))
+        else:
+            bare = flag in switches and left[:1] not in (["true"], ["false"])
+            flags.append(f"{flag}=true" if bare else flag)
+    return files, flags
 
 
 if __name__ == "__main__":

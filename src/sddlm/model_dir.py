@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
@@ -72,6 +73,8 @@ class ModelDir:
             ConfigError: in one line, if there is none or something in it is missing or damaged.
         """
         place = _find(Path(path))
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"--device {device}: torch finds no GPU here; use --device cpu")
         config = _read_config(place / CONFIG_NAME)
         for name in (WEIGHTS_NAME, TOKENIZER_NAME):
             if not (place / name).is_file():

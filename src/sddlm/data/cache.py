@@ -32,6 +32,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Args:
         folder: the public name.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder.parent)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_PREFIX))
     try:
@@ -50,14 +51,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the cache folder, and see that files can be made in it.
+    """See that files can be made in the cache folder, or where it is to be; nothing is made yet.
 
     Raises:
         ConfigError: they cannot.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise ConfigError(

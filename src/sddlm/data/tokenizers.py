@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import tokenizers as hf
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from sddlm.errors import ConfigError
+from sddlm.files import atomic_write
 
 #: The end of a text, where a tokenizer file has none of ``END_OF_TEXTS``.
 END_OF_TEXT = "<|endoftext|>"
@@ -202,17 +202,8 @@ class Tokenizer:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``folder/tokenizer.json``, whole or not at all, and return its path."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{FILE_NAME}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp's files are private
-            os.replace(temporary, Path(folder) / FILE_NAME)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with atomic_write(Path(folder) / FILE_NAME) as file:
+            file.write(self.to_json())
         return Path(folder) / FILE_NAME
 
     def to_json(self) -> str:

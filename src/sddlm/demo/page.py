@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from sddlm.demo.tokens import LONGEST, Decodes, TokenTexts, printable
 from sddlm.errors import ConfigError
+from sddlm.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -114,17 +113,8 @@ def write_page(
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: filling[match[1]], template)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_write(path) as file:
+        file.write(page)
     return path
 
 

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.perplexity import exp
-from sddlm.eval.progress import track
 from sddlm.objectives.autoregressive import Autoregressive
+from sddlm.progress import track
 from sddlm.sampling.base import evaluating
 
 if TYPE_CHECKING:

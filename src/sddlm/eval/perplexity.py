@@ -12,12 +12,12 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.progress import track
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.base import uniform_bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.progress import track
 from sddlm.sampling.base import device_of, evaluating
 
 

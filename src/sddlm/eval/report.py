@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.box import SIMPLE
 from rich.table import Table
 
+from sddlm.files import atomic_write
+
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
     """Write ``result`` whole or not at all; what is no number becomes null."""
     text = json.dumps(_finite(result), indent=2, allow_nan=False) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_write(path) as file:
+        file.write(text)
 
 
 def _finite(value: Any) -> Any:

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from sddlm.eval.perplexity import bounded, likelihood, spread
 from sddlm.eval.report import table, write_json
 from sddlm.eval.texts import END, HeldOut, SampleSet, TrainingText, held_out, read_samples
 from sddlm.model_dir import ModelDir
+from sddlm.sampling.base import choose_device
 from sddlm.sampling.run import check_writable, draw_samples, sampler_for
 
 METRICS = ("likelihood", "baselines", "samples", "generative")
@@ -72,11 +72,13 @@ def evaluate(
     """
     started = time.perf_counter()
     wanted = _metrics(metrics, judge)
-    for name, value, least in (("count", count, 1), ("rows", rows, 0), ("batch", batch, 1)):
-        if value < least:
-            raise ConfigError(f"--{name} is {value}, must be at least {least}")
+    least = {"count": 1, "rows": 0, "batch": 1, "steps": 1, "draws": 1}
+    given = {"count": count, "rows": rows, "batch": batch, "steps": steps, "draws": draws}
+    for name, low in least.items():
+        if given[name] < low:
+            raise ConfigError(f"--{name} is {given[name]}, must be at least {low}")
     target = _target(Path(model_dir), out)
-    device = _device(device)
+    device = choose_device(device)
     loaded = ModelDir.load(model_dir, device=device)
     text, training = held_out(Path(model_dir), loaded, data, rows or None)
     if training is None and metrics is None:
@@ -133,16 +135,10 @@ def _metrics(metrics: str | list[str] | None, judge: str | None) -> list[str]:
 def _target(model_dir: Path, out: str | None) -> Path:
     """Where the result goes."""
     if not model_dir.is_dir():
-        raise ConfigError(f"no such directory: {model_dir}")
+        raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
     target = model_dir / "evaluation.json" if out is None else Path(out)
     check_writable(target)
     return target
-
-
-def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _likelihood(
@@ -184,8 +180,7 @@ def _draw(loaded: ModelDir, *, count: int, steps: int, batch: int, seed: int) ->
     """Samples of the model's length by the library's sampler for its kind."""
     sampler = sampler_for(loaded.estimate, loaded.tokenizer, steps=steps)
     shape = (count, loaded.model.length)
-    with Console(stderr=True).status(f"drawing {count} samples of {shape[1]} tokens"):
-        drawn = draw_samples(loaded, sampler, shape, batch=batch, seed=seed)
+    drawn = draw_samples(loaded, sampler, shape, batch=batch, seed=seed)
     origin = {
         "sampler": type(sampler).__name__,
         "steps": drawn.steps,

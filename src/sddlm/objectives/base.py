@@ -1,7 +1,10 @@
-"""What every objective is: a loss for training, a bound for validation, and what it estimates."""
+"""What every objective is: a loss for training, a bound for validation, and what it estimates.
 
-from __future__ import annotations
+Without ``from __future__ import annotations``: the command line reads the annotations of a base in
+the leaf's module, and names that module lacks would silence the checks of all the leaf's options.
+"""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +20,7 @@ from sddlm.types import Loss, Noisy
 Model = Any
 
 
-class Objective:
+class Objective(ABC):
     """Turns clean tokens into a loss.
 
     Leaves are dataclasses whose fields are their knobs. ``causal`` says which network is needed.
@@ -27,10 +30,11 @@ class Objective:
     process: UniformProcess
 
     @property
+    @abstractmethod
     def estimate(self) -> Estimate:
         """What the exact optimum of the loss is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
         """The training loss of a batch.
 
@@ -40,11 +44,10 @@ class Objective:
             draw: all randomness.
             loss_mask: positions that count ``[B, L]`` bool; None is all.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
         """Estimate of the bound on -log p(x0), or the exact value, per position ``[B, L]`` nats."""
-        raise NotImplementedError
 
     def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """Positions over which ``loss`` and ``bound`` are averaged ``[B, L]`` bool."""
@@ -57,10 +60,11 @@ class UniformObjective(Objective):
     Its leaves say which positions are scored (``select``) and by which row loss (``term``).
     """
 
+    @abstractmethod
     def select(self, noisy: Noisy) -> Tensor:
         """Positions that the loss looks at ``[B, L]`` bool."""
-        raise NotImplementedError
 
+    @abstractmethod
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Any:
         """The row loss of the selected positions (see ``models.vocab_head``).
 
@@ -69,7 +73,6 @@ class UniformObjective(Objective):
             at: selected positions ``[B, L]`` bool, N of them.
             draw: for negatives.
         """
-        raise NotImplementedError
 
     def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
         """See `Objective.loss`; divided by all counted positions, not only the selected ones."""

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.models.vocab_head import Contrastive
 from sddlm.objectives.base import UniformObjective
 from sddlm.objectives.denoising import Positions, noise_positions
@@ -45,6 +45,7 @@ class SDDLMV1(UniformObjective):
     """Uniform tokens drawn for each position, or ``exact`` for their expectation."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
         _check(self.weight, self.eps)
         if self.negatives != "exact" and self.negatives < 1:
             raise ConfigError(
@@ -86,6 +87,7 @@ class SDDLMV2(UniformObjective):
     """Inside both logarithms."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
         _check(self.weight, self.eps)
 
     @property

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
+from sddlm.errors import check_choices
 from sddlm.models.vocab_head import CrossEntropy
 from sddlm.objectives.base import UniformObjective
 from sddlm.process.estimate import Estimate, own_token_logit
@@ -93,6 +94,9 @@ class SDDLM(UniformObjective):
     """resampled: replaced by the process, possibly by itself (optimum: leave-one-out, exactly);
     changed: x_t != x0, the paper's letter (optimum: leave-one-out without x_t; harmless with
     tens of thousands of tokens, biased with tens)."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
 
     @property
     def estimate(self) -> Estimate:

@@ -51,7 +51,7 @@ def _check_eps(eps: float) -> None:
     if not 0 < eps < 1:
         raise ConfigError(
             f"schedule.eps is {eps}, allowed is more than 0 and less than 1: "
-            "try --process.schedule.eps 0.001"
+            "try --objective.process.schedule.eps 0.001"
         )
 
 

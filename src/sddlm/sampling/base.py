@@ -100,6 +100,11 @@ def device_of(model: Model) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def choose_device(name: str) -> str:
+    """The device of a name; ``auto`` is a GPU if there is one, else the CPU."""
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def chunks(rows: int, vocab_size: int) -> Iterator[slice]:
     """Parts of ``rows`` whose float64 logits fit into `CHUNK_BYTES`."""
     size = max(1, CHUNK_BYTES // (8 * vocab_size))

@@ -16,10 +16,12 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.demo import terminal as demo_terminal
 from sddlm.demo.page import Recorder, write_page
 from sddlm.errors import ConfigError
+from sddlm.files import atomic_write
 from sddlm.model_dir import ModelDir
 from sddlm.process.estimate import Estimate
+from sddlm.progress import bar
 from sddlm.sampling.autoregressive import Autoregressive
-from sddlm.sampling.base import Sampler
+from sddlm.sampling.base import Sampler, choose_device
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import OnStep, Samples
@@ -63,7 +65,7 @@ def sample(
     watch: bool = False,
     out: str | None = None,
     html: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> list[str]:
     """Write text with a trained model.
 
@@ -76,13 +78,13 @@ def sample(
         seed: same seed, same text.
         temperature: below 1 is sharper.
         top_p: keep the most likely tokens up to this mass.
-        tail_cut: cut every probability below tail_cut / V to zero and lower the rest; 0.5 to 1
-            makes the samples of small models clearly better.
+        tail_cut: cut every probability below tail_cut / V to zero and lower the rest by as much;
+            small models give such tokens too much.
         tail: the last step draws (sample) or takes the most likely token (greedy).
         watch: show the first sample denoising in the terminal.
         out: file for the samples as JSON lines; default: samples.jsonl in the directory.
         html: file for a page that plays the denoising of the first samples.
-        device: cpu, cuda, ...
+        device: cpu, cuda, or auto.
 
     Returns:
         the texts.
@@ -96,10 +98,12 @@ def sample(
         raise ConfigError(f"--length is {length}, must be at least 1")
     truncation = Truncation(temperature, top_p, tail_cut)
     Lazy(steps, tail, truncation)  # refuses wrong values before the model is loaded
+    if not Path(model_dir).is_dir():
+        raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
     target = Path(out) if out else Path(model_dir) / "samples.jsonl"
     for path in (target, Path(html) if html else target):
         check_writable(path)
-    loaded = ModelDir.load(model_dir, device)
+    loaded = ModelDir.load(model_dir, choose_device(device))
     sampler = sampler_for(
         loaded.estimate, loaded.tokenizer, steps=steps, tail=tail, truncation=truncation
     )
@@ -114,7 +118,13 @@ def sample(
         if watch:
             viewers.append(views.enter_context(demo_terminal.watch(loaded.tokenizer, steps=steps)))
         drawn = draw_samples(
-            loaded, sampler, shape, batch=batch, seed=seed, on_step=_together(viewers)
+            loaded,
+            sampler,
+            shape,
+            batch=batch,
+            seed=seed,
+            on_step=_together(viewers),
+            progress=not watch,
         )
     texts = loaded.tokenizer.decode_batch(drawn.tokens.tolist())
     write_samples(target, texts, drawn, settings)
@@ -145,6 +155,7 @@ def draw_samples(
     batch: int,
     seed: int,
     on_step: OnStep | None = None,
+    progress: bool = True,
 ) -> Samples:
     """Draw ``shape[0]`` sequences in batches; which batch one is in does not change its noise.
 
@@ -155,19 +166,24 @@ def draw_samples(
         batch: sequences drawn together.
         seed: of all randomness.
         on_step: watches the first batch.
+        progress: show a bar on a terminal.
     """
     parts = []
-    for first in range(0, shape[0], batch):
-        part = sampler.sample(
-            loaded.model,
-            process=loaded.process,
-            estimate=loaded.estimate,
-            shape=(min(batch, shape[0] - first), shape[1]),
-            seed=seed,
-            first_index=first,
-            on_step=on_step if first == 0 else None,
-        )
-        parts.append(part)
+    firsts = range(0, shape[0], batch)
+    calls = getattr(sampler, "steps", shape[1] - 1)  # of ``on_step``; left to right has no steps
+    with bar("sampling", total=calls * len(firsts), show=progress) as advance:
+        for first in firsts:
+            watching = [on_step] if on_step and first == 0 else []
+            part = sampler.sample(
+                loaded.model,
+                process=loaded.process,
+                estimate=loaded.estimate,
+                shape=(min(batch, shape[0] - first), shape[1]),
+                seed=seed,
+                first_index=first,
+                on_step=_together([*watching, lambda *_: advance()]),
+            )
+            parts.append(part)
     return Samples(
         tokens=torch.cat([part.tokens for part in parts]).cpu(),
         nfe=torch.cat([part.nfe for part in parts]).cpu(),
@@ -181,8 +197,7 @@ def write_samples(
     path: Path, texts: list[str], drawn: Samples, settings: Mapping[str, object]
 ) -> None:
     """One JSON object a line: text, tokens, network calls, and how it was drawn."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as file:
         for i, text in enumerate(texts):
             record = {
                 "text": text,
@@ -192,9 +207,6 @@ def write_samples(
                 **settings,
             }
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def check_writable(path: Path) -> None:

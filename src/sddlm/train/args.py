@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import cos, pi
 from typing import Literal
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 
 
 @dataclass
@@ -35,8 +35,8 @@ class TrainArgs:
     """decay of the averaged weights that are validated, sampled and exported; step k uses
     min(ema, (1 + k) / (10 + k))"""
     curriculum: float = 0.0
-    """share of the steps over which the largest noise level grows to 1 (0: none). Small models on
-    a CPU leave the unigram plateau ten times sooner with 0.6 to 0.7"""
+    """share of the steps over which the largest noise level grows to 1 (0: none). Without
+    one, short runs of small models do not leave the unigram plateau; with 0.6 to 0.7 they do"""
     curriculum_start: float = 0.25
     """largest time t at the first step of the curriculum"""
     precision: Literal["auto", "32", "bf16"] = "auto"
@@ -58,6 +58,7 @@ class TrainArgs:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, all at once."""
+        check_choices(self, "--train.")
         least = {
             "steps": 1, "batch": 1, "warmup": 0, "validate_every": 1, "validation_rows": 1,
             "preview_every": 0, "checkpoint_every": 1, "workers": 0,

@@ -35,8 +35,8 @@ class Checkpoints(Callback):
         self.stopping = False
         self._previous: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over (only the main thread may)."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals over, after Lightning did (only the main thread may)."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._stop)
@@ -73,7 +73,11 @@ class Checkpoints(Callback):
     def _save(self, trainer: Trainer) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
+        try:
+            trainer.save_checkpoint(temporary)
+        except (OSError, RuntimeError) as error:  # torch tells a full disk by a RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise OSError(f"cannot write {self.path}, the one before is intact: {error}") from error
         if trainer.is_global_zero:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

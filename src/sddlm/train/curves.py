@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sddlm.files import atomic_write
+
 logger = logging.getLogger(__name__)
 
 PANELS = (
@@ -42,6 +44,5 @@ def draw_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -
         axes.grid(alpha=0.3)
         if len(runs) > 1:
             axes.legend(fontsize=8)
-    temporary = path.with_suffix(".tmp.png")
-    FigureCanvasAgg(figure).print_png(str(temporary))
-    temporary.replace(path)
+    with atomic_write(path, "wb") as file:
+        FigureCanvasAgg(figure).print_png(file)

@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sddlm.files import atomic_write
 from sddlm.train.args import TrainArgs
 from sddlm.train.curves import draw_curves
 
@@ -141,12 +142,10 @@ class Monitor(Callback):
 
     def write_table(self) -> None:
         """Write ``metrics.csv``."""
-        temporary = self.run / "metrics.csv.tmp"
-        with temporary.open("w", newline="") as file:
+        with atomic_write(self.run / "metrics.csv") as file:
             table = csv.DictWriter(file, COLUMNS)
             table.writeheader()
             table.writerows(self.rows)
-        temporary.replace(self.run / "metrics.csv")
 
     def _write_preview(self, step: int) -> None:
         with self.averaged():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from sddlm.errors import ConfigError
 from sddlm.model_dir import ModelDir, to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
-from sddlm.objectives import CalibratedDenoising, Objective
+from sddlm.objectives import SDDLM, Objective
 from sddlm.sampling.run import sampler_for
 from sddlm.train.args import TrainArgs
 from sddlm.train.checkpoints import LAST, Checkpoints, saved_step
@@ -37,7 +38,7 @@ from sddlm.train.monitor import Monitor
 
 logger = logging.getLogger(__name__)
 
-_DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), CalibratedDenoising(), TrainArgs()
+_DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
 
 #: what a resumed run may change without becoming another run
 FREE = frozenset(
@@ -102,6 +103,8 @@ def _check(
     model.build(vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal)
     if args.devices != "auto":
         micro_batch(args, args.devices)
+    if args.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("--train.accelerator is gpu, but torch finds none here; use auto or cpu")
     if objective.causal and data.length < 2:
         raise ConfigError("--data.length is 1, but next-token prediction needs at least 2")
 
@@ -131,7 +134,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def _run_directory(run: Path, resume: bool) -> Iterator[None]:
-    """Make the directory; if what follows fails, leave nothing of it behind."""
+    """Make the directory; if what follows fails, leave nothing of it behind.
+
+    Only the first process does; it starts the others when the directory is already there.
+    """
+    if not _is_first():
+        yield
+        return
     if not resume and run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ConfigError(
             f"--out {run} exists and is not empty; choose another directory, or add --resume"
@@ -153,6 +162,11 @@ def _run_directory(run: Path, resume: bool) -> Iterator[None]:
         raise
 
 
+def _is_first() -> bool:
+    """Whether this is the first process of a run, as torchrun and Lightning's launcher tell."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
 def _network(
     model: ModelArgs, objective: Objective, prepared: Prepared, length: int, seed: int
 ) -> DiT:
@@ -162,7 +176,9 @@ def _network(
 
 
 def _write_config(run: Path, config: dict[str, Any]) -> None:
-    """The resolved configuration, and what it ran on."""
+    """The resolved configuration, and what it ran on; by the first process."""
+    if not _is_first():
+        return
     (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     environment = {
         "command": sys.argv,

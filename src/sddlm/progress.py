@@ -1,8 +1,9 @@
-"""One progress bar for what takes long in this room: rate and time left, only on a tty."""
+"""One progress bar for what takes long: rate and time left, only on a tty."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -38,6 +39,15 @@ def track(items: Iterable[T], *, total: int, label: str, show: bool = True) -> I
         label: what is being done.
         show: False for silence; without a terminal nothing is shown anyway.
     """
+    with bar(label, total=total, show=show) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+@contextmanager
+def bar(label: str, *, total: int, show: bool = True) -> Iterator[Callable[[], None]]:
+    """The bar by itself; call what it gives after each step (see `track`)."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -48,4 +58,5 @@ def track(items: Iterable[T], *, total: int, label: str, show: bool = True) -> I
     )
     disabled = not (show and console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
-        yield from progress.track(items, total=total, description=label)
+        task = progress.add_task(label, total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,207 @@
+"""What the parser of the command line says over several lines, in one line for a user."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from sddlm.errors import ConfigError
+
+#: what a parser's message names on the way to the option that it is about
+_TOKENS = re.compile(
+    r'Parser key "(?P<key>[\w.]+)"'
+    r"|given class_path '(?P<owner>[\w.]+)'"
+    r"|(?:Group '(?P<group>[\w.]+)' does not accept o|O)ption '(?P<extra>[\w.]+)'"
+)
+#: and the value that it refuses
+_VALUES = re.compile(
+    r"(?:Got value|Given value|path string): (?:NestedArg\(.*val=')?(.*?)(?:'\))?$"
+    r"|Import path (\S+)|given class_path '([\w.]+)'|class, but (\w+)",
+    re.MULTILINE,
+)
+
+
+def check_file(path: str, function: Callable[..., Any]) -> None:
+    """Refuse what is no YAML file with sections and options.
+
+    Args:
+        path: the file.
+        function: what the options are for.
+
+    Raises:
+        ConfigError: names the file and what is wrong with it.
+    """
+    try:
+        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} is no YAML file: {_problem(error)}") from error
+    if not isinstance(found, dict):
+        given = "is empty" if found is None else f"holds {str(found)[:40]!r}"
+        raise ConfigError(f"--config {path} {given}, must hold options, such as: seed: 0")
+    for key, value in found.items():
+        kind = _kinds(_hints(function).get(key, Any))[0]
+        if is_dataclass(kind) and value is not None and not isinstance(value, dict):
+            raise ConfigError(f"--{key} is {value!r} in {path}, must be a section of options")
+
+
+def _problem(error: Exception) -> str:
+    """Where a file is not YAML."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)
+
+
+def explain(
+    error: BaseException,
+    function: Callable[..., Any],
+    keys: Sequence[str],
+    files: Sequence[str],
+    flags: Sequence[str],
+    example: str,
+) -> str:
+    """One line: what was given, what is allowed, what to type.
+
+    Args:
+        error: of the parser.
+        function: what the options are for.
+        keys: options by their dotted names.
+        files: YAML files that were read.
+        flags: the rest of the command line.
+        example: a complete command.
+    """
+    if isinstance(error.__cause__, ConfigError):  # a choice refused by the object itself
+        return str(error.__cause__)
+    text = str(error)
+    return (
+        _flag_line(text, keys, example)
+        or _option_line(text, function, keys, files, flags)
+        or " ".join(text.split())
+    )
+
+
+def _flag_line(text: str, keys: Sequence[str], example: str) -> str | None:
+    """For what is wrong on the command line itself."""
+    if missing := re.search(r"arguments are required: (\w+)", text):
+        name = "--out" if missing[1] == "out" else "the directory of a run or model"
+        return f"{name} is missing: type {example}"
+    if empty := re.search(r"argument (--[\w.]+): expected one", text):
+        return f"{empty[1]} needs a value: {empty[1]} VALUE"
+    if unknown := re.search(r"unrecognized arguments: (\S+)", text):
+        flag = unknown[1].split("=")[0]
+        if not flag.startswith("--"):
+            return f"{flag} is one argument too many; options start with --, see --help"
+        return f"{flag} is no option{_suggest(flag[2:], keys)}"
+    if section := re.search(r"Unable to load config '(.*?)'", text):
+        return f"no file {section[1]} of options; use --config FILE, or single options, see --help"
+    return None
+
+
+def _option_line(
+    text: str,
+    function: Callable[..., Any],
+    keys: Sequence[str],
+    files: Sequence[str],
+    flags: Sequence[str],
+) -> str | None:
+    """For an option that is unknown, or has a value that it cannot have."""
+    path: list[str] = []
+    hint: Any = function
+    for token in _TOKENS.finditer(text):
+        if token["owner"]:
+            hint = _imported(token["owner"]) or hint
+        elif token["extra"]:
+            given = ".".join(filter(None, [*path, token["group"], token["extra"]]))
+            if hint is not function:
+                keys = [".".join([*path, name]) for name in _hints(hint)]
+            return f"--{given} is no option{_where(given, files, flags)}{_suggest(given, keys)}"
+        else:
+            for name in token["key"].split("."):
+                path, hint = [*path, name], _hints(_kinds(hint)[0]).get(name, Any)
+    if not path:
+        return None
+    key = ".".join(path)
+    found = ["".join(group or "" for group in match.groups()) for match in _VALUES.finditer(text)]
+    value = found[-1] if found else ""
+    return f"--{key} is {value!r}{_where(key, files, flags)}, must be {_allowed(hint, value)}"
+
+
+def _where(key: str, files: Sequence[str], flags: Sequence[str]) -> str:
+    """The YAML file to look into, for an option that is not on the command line."""
+    typed = {flag.split("=")[0].replace(".init_args", "") for flag in flags}
+    return "" if f"--{key}" in typed or not files else f" in {', '.join(files)}"
+
+
+def _suggest(key: str, keys: Sequence[str]) -> str:
+    """The option that was probably meant, or those that there are beside it."""
+    keys = [k for k in keys if ".init_args" not in k and not k.endswith(".class_path")]
+    section, _, name = key.rpartition(".")
+    beside = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == section}
+    anywhere = {k.rpartition(".")[2]: k for k in reversed(keys)}
+    close = [anywhere[name]] if name in anywhere else get_close_matches(key, keys, 1, 0.8)
+    for names in (beside, anywhere):
+        close = close or [names[found] for found in get_close_matches(name, names, 1)]
+    if close:
+        return f"; did you mean --{close[0]}?"
+    if section and beside:
+        return f"; there are {', '.join(f'--{k}' for k in beside.values())}"
+    return "; see --help"
+
+
+def _allowed(hint: Any, value: str) -> str:
+    """What a type allows, and which of it was probably meant."""
+    words = [word for kind in _kinds(hint) for word in _words(kind)]
+    close = get_close_matches(value.lower(), [word.lower() for word in words], 1)
+    meant = [f"; did you mean {word}?" for word in words if [word.lower()] == close]
+    listed = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+    return listed + "".join(meant)
+
+
+def _words(kind: Any) -> Iterator[str]:
+    """What can be typed for a type; for a class the names of its leaves."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    elif kind in plain:
+        yield plain[kind]
+    elif isinstance(kind, type):
+        if is_dataclass(kind) and not inspect.isabstract(kind):
+            yield kind.__name__
+        leaves: list[type] = kind.__subclasses__()
+        for leaf in leaves:
+            yield from _words(leaf)
+    else:
+        yield "something else"
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a union is of, without None; another type is itself."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(kind for kind in kinds if kind is not type(None))
+
+
+def _hints(owner: Any) -> dict[str, Any]:
+    """Options of a function or a class, with their types."""
+    try:
+        hints = get_type_hints(vars(owner)["__init__"] if isinstance(owner, type) else owner)
+    except (KeyError, NameError, TypeError):
+        return {}
+    return {name: hint for name, hint in hints.items() if name != "return"}
+
+
+def _imported(path: str) -> Any:
+    """A class by its path; None if there is none."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None

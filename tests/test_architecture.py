@@ -1,0 +1,232 @@
+"""The house keeps its shape: who imports whom, how big things are, and which options there are.
+
+docs/architecture.md is held by this file. ``tests/options.txt`` lists every option there is, so
+that a new one is a decision: write it anew with ``python tests/test_architecture.py``.
+"""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import sddlm
+from sddlm import objectives
+from sddlm.cli import VERBS, _parser
+
+ROOT = Path(__file__).parent.parent
+SRC = ROOT / "src" / "sddlm"
+OPTIONS = Path(__file__).parent / "options.txt"
+FILES = sorted(SRC.rglob("*.py"))
+TREES = {path.relative_to(SRC).as_posix(): ast.parse(path.read_text()) for path in FILES}
+
+ANYWHERE = {"errors", "types", "draw", "files", "progress", "__init__"}
+#: room: the rooms that it may import, beside those of ANYWHERE
+ROOMS = {
+    "__init__": set(),
+    "errors": set(),
+    "types": set(),
+    "draw": set(),
+    "files": set(),
+    "progress": set(),
+    "process": set(),
+    "models": set(),
+    "data": set(),
+    "demo": set(),
+    "worlds": {"process", "models"},
+    "objectives": {"process", "models"},
+    "model_dir": {"process", "models", "data"},
+    "sampling": {"process"},
+    "sampling/run.py": {"process", "data", "model_dir", "demo"},  # the verb
+    "eval": {"process", "models", "data", "objectives", "sampling", "model_dir"},
+    "train": {"process", "models", "data", "objectives", "sampling", "model_dir"},
+    "explain": set(),
+    "cli": {"explain"},
+    "__main__": {"cli"},
+}
+#: library: the only files that may import it
+ONLY_IN = {
+    "lightning": {name for name in TREES if name.startswith("train/")},
+    "transformers": {"eval/generative.py"},
+    "matplotlib": {"train/curves.py"},
+    "pyarrow": {"data/sources.py"},
+    "zstandard": {"data/sources.py"},
+    "jsonargparse": {"cli.py"},
+    "tokenizers": {"data/tokenizers.py", "data/prepare.py"},
+    "huggingface_hub": {"data/tokenizers.py", "models/dit.py"},
+    "safetensors": {"models/dit.py", "model_dir.py"},
+}
+#: what the core install may import anywhere
+CORE = {"torch", "numpy", "rich", "yaml"}
+#: what only one file of an extra may import, and only when it is needed
+LATE = {"transformers", "matplotlib", "pyarrow", "zstandard", "jsonargparse"}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+    """Imported modules, and whether that happens as soon as the file is imported."""
+    inner = {
+        id(node)
+        for parent in ast.walk(tree)
+        if isinstance(parent, (ast.FunctionDef, ast.If))
+        for node in ast.walk(parent)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, id(node) not in inner) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module or "", id(node) not in inner
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_imports_go_one_way(name: str) -> None:
+    room = name.split("/")[0].removesuffix(".py")
+    allowed = ANYWHERE | {room} | ROOMS.get(name, ROOMS[room])
+    if room in ANYWHERE:
+        allowed = {"errors", "types", "draw"}
+    for module, _ in imports(TREES[name]):
+        top, *rest = module.split(".")
+        if top == "sddlm":
+            assert (rest[0] if rest else "__init__") in allowed, f"{name} imports {module}"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_libraries_stay_in_their_rooms(name: str) -> None:
+    for module, at_once in imports(TREES[name]):
+        top = module.split(".")[0]
+        if top in sys.stdlib_module_names or top in CORE | {"sddlm"}:
+            continue
+        assert name in ONLY_IN.get(top, ()), f"{name} imports {top}"
+        assert not (at_once and top in LATE), f"{name} imports {top} before it is needed"
+
+
+def test_the_page_names_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    block = re.search(r"## Imports go one way\n+```\n(.*?)```", page, re.DOTALL)
+    assert block
+    said = set(re.findall(r"\w+", block[1]))
+    assert {room for room in ROOMS if "/" not in room and not room.startswith("_")} <= said
+
+
+def test_the_package_and_its_help_import_nothing_heavy() -> None:
+    code = """
+import sys, sddlm
+dir(sddlm)
+from sddlm.cli import main
+assert main(["--help"]) == main(["--version"]) == main([]) == 0
+assert main(["trian"]) == 2
+heavy = {"torch", "lightning", "jsonargparse", "numpy", "tokenizers", "rich", "yaml"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in sddlm.__all__:
+        assert getattr(sddlm, name) is not None
+    with pytest.raises(AttributeError):
+        _ = sddlm.no_such_name
+
+
+@pytest.mark.parametrize("path", FILES, ids=TREES)
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 330
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_functions_are_short(name: str) -> None:
+    """Under 70 lines from the first statement after the documentation."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) and node.body[1:] else node.body
+            lines = (node.end_lineno or 0) - body[0].lineno + 1
+            assert lines < 70, f"{name}: {node.name} has {lines} lines"
+
+
+def reads_outside(kind: type) -> set[str]:
+    """Attributes that any code reads, but for the checks in the class's own definition."""
+    found = set()
+    for tree in TREES.values():
+        skipped = {
+            id(node)
+            for owner in ast.walk(tree)
+            if isinstance(owner, ast.ClassDef) and owner.name == kind.__name__
+            for check in owner.body
+            if isinstance(check, ast.FunctionDef) and check.name in ("__post_init__", "check")
+            for node in ast.walk(check)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                found |= {node.attr} if id(node) not in skipped else set()
+    return found
+
+
+LEAVES = [getattr(objectives, name) for name in objectives.__all__ if name != "Objective"]
+KNOBS = [
+    sddlm.TrainArgs, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
+    sddlm.Ancestral, sddlm.Lazy, sddlm.UniformProcess, sddlm.LogLinear, sddlm.Cosine, *LEAVES,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KNOBS, ids=lambda kind: kind.__name__)
+def test_every_knob_is_read(kind: type) -> None:
+    assert {f.name for f in fields(kind)} <= reads_outside(kind)
+
+
+@pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__name__)
+def test_the_command_line_knows_the_types_of_an_objectives_options(kind: type) -> None:
+    """It reads them in the leaf's module, and checks nothing where it fails at that."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "it")
+    hints = {action.dest: str(getattr(action, "_typehint", "")) for action in parser._actions}
+    assert "Unvalidated" not in str(hints)
+
+
+def options() -> str:
+    """Every option of every verb, one a line."""
+    lines = []
+    for verb in VERBS:
+        function, parser = _parser(verb)
+        found = re.findall(r"^  (--[\w.]+)", parser.format_help(), re.MULTILINE)
+        lines += [f"{verb} {option}" for option in found if not option.endswith(".help")]
+        if verb == "eval":
+            lines += [f"eval --data.{f.name}" for f in fields(sddlm.DataArgs)]
+        if verb == "train":
+            lines += [
+                f"train --objective {leaf.__name__} --objective.{f.name}"
+                for leaf in LEAVES
+                for f in fields(leaf)
+            ]
+        assert importlib.import_module(VERBS[verb][0]).__dict__[VERBS[verb][1]] is function
+    return "\n".join(lines) + "\n"
+
+
+def test_verbs_are_frozen() -> None:
+    assert list(VERBS) == ["train", "sample", "eval"]
+
+
+def test_options_are_frozen() -> None:
+    assert options() == OPTIONS.read_text(), "decided? then: python tests/test_architecture.py"
+
+
+def test_no_file_names_a_place_of_one_machine() -> None:
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git repository")
+    places = re.compile(rb"(?<![\w.])/(?:work|root|opt)" + rb"/\w")
+    for path in (ROOT / name for name in listed.stdout.splitlines()):
+        if path.is_file():
+            found = places.search(path.read_bytes())
+            assert not found, f"{path.relative_to(ROOT)} names {found and found[0]!r}"
+
+
+if __name__ == "__main__":
+    OPTIONS.write_text(options())

@@ -1,0 +1,152 @@
+"""What the README and the documents say can be typed, run and found."""
+
+import importlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import sddlm
+from sddlm.cli import VERBS, _parse
+
+# of jsonargparse, about configs that may build any class
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page, language):
+    return [code for name, code in FENCE.findall(page.read_text()) if name == language]
+
+
+def commands(page):
+    """The commands of a page's bash blocks, split as a shell would."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    words = (shlex.split(line, comments=True) for line in lines)
+    return [w for w in words if w]
+
+
+def named(pages):
+    return {"argvalues": pages, "ids": [p.name for p in pages]}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A folder with what the documents take for granted: ``my.txt``, ``run/``, the recipes."""
+    place = tmp_path_factory.mktemp("readme")
+    text = place / "my.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog.\nAnd then it sleeps.\n" * 40)
+    shutil.copytree(ROOT / "recipes", place / "recipes")
+    data = sddlm.DataArgs(
+        path=str(text), tokenizer="bytes", length=16, validation=0.1, cache=str(place / "cache")
+    )
+    sddlm.train_model(
+        str(place / "run"),
+        data=data,
+        model=sddlm.ModelArgs(preset="mini", width=32, heads=2, blocks=1),
+        objective=sddlm.SDDLM(),
+        train=sddlm.TrainArgs(steps=2, batch=4, preview_every=0, validation_rows=8),
+    )
+    return place
+
+
+@pytest.fixture
+def inside(workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("SDDLM_CACHE", str(workspace / "cache"))
+    return workspace
+
+
+def test_the_readme_has_examples():
+    page = ROOT / "README.md"
+    assert len(blocks(page, "python")) >= 3
+    assert {words[1] for words in commands(page) if words[0] == "sddlm"} == set(VERBS)
+    assert {words[1] for words in commands(page) if words[0] == "make"} == {"quickstart", "test"}
+
+
+@pytest.mark.parametrize("page", **named([p for p in PAGES if blocks(p, "python")]))
+def test_python_blocks_run_in_order(page, inside, capsys):
+    names = {"__name__": "__readme__"}
+    for number, code in enumerate(blocks(page, "python")):
+        exec(compile(code, f"{page.name}, python block {number + 1}", "exec"), names)
+    for name, value in list(names.items()):
+        if name.startswith("test_"):
+            value()
+    if page.name == "README.md":  # the figures that it says are printed
+        printed = dict(re.findall(r"^(\w+) ([\d.]+)$", capsys.readouterr().out, re.MULTILINE))
+        assert printed == {"leave_one_out": "0.01", "denoiser": "0.521", "without_x_t": "0.698"}
+        assert "0.010, 0.521 and 0.698" in page.read_text()
+
+
+@pytest.mark.parametrize("page", **named([p for p in PAGES if blocks(p, "bash")]))
+def test_commands_can_be_typed(page, inside):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for program, *words in commands(page):
+        if program == "sddlm":
+            verb, *options = words
+            function, chosen = _parse(verb, options)
+            assert callable(function)
+            assert chosen
+        elif program == "make":
+            assert words[0] in targets
+        else:
+            assert program in {"pip", "python"}
+
+
+def test_commands_in_the_text_can_be_typed(inside):
+    for page in PAGES:
+        prose = FENCE.sub("", page.read_text())
+        for line in re.findall(r"`sddlm ((?:train|sample|eval) [^`]*)`", prose):
+            if not re.search(r"\b[A-Z]{2,}\b|--help", line):  # with DIR in it, it is a pattern
+                verb, *options = shlex.split(line)
+                assert _parse(verb, options)[1]
+
+
+def test_options_in_the_text_exist(capsys):
+    """Every ``--name`` in the documents is an option of some verb (or of an objective)."""
+    known = {"--help", "--config", "--resume", "--objective.every"}
+    for verb in VERBS:
+        with pytest.raises(SystemExit):
+            _parse(verb, ["--help"])
+    known |= set(re.findall(r"--[a-z][\w.]*", capsys.readouterr().out))
+    for name in ("SDDLMV1", "DataArgs"):
+        prefix = "--data." if name == "DataArgs" else "--objective."
+        known |= {prefix + field for field in vars(getattr(sddlm, name)())}
+    for page in PAGES:
+        for option in re.findall(r"(?<![\w-])--[a-z][\w.]*\w", page.read_text()):
+            assert option in known, f"{page.name}: {option}"
+
+
+@pytest.mark.parametrize("page", **named(PAGES))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        if not re.match(r"\w+://", link):
+            assert (page.parent / link.partition("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("page", **named(PAGES))
+def test_classes_in_tables_exist(page):
+    """A class in a table is a public name, or lives in the module that its row names."""
+    for row in re.findall(r"^\|.*\|$", page.read_text(), re.MULTILINE):
+        modules = [
+            importlib.import_module(f"sddlm.{path.replace('/', '.')}")
+            for path in re.findall(r"`(?:[\w./]*sddlm/)?([\w/]+)\.py`", row)
+        ]
+        for name in re.findall(r"`([A-Z]\w*[a-z]\w*)`", row) + re.findall(r"`(SDDLM\w*)`", row):
+            found = name in sddlm.__all__ or any(hasattr(m, name) for m in modules)
+            assert found, f"{page.name}: {name}"
+        for path in re.findall(r"`((?:\w+\.)+[A-Z]\w+)`", row):
+            module, _, name = path.rpartition(".")
+            assert hasattr(importlib.import_module(f"sddlm.{module.removeprefix('sddlm.')}"), name)
+
+
+def test_files_in_the_text_exist():
+    """Paths of our sources, tests and recipes in the documents are real ones."""
+    for page in PAGES:
+        for path in re.findall(r"`([\w/]+\.(?:py|yaml))`", page.read_text()):
+            places = (ROOT / path, ROOT / "src" / path, ROOT / "src" / "sddlm" / path)
+            assert any(p.exists() for p in places) or path == "config.yaml", f"{page.name}: {path}"
