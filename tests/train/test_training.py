@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp
     process = start(config, cut)
     wait_for(process, cut / "checkpoints" / "last.ckpt")
     process.kill()  # no chance to say goodbye
-    process.wait()
+    process.communicate()
     assert train(config, cut, "--resume", "true") == 0
     assert_same(weights(whole), weights(cut))
     assert steps(cut) == steps(whole)
@@ -147,17 +148,33 @@ def test_resuming_as_another_run_is_refused(config, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_checkpoint_that_cannot_be_written_is_one_line(config, tmp_path):
+    """A limit on the size of files fails the write as a full disk does."""
+    run = tmp_path / "run"
+    process = start(config, run, preexec_fn=lambda: resource.setrlimit(*SMALL_FILES))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("sddlm train: cannot write")
+    assert "last.ckpt" in last
+    assert "Traceback" not in said
+    assert not list((run / "checkpoints").iterdir())
+
+
 def test_a_gradient_that_is_not_finite_ends_the_run_with_advice(config, tmp_path, capsys):
     code = train(config, tmp_path / "run", "--train.lr", "1e30", "--train.warmup", "0")
     assert code == 1
     assert "--train.lr" in capsys.readouterr().err
 
 
-def start(config, out, *more):
+SMALL_FILES = (resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+
+def start(config, out, *more, preexec_fn=None):
     command = [sys.executable, "-m", "sddlm", "train", "--config", str(config), "--out", str(out)]
     return subprocess.Popen(
         [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=preexec_fn,
     )  # fmt: skip
 
 
