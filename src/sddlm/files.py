@@ -34,3 +34,12 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def make_durable(path: Path) -> None:
+    """Bring a file or a directory to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
+from sddlm.files import make_durable
 from sddlm.models.dit import WEIGHTS_NAME, DiT
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
@@ -236,7 +236,7 @@ def _swapped_in(path: Path) -> Iterator[Path]:
     try:
         yield new
         for place in [*new.iterdir(), new]:
-            _fsync(place)
+            make_durable(place)
         if path.exists():
             path.rename(old)
         try:
@@ -245,7 +245,7 @@ def _swapped_in(path: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(path)
             raise
-        _fsync(path.parent)
+        make_durable(path.parent)
     finally:
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -253,12 +253,3 @@ def _swapped_in(path: Path) -> Iterator[Path]:
 
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _fsync(path: Path) -> None:
-    """Make a file or a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sddlm.errors import ConfigError
+from sddlm.files import make_durable
 
 _PREFIX = ".unfinished-"
 _STALE = 24 * 3600  # seconds after which an unfinished folder is what a kill left behind
@@ -38,14 +39,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in (*temporary.iterdir(), temporary):
-            _sync(path)
+            make_durable(path)
         os.chmod(temporary, 0o755)  # mkdtemp's folders are private
         try:
             os.rename(temporary, folder)
         except OSError:
             if not complete(folder):
                 raise
-        _sync(folder.parent)
+        make_durable(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -65,14 +66,6 @@ def check_writable(folder: Path) -> None:
             f"--data.cache {folder} cannot be written to ({error.strerror}); give a folder that "
             "can, or set SDDLM_CACHE"
         ) from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove_stale(parent: Path) -> None:

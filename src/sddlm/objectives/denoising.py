@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
@@ -49,10 +48,6 @@ class NaiveDenoising(UniformObjective):
         """The denoiser."""
         return Estimate.DENOISER
 
-    def select(self, noisy: Noisy) -> Tensor:
-        """Every position."""
-        return torch.ones_like(noisy.resampled)
-
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
         """Plain cross-entropy."""
         return CrossEntropy(noisy.x0[at])
@@ -73,10 +68,6 @@ class CalibratedDenoising(UniformObjective):
     def estimate(self) -> Estimate:
         """Leave-one-out."""
         return Estimate.LEAVE_ONE_OUT
-
-    def select(self, noisy: Noisy) -> Tensor:
-        """Every position."""
-        return torch.ones_like(noisy.resampled)
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
         """Cross-entropy with the shifted logit of x_t."""

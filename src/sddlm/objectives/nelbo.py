@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
@@ -20,7 +19,7 @@ class UniformNELBO(UniformObjective):
     """Continuous-time NELBO of the uniform process (arXiv:2412.10193, arXiv:2506.10892).
 
     The stable form of `models.vocab_head.UniformBound`, with the same alpha in the loss as in the
-    noise. Its optimum is the leave-one-out prediction.
+    noise. Its optimum is the leave-one-out prediction. Every position counts, a kept one 1 / (1 + c).
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
@@ -30,10 +29,6 @@ class UniformNELBO(UniformObjective):
     def estimate(self) -> Estimate:
         """Leave-one-out."""
         return Estimate.LEAVE_ONE_OUT
-
-    def select(self, noisy: Noisy) -> Tensor:
-        """Every position (a kept one weighs 1 / (1 + c))."""
-        return torch.ones_like(noisy.resampled)
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> UniformBound:
         """The NELBO's integrand."""
