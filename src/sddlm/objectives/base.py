@@ -60,7 +60,6 @@ class UniformObjective(Objective):
     Its leaves say which positions are scored (``select``) and by which row loss (``term``).
     """
 
-    @abstractmethod
     def select(self, noisy: Noisy) -> Tensor:
         """Positions that the loss looks at ``[B, L]`` bool."""
 

@@ -19,7 +19,8 @@ class UniformNELBO(UniformObjective):
     """Continuous-time NELBO of the uniform process (arXiv:2412.10193, arXiv:2506.10892).
 
     The stable form of `models.vocab_head.UniformBound`, with the same alpha in the loss as in the
-    noise. Its optimum is the leave-one-out prediction. Every position counts, a kept one 1 / (1 + c).
+    noise. Its optimum is the leave-one-out prediction. Every position counts, a kept one by
+    1 / (1 + c).
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
