@@ -61,7 +61,8 @@ class UniformObjective(Objective):
     """
 
     def select(self, noisy: Noisy) -> Tensor:
-        """Positions that the loss looks at ``[B, L]`` bool."""
+        """Positions that the loss looks at ``[B, L]`` bool; every one unless a leaf chooses."""
+        return torch.ones_like(noisy.resampled)
 
     @abstractmethod
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Any:
