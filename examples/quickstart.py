@@ -22,7 +22,7 @@ from rich.table import Table
 from sddlm.cli import main as sddlm
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "tiny"
-SAMPLING = ["--steps", "64", "--tail_cut", "0.5", "--count", "32", "--batch", "32", "--seed", "1"]
+SAMPLING = ["--steps", "64", "--tail_cut", "1", "--count", "32", "--batch", "32", "--seed", "1"]
 
 
 def run(*arguments: str, quiet: bool = False) -> float:
@@ -104,7 +104,7 @@ def summarise(out: Path, training: float, total: float) -> None:
     console.print(f"a page that plays it        {out / 'denoising.html'}")
     console.print(f"everything measured         {out / 'sddlm' / 'evaluation.json'}")
     console.print(
-        f"write more                  sddlm sample {out / 'sddlm'} --tail_cut 0.5 --watch"
+        f"write more                  sddlm sample {out / 'sddlm'} --tail_cut 1 --watch"
     )
 
 
