@@ -103,9 +103,7 @@ def summarise(out: Path, training: float, total: float) -> None:
     console.print(f"\ncurves of the training      {out / 'sddlm' / 'curves.png'}")
     console.print(f"a page that plays it        {out / 'denoising.html'}")
     console.print(f"everything measured         {out / 'sddlm' / 'evaluation.json'}")
-    console.print(
-        f"write more                  sddlm sample {out / 'sddlm'} --tail_cut 1 --watch"
-    )
+    console.print(f"write more                  sddlm sample {out / 'sddlm'} --tail_cut 1 --watch")
 
 
 if __name__ == "__main__":
