@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,15 @@ def test_a_run_stopped_by_hand_saves_and_resumes(config, tmp_path, number):
     assert train(config, cut, *longer, "--resume", "true") == 0
     assert train(config, whole, *longer) == 0
     assert_same(weights(whole), weights(cut))
+
+
+def test_a_run_killed_before_its_model_was_written_gets_it_by_resuming(config, tmp_path):
+    run = tmp_path / "run"
+    assert train(config, run) == 0
+    trained = weights(run)
+    shutil.rmtree(run / "model")
+    assert train(config, run, "--resume") == 0
+    assert_same(trained, weights(run))
 
 
 def test_micro_batches_do_not_change_the_noise_or_the_result(config, tmp_path):

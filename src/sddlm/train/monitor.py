@@ -58,6 +58,7 @@ class Monitor(Callback):
         self.preview, self.averaged = preview, averaged
         # what an interrupted run wrote, up to its checkpoint
         self.rows = [row for row in read_metrics(run) if row["step"] <= start_step]
+        self.newest = {name: value for row in self.rows for name, value in row.items()}
         self.done = self.first = start_step
         self.started = 0.0
         self.earlier_seconds = 0.0
@@ -112,14 +113,14 @@ class Monitor(Callback):
         training = ("loss", "loss_per_row", "gradient_norm")
         row.update({name: metrics[name] for name in training if name in metrics})
         self.rows.append(row)
+        self.newest.update(row)
 
     def _figures(self) -> str:
         rate = (self.done - self.first) * self.args.batch * self.length
         rate = int(rate / max(1e-9, time.perf_counter() - self.started))
         shown = [f"{rate:,} tokens/s"]
-        for name in ("loss", "val_nelbo", "val_bpc"):
-            values = [row[name] for row in self.rows if name in row]
-            shown += [f"{name} {values[-1]:.3f}"] if values else []
+        columns = ("loss", "val_nelbo", "val_bpc")
+        shown += [f"{name} {self.newest[name]:.3f}" for name in columns if name in self.newest]
         return "  ".join(shown)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -132,6 +133,7 @@ class Monitor(Callback):
         found = {name: pl_module.metrics[name] for name in ("val_loss", "val_nelbo")}
         found["val_bpc"] = found["val_nelbo"] / self.characters_per_token / log(2)
         self.rows[-1].update(found)
+        self.newest.update(found)
         logger.info("step %d: %s", step, self._figures())
         self.write()
 

@@ -242,8 +242,8 @@ def _fit(
     data = TrainData(train_rows, held_out, args, seed=seed, start_step=start_step)
     with _quiet_lightning():
         trainer = _trainer(args, [ema, monitor, checkpoints])
-        if start_step < args.steps:
-            trainer.fit(module, data, ckpt_path=run / LAST if start_step else None)
+        # also after the last step: a run killed before its model was written gets its weights here
+        trainer.fit(module, data, ckpt_path=run / LAST if start_step else None)
     if not trainer.is_global_zero:
         return
     with ema.applied():
