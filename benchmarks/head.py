@@ -18,7 +18,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from sddlm.models.vocab_head import Contrastive, CrossEntropy, Term, UniformBound, VocabHead
+from sddlm.models.terms import Contrastive, CrossEntropy, Term, UniformBound
+from sddlm.models.vocab_head import VocabHead
 
 
 def textbook_contrastive(p: Tensor, target: Tensor, negatives: Tensor | None) -> Tensor:

@@ -170,7 +170,8 @@ def reads_outside(kind: type) -> set[str]:
 LEAVES = [getattr(objectives, name) for name in objectives.__all__ if name != "Objective"]
 KNOBS = [
     sddlm.TrainArgs, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
-    sddlm.Ancestral, sddlm.Lazy, sddlm.UniformProcess, sddlm.LogLinear, sddlm.Cosine, *LEAVES,
+    sddlm.Ancestral, sddlm.Lazy, sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
+    sddlm.LogLinear, sddlm.Cosine, *LEAVES,
 ]  # fmt: skip
 
 
@@ -179,7 +180,10 @@ def test_every_knob_is_read(kind: type) -> None:
     assert {f.name for f in fields(kind)} <= reads_outside(kind)
 
 
-@pytest.mark.parametrize("kind", LEAVES, ids=lambda kind: kind.__name__)
+PROCESSES = [sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess]
+
+
+@pytest.mark.parametrize("kind", [*LEAVES, *PROCESSES], ids=lambda kind: kind.__name__)
 def test_the_command_line_knows_the_types_of_an_objectives_options(kind: type) -> None:
     """It reads them in the leaf's module, and checks nothing where it fails at that."""
     from jsonargparse import ArgumentParser

@@ -138,8 +138,8 @@ def test_the_lazy_mixture_has_the_law_of_the_posterior(
         """Integrated over u: what is not a candidate stays without having been looked at."""
         own = torch.nn.functional.one_hot(x_t, 3)
         p_own = p.gather(-1, x_t[..., None])
-        redraw, predict = process.jump(p_own, alpha_t, alpha_s, vocab_size=3)
-        bound = process.jump_bound(alpha_t, alpha_s)
+        redraw, predict = process.jump(p_own, x_t[..., None], alpha_t, alpha_s, vocab_size=3)
+        bound = process.jump_bound(x_t[..., None], alpha_t, alpha_s, vocab_size=3)
         seen = redraw / 3 + predict * p + (bound - redraw - predict) * own
         return seen + (1 - bound) * own
 

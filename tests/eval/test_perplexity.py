@@ -6,10 +6,15 @@ import torch
 from torch import nn
 
 from sddlm import worlds
+from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.perplexity import bounded, likelihood, spread
-from sddlm.objectives.nelbo import UniformNELBO
+from sddlm.models.config import ModelArgs
+from sddlm.models.dit import DiT
+from sddlm.objectives.nelbo import NELBO
 from sddlm.process.estimate import Estimate
+from sddlm.process.hybrid import HybridProcess
+from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
 
 
@@ -92,9 +97,7 @@ def test_unbiased_for_the_exact_bound_of_an_enumerable_world():
 def test_does_not_depend_on_the_batch():
     rows = Rows(WORLD.tokens(37, seed=0))
     model = worlds.TabularModel(WORLD.leave_one_out, vocab_size=4, length=2)
-    results = [
-        likelihood(model, UniformNELBO(PROCESS), rows, batch=b, draws=2) for b in (1, 8, 37, 99)
-    ]
+    results = [likelihood(model, NELBO(PROCESS), rows, batch=b, draws=2) for b in (1, 8, 37, 99)]
     for result in results[1:]:
         assert result.nll == pytest.approx(results[0].nll, rel=1e-12)
         assert result.stderr == pytest.approx(results[0].stderr, rel=1e-9)
@@ -132,9 +135,14 @@ def test_no_rows_are_refused():
         likelihood(nn.Identity(), TimesValue(), Rows(torch.ones(0, 2).long()))
 
 
-def test_a_process_without_a_known_bound_is_refused():
-    class Other:
-        pass
-
-    with pytest.raises(ConfigError, match="Other is not known"):
-        bounded(Other(), Estimate.DENOISER)
+def test_every_process_has_a_bound():
+    x0 = torch.randint(11, (8, 5), generator=torch.Generator().manual_seed(0))
+    draw = Draw.simple(0, 0, 8)
+    for process in (UniformProcess(), MaskedProcess(), HybridProcess()):
+        config = ModelArgs(preset="mini", blocks=1).build(
+            vocab_size=12, length=5, input_only=process.extra_tokens
+        )
+        nats = bounded(process, Estimate.LEAVE_ONE_OUT).bound(DiT(config), x0, draw)
+        assert nats.shape == x0.shape
+        assert (nats >= 0).all()
+        assert 0 < nats.mean() < 20

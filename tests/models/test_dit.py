@@ -17,7 +17,7 @@ from sddlm.errors import ConfigError
 from sddlm.models.config import PRESETS, DiTConfig, ModelArgs, Preset
 from sddlm.models.dit import DiT
 from sddlm.models.layers import Rotary, rotate, sigma_features
-from sddlm.models.vocab_head import CrossEntropy
+from sddlm.models.terms import CrossEntropy
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 V, L = 11, 8
@@ -294,4 +294,4 @@ def test_arguments_build_a_configuration() -> None:
     assert set(get_args(Preset)) == set(PRESETS)
     ours, theirs = ({f.name for f in fields(c)} for c in (ModelArgs, DiTConfig))
     assert ours - theirs == {"preset"}
-    assert theirs - ours == {"vocab_size", "length", "causal"}
+    assert theirs - ours == {"vocab_size", "length", "causal", "input_only"}

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sddlm.models import vocab_head
-from sddlm.models.vocab_head import Contrastive, CrossEntropy, UniformBound, VocabHead
+from sddlm.models.terms import Contrastive, CrossEntropy, UniformBound
+from sddlm.models.vocab_head import VocabHead
 
 N, D, V, K = 64, 16, 37, 3
 
@@ -179,3 +180,33 @@ def test_contrastive_gradient_is_bounded_by_eps():
     _, grad = term(logits, slice(0, 1), True)
     assert grad is not None
     assert abs(grad[0, 5]) < 1e-3
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_no_gradient_is_computed_where_none_is_wanted(mode) -> None:
+    head = VocabHead(4, 7)
+
+    def term(logits, at, grad):
+        assert not grad
+        return logits.sum(1), None
+
+    with mode():
+        head(torch.randn(3, 4), term)
+
+
+def test_tokens_that_are_input_only_are_never_predicted() -> None:
+    torch.manual_seed(0)
+    head = VocabHead(4, 7, input_only=2)
+    head.weight.data.normal_()
+    hidden = torch.randn(3, 4, requires_grad=True)
+    assert (head.logits(hidden)[:, -2:] == -torch.inf).all()
+    target = torch.tensor([0, 1, 4])
+    out = head(hidden, CrossEntropy(target))
+    expected = torch.nn.functional.cross_entropy(
+        (hidden @ head.weight.T)[:, :5], target, reduction="none"
+    )
+    torch.testing.assert_close(out.rows, expected)
+    out.total.backward()
+    assert head.weight.grad is not None
+    assert head.weight.grad.isfinite().all()
+    assert (head.weight.grad[-2:] == 0).all()

@@ -11,11 +11,12 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives.autoregressive import Autoregressive
-from sddlm.objectives.base import bound_term
+from sddlm.objectives.bound import bound_term
 from sddlm.objectives.contrastive import SDDLMV1, SDDLMV2
 from sddlm.objectives.denoising import SDDLM, CalibratedDenoising, NaiveDenoising
-from sddlm.objectives.nelbo import UniformNELBO
-from sddlm.process.estimate import Estimate, own_token_logit
+from sddlm.objectives.nelbo import NELBO
+from sddlm.process.estimate import Estimate
+from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -27,7 +28,7 @@ ALL = [
     SDDLMV1(),
     SDDLMV1(negatives="exact"),
     SDDLMV2(),
-    UniformNELBO(),
+    NELBO(),
 ]
 
 
@@ -53,6 +54,9 @@ class Fixed:
 
     def corrupt(self, x0, t, draw, *, vocab_size):
         return self.noisy
+
+    def own_token_logit(self, x_t, alpha_t, vocab_size):
+        return UniformProcess().own_token_logit(x_t, alpha_t, vocab_size)
 
 
 def golden(name):
@@ -89,7 +93,8 @@ def test_nelbo_equals_duo(i, schedule):
     everywhere = torch.ones_like(noisy.resampled)
     model = Table(g["logits"])
     rows = model.head(
-        g["logits"].flatten(0, 1), bound_term(noisy, everywhere, Estimate.LEAVE_ONE_OUT)
+        g["logits"].flatten(0, 1),
+        bound_term(UniformProcess(), noisy, everywhere, Estimate.LEAVE_ONE_OUT),
     ).rows
     expected = g[f"duo_nll_{schedule}"][i]
     torch.testing.assert_close(rows.view_as(expected), expected, rtol=1e-5, atol=1e-9)
@@ -106,7 +111,10 @@ def test_nelbo_equals_udlm_when_alpha_is_one_minus_t(i):
     everywhere = torch.ones_like(noisy.resampled)
     rows = (
         Table(g["logits"])
-        .head(g["logits"].flatten(0, 1), bound_term(noisy, everywhere, Estimate.LEAVE_ONE_OUT))
+        .head(
+            g["logits"].flatten(0, 1),
+            bound_term(UniformProcess(), noisy, everywhere, Estimate.LEAVE_ONE_OUT),
+        )
         .rows
     )
     torch.testing.assert_close(rows.view(3, 7), g["udlm_nll"][i], rtol=1e-6, atol=1e-8)
@@ -150,7 +158,7 @@ def test_masked_positions_do_not_count():
 def test_calibrated_is_naive_of_the_shifted_logits():
     g = golden("sddlm_V11")
     noisy = noisy_of(g, 5, 0.3, -1.0)
-    shift = own_token_logit(torch.tensor(0.3, dtype=torch.float64), 11)
+    shift = UniformProcess().own_token_logit(noisy.x_t, noisy.alpha_t, 11)[..., None]
     onehot = torch.nn.functional.one_hot(noisy.x_t, 11)
     moved = {**g, "logits": g["logits"] + shift * onehot}
     assert value(CalibratedDenoising(), g, noisy) == pytest.approx(
@@ -212,11 +220,11 @@ def test_the_bound_of_a_denoiser_is_that_of_its_conversion():
     draw = Draw.simple(1, 2, 4)
     naive = NaiveDenoising()
     noisy = naive.process.corrupt(x0, draw.times(), draw, vocab_size=13)
-    shift = own_token_logit(noisy.alpha_t, 13).expand(4, 6)[..., None]
+    shift = naive.process.own_token_logit(noisy.x_t, noisy.alpha_t, 13)[..., None]
     converted = logits - shift * torch.nn.functional.one_hot(noisy.x_t, 13)
     torch.testing.assert_close(
         naive.bound(Table(logits), x0, draw),
-        UniformNELBO().bound(Table(converted), x0, draw),
+        NELBO().bound(Table(converted), x0, draw),
         rtol=1e-9,
         atol=1e-12,
     )
@@ -230,7 +238,7 @@ def test_what_each_objective_declares():
         (SDDLM(positions="changed"), Estimate.WITHOUT_X_T),
         (SDDLMV1(), Estimate.TRUNCATED),
         (SDDLMV2(), Estimate.WITHOUT_X_T),
-        (UniformNELBO(), Estimate.LEAVE_ONE_OUT),
+        (NELBO(), Estimate.LEAVE_ONE_OUT),
         (Autoregressive(), Estimate.NEXT_TOKEN),
     ]
     for objective, estimate in declared:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.process.estimate import Estimate, own_token_logit, to_leave_one_out
+from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.process.schedule import Cosine, LogLinear
 from sddlm.process.uniform import UniformProcess
 
@@ -79,14 +79,14 @@ def test_marginal_posterior(case: tuple[Tensor, Tensor, Tensor]) -> None:
     kernel = PROCESS.marginal_posterior(p_all, x_t, a_t, a_s)
     torch.testing.assert_close(kernel, brute, rtol=1e-10, atol=1e-13)
     # the same as the plug-in kernel of the converted denoiser
-    shift = to_leave_one_out(Estimate.DENOISER, a_t, V)
-    assert shift is not None
     own = torch.eye(V, dtype=torch.float64)
-    converted = (p_all.log() + shift * own).softmax(-1)
+    converted = to_leave_one_out(p_all.log().clone(), Estimate.DENOISER, PROCESS, x_t, a_t).softmax(
+        -1
+    )
     plug_in = PROCESS.posterior(converted, x_t, a_t, a_s)
     torch.testing.assert_close(plug_in, kernel, rtol=1e-10, atol=1e-14)
     # and what is plugged in as leave-one-out p is the average over x0 ~ p(x0 | everything)
-    full = (p_all.log() + own_token_logit(a_t, V) * own).softmax(-1)
+    full = (p_all.log() + PROCESS.own_token_logit(x_t, a_t, V)[:, None] * own).softmax(-1)
     torch.testing.assert_close(
         PROCESS.posterior(p_all, x_t, a_t, a_s),
         torch.einsum("zx,xsz->zs", full, known),
@@ -100,16 +100,16 @@ def test_marginal_posterior(case: tuple[Tensor, Tensor, Tensor]) -> None:
 def test_posterior_is_the_mixture_of_jump(case: tuple[Tensor, Tensor, Tensor]) -> None:
     p, a_t, a_s = case
     V = len(p)
-    redraw, predict = PROCESS.jump(p, a_t, a_s, vocab_size=V)  # [V]: x_t = 0..V-1
+    redraw, predict = PROCESS.jump(p, torch.arange(V), a_t, a_s, vocab_size=V)  # [V]: x_t = 0..V-1
     mixture = redraw[:, None] / V + predict[:, None] * p
     mixture += torch.diag(1 - redraw - predict)
     torch.testing.assert_close(
         mixture, PROCESS.posterior(*every_state(p), a_t, a_s), rtol=0, atol=2e-15
     )
-    bound = PROCESS.jump_bound(a_t, a_s)
+    bound = PROCESS.jump_bound(torch.tensor(0), a_t, a_s, vocab_size=V)
     assert (redraw + predict <= bound).all()  # also in floating point
     assert bound <= 1 + 1e-15
-    at_zero = PROCESS.jump(scalar(0), a_t, a_s, vocab_size=V)
+    at_zero = PROCESS.jump(scalar(0), torch.tensor(0), a_t, a_s, vocab_size=V)
     assert at_zero[0] + at_zero[1] == bound
 
 

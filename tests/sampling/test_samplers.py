@@ -118,7 +118,7 @@ def test_bookkeeping() -> None:
     assert sum(lazy.calls) == out.nfe.sum() < 0.6 * B * steps
     # a position is asked with probability jump_bound at each step
     _, alphas = PROCESS.schedule.grid(steps)
-    bounds = PROCESS.jump_bound(alphas[:-1], alphas[1:])
+    bounds = PROCESS.jump_bound(torch.tensor(0), alphas[:-1], alphas[1:], vocab_size=6)
     expected, spread = bounds.sum(), (bounds * (1 - bounds)).sum().sqrt() / (B * L) ** 0.5
     assert abs(out.rows.double().mean() / L - expected) < 4 * spread
     assert expected < 2 * log(steps) + 2
@@ -197,7 +197,11 @@ def test_rare_tokens_keep_their_mass_where_float32_noise_drops_them() -> None:
         token = pick(p, (low + shift * rare)[None])
         assert (token.item() == 500) is inside
     redraw, predict = PROCESS.jump(
-        p[0, :1], torch.tensor(0.5), torch.tensor(0.5 + 1 / steps), vocab_size=1001
+        p[0, :1],
+        torch.tensor([0]),
+        torch.tensor(0.5),
+        torch.tensor(0.5 + 1 / steps),
+        vocab_size=1001,
     )
     leave = predict.item()  # a scalar decision, resolved to 2^-53
     assert leave * rare > 1e3 * 2**-53

@@ -132,7 +132,7 @@ def test_two_processes_train_what_one_does(config, tmp_path):
 
 @pytest.mark.parametrize(
     "objective",
-    ["NaiveDenoising", "CalibratedDenoising", "SDDLMV1", "SDDLMV2", "UniformNELBO"],
+    ["NaiveDenoising", "CalibratedDenoising", "SDDLMV1", "SDDLMV2", "NELBO", "MDLM"],
 )
 def test_every_objective_trains_and_reports_the_bound(config, tmp_path, objective):
     run = tmp_path / "run"

@@ -13,10 +13,9 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.objectives.autoregressive import Autoregressive
-from sddlm.objectives.base import uniform_bound
+from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
-from sddlm.process.uniform import UniformProcess
 from sddlm.progress import track
 from sddlm.sampling.base import device_of, evaluating
 
@@ -45,20 +44,20 @@ class Bounded(Protocol):
 
 
 @dataclass(frozen=True)
-class UniformBounded:
-    """The bound of any uniform-state model: it needs the process and the estimate, no objective.
+class DiffusionBounded:
+    """The bound of any diffusion model: it needs the process and the estimate, no objective.
 
     Attributes:
         process: that the model undoes.
         estimate: what its output means.
     """
 
-    process: UniformProcess
+    process: Process
     estimate: Estimate
 
     def bound(self, model: Any, x0: Tensor, draw: Draw) -> Tensor:
         """Integrand of the NELBO at one time a sequence ``[B, L]``, nats."""
-        return uniform_bound(model, self.process, self.estimate, x0, draw)
+        return bound(model, self.process, self.estimate, x0, draw)
 
     def counted(self, x0: Tensor) -> Tensor:
         """All of them ``[B, L]`` bool."""
@@ -66,16 +65,8 @@ class UniformBounded:
 
 
 def bounded(process: Process, estimate: Estimate) -> Bounded:
-    """What scores a model, whatever loss trained it.
-
-    Raises:
-        ConfigError: for a process whose bound is not known here.
-    """
-    if not estimate.diffusion:
-        return Autoregressive()
-    if not isinstance(process, UniformProcess):
-        raise ConfigError(f"the bound of {type(process).__name__} is not known; UniformProcess is")
-    return UniformBounded(process, estimate)
+    """What scores a model, whatever loss trained it."""
+    return DiffusionBounded(process, estimate) if estimate.diffusion else Autoregressive()
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class DiTConfig(DiTKnobs):
     """number of attention heads"""
     causal: bool = False
     """an autoregressive network: causal attention and no noise level"""
+    input_only: int = 0
+    """tokens at the end of the vocabulary that are never predicted (a mask)"""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -69,6 +71,7 @@ class DiTConfig(DiTKnobs):
             ("heads", 1),
             ("cond_dim", 1),
             ("input_conv", 0),
+            ("input_only", 0),
         ):
             if getattr(self, name) < least:
                 raise _wrong(name, f"is {getattr(self, name)}, must be at least {least}")
@@ -136,8 +139,16 @@ class ModelArgs(DiTKnobs):
     heads: int | None = None
     """number of attention heads, instead of the preset's"""
 
-    def build(self, *, vocab_size: int, length: int, causal: bool = False) -> DiTConfig:
+    def build(
+        self, *, vocab_size: int, length: int, causal: bool = False, input_only: int = 0
+    ) -> DiTConfig:
         """The network's configuration for a vocabulary, a length and an objective.
+
+        Args:
+            vocab_size: V, with the tokens that are only noise.
+            length: L.
+            causal: an autoregressive network.
+            input_only: how many of the last tokens are only noise.
 
         Raises:
             ConfigError: if the choices contradict each other.
@@ -145,7 +156,12 @@ class ModelArgs(DiTKnobs):
         chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "preset"}
         overrides = {name: value for name, value in chosen.items() if value is not None}
         return DiTConfig.preset(
-            self.preset, vocab_size=vocab_size, length=length, causal=causal, **overrides
+            self.preset,
+            vocab_size=vocab_size,
+            length=length,
+            causal=causal,
+            input_only=input_only,
+            **overrides,
         )
 
 

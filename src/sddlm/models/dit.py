@@ -60,7 +60,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         )
         self.norm = nn.LayerNorm(width, bias=False)
         self.modulation = None if causal else Linear(config.cond_dim, 2 * width)
-        self.head = VocabHead(width, config.vocab_size)
+        self.head = VocabHead(width, config.vocab_size, input_only=config.input_only)
         self.init(seed)
 
     def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:

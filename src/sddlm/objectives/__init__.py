@@ -4,9 +4,11 @@ from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.base import Objective
 from sddlm.objectives.contrastive import SDDLMV1, SDDLMV2
 from sddlm.objectives.denoising import SDDLM, CalibratedDenoising, NaiveDenoising
-from sddlm.objectives.nelbo import UniformNELBO
+from sddlm.objectives.nelbo import MDLM, NELBO
 
 __all__ = [
+    "MDLM",
+    "NELBO",
     "SDDLM",
     "SDDLMV1",
     "SDDLMV2",
@@ -14,5 +16,4 @@ __all__ = [
     "CalibratedDenoising",
     "NaiveDenoising",
     "Objective",
-    "UniformNELBO",
 ]

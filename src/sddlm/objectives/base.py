@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.models.vocab_head import UniformBound
-from sddlm.process.estimate import Estimate, to_leave_one_out
-from sddlm.process.uniform import UniformProcess
+from sddlm.objectives.bound import bound
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
 from sddlm.types import Loss, Noisy
 
 #: a network with ``vocab_size``, a call ``(x_t, sigma) -> hidden`` and a ``head``
@@ -27,7 +27,7 @@ class Objective(ABC):
     """
 
     causal: ClassVar[bool] = False
-    process: UniformProcess
+    process: Process
 
     @property
     @abstractmethod
@@ -54,11 +54,15 @@ class Objective(ABC):
         return torch.ones_like(x0, dtype=torch.bool) if loss_mask is None else loss_mask
 
 
-class UniformObjective(Objective):
-    """Base of the objectives of the uniform process: corrupt, call the network, score positions.
+class DiffusionObjective(Objective):
+    """Base of the objectives of diffusion: corrupt, call the network, score positions.
 
     Its leaves say which positions are scored (``select``) and by which row loss (``term``).
     """
+
+    def times(self, draw: Draw) -> Tensor:
+        """A time for each sequence ``[B]`` float64."""
+        return draw.times()
 
     def select(self, noisy: Noisy) -> Tensor:
         """Positions that the loss looks at ``[B, L]`` bool; every one unless a leaf chooses."""
@@ -66,7 +70,7 @@ class UniformObjective(Objective):
 
     @abstractmethod
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Any:
-        """The row loss of the selected positions (see ``models.vocab_head``).
+        """The row loss of the selected positions (see ``models.terms``).
 
         Args:
             noisy: the corrupted batch.
@@ -76,63 +80,36 @@ class UniformObjective(Objective):
 
     def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
         """See `Objective.loss`; divided by all counted positions, not only the selected ones."""
-        counted = self.counted(x0, loss_mask)
-        # 1. a time for each sequence, 2. noise
-        noisy = self.process.corrupt(x0, draw.times(), draw, vocab_size=model.vocab_size)
-        # 3. the network on the noisy tokens
+        noisy = self.process.corrupt(x0, self.times(draw), draw, vocab_size=model.vocab_size)
+        return self.score(model, noisy, draw, loss_mask)
+
+    def score(
+        self,
+        model: Model,
+        noisy: Noisy,
+        draw: Draw,
+        loss_mask: Tensor | None = None,
+        *,
+        weight: Tensor | None = None,
+    ) -> Loss:
+        """The loss of a batch that is already corrupted.
+
+        Args:
+            model: the network.
+            noisy: the batch.
+            draw: for negatives.
+            loss_mask: positions that count ``[B, L]`` bool; None is all.
+            weight: of each sequence ``[B]``; None is 1.
+        """
+        counted = self.counted(noisy.x0, loss_mask)
         hidden = model(noisy.x_t, noisy.sigma)  # [B, L, D]
-        # 4. only the rows that the loss looks at meet the vocabulary
+        # only the rows that the loss looks at meet the vocabulary
         at = self.select(noisy) & counted  # [B, L]
-        out = model.head(hidden[at], self.term(noisy, at, draw))
+        rows_weight = None if weight is None else weight[:, None].expand(at.shape)[at]
+        out = model.head(hidden[at], self.term(noisy, at, draw), rows_weight)
         per_row = out.rows.sum() / out.rows.numel() if out.rows.numel() else out.rows.sum()
         return Loss(out.total, counted.sum(), {"loss_per_row": per_row})
 
     def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
         """Integrand of the NELBO at one time a sequence, the estimate read rightly ``[B, L]``."""
-        return uniform_bound(model, self.process, self.estimate, x0, draw)
-
-
-def uniform_bound(
-    model: Model, process: UniformProcess, estimate: Estimate, x0: Tensor, draw: Draw
-) -> Tensor:
-    """Integrand of the continuous-time NELBO of the uniform process.
-
-    Its mean over t ~ U(0, 1) bounds -log p(x0) but for the prior term
-    (`UniformProcess.prior_kl`). Times are drawn from U(1e-3, 1), as in MDLM, UDLM and Duo: the
-    piece below 1e-3, where the integrand is defined but its variance is largest, is replaced by
-    the average of the rest.
-
-    Args:
-        model: the network.
-        process: of the corruption.
-        estimate: what the network's output means; converted to leave-one-out.
-        x0: clean tokens ``[B, L]``.
-        draw: randomness.
-
-    Returns:
-        nats per position ``[B, L]``, differentiable only through the network's training term.
-    """
-    noisy = process.corrupt(x0, draw.times(), draw, vocab_size=model.vocab_size)
-    hidden = model(noisy.x_t, noisy.sigma)  # [B, L, D]
-    everywhere = torch.ones_like(x0, dtype=torch.bool)
-    term = bound_term(noisy, everywhere, estimate)
-    rows = model.head(hidden.flatten(0, 1), term).rows
-    return rows.view_as(x0)
-
-
-def bound_term(noisy: Noisy, at: Tensor, estimate: Estimate) -> UniformBound:
-    """The NELBO's row loss at the selected positions.
-
-    Args:
-        noisy: the corrupted batch.
-        at: ``[B, L]`` bool, N of them.
-        estimate: what the network's output means.
-    """
-    alpha = noisy.alpha_t.expand_as(noisy.x0)[at]  # [N]
-    return UniformBound(
-        noisy.x0[at],
-        noisy.x_t[at],
-        alpha,
-        noisy.dalpha_t.expand_as(noisy.x0)[at],
-        to_leave_one_out(estimate, alpha, noisy.vocab_size),
-    )
+        return bound(model, self.process, self.estimate, x0, draw)

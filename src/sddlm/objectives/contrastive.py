@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
-from sddlm.models.vocab_head import Contrastive
-from sddlm.objectives.base import UniformObjective
+from sddlm.models.terms import Contrastive
+from sddlm.objectives.base import DiffusionObjective
 from sddlm.objectives.denoising import Positions, noise_positions
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
@@ -25,7 +25,7 @@ def _check(weight: float, eps: float) -> None:
 
 
 @dataclass
-class SDDLMV1(UniformObjective):
+class SDDLMV1(DiffusionObjective):
     """``-log(p_x0 + eps) + weight * mean log(p_negative + eps)`` (Eq. 9 of arXiv:2510.22926v1).
 
     For eps -> 0 its optimum is the leave-one-out prediction pi with the tail cut off,
@@ -71,7 +71,7 @@ class SDDLMV1(UniformObjective):
 
 
 @dataclass
-class SDDLMV2(UniformObjective):
+class SDDLMV2(DiffusionObjective):
     """``-log(p_x0 + eps) + weight * log(p_x_t + eps)``: the noisy token is the negative.
 
     Its optimum is leave-one-out with the entry of x_t set to zero; no tail is cut.

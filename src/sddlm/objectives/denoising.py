@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import check_choices
-from sddlm.models.vocab_head import CrossEntropy
-from sddlm.objectives.base import UniformObjective
-from sddlm.process.estimate import Estimate, own_token_logit
+from sddlm.models.terms import CrossEntropy
+from sddlm.objectives.base import DiffusionObjective
+from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
@@ -33,7 +33,7 @@ def noise_estimate(positions: Positions) -> Estimate:
 
 
 @dataclass
-class NaiveDenoising(UniformObjective):
+class NaiveDenoising(DiffusionObjective):
     """Cross-entropy at every position; its optimum is the denoiser p(x0 | x_t).
 
     Sampled or scored as if it were leave-one-out, as public code does, it keeps noise tokens; the
@@ -54,7 +54,7 @@ class NaiveDenoising(UniformObjective):
 
 
 @dataclass
-class CalibratedDenoising(UniformObjective):
+class CalibratedDenoising(DiffusionObjective):
     """Cross-entropy at every position of leave-one-out logits plus the known ``log(1 + c)`` at x_t.
 
     The shift turns the network's leave-one-out prediction into the denoiser whose cross-entropy
@@ -71,12 +71,12 @@ class CalibratedDenoising(UniformObjective):
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
         """Cross-entropy with the shifted logit of x_t."""
-        shift = own_token_logit(noisy.alpha_t, noisy.vocab_size).expand_as(noisy.x0)  # [B, L]
+        shift = self.process.own_token_logit(noisy.x_t, noisy.alpha_t, noisy.vocab_size)  # [B, L]
         return CrossEntropy(noisy.x0[at], noisy.x_t[at], shift[at])
 
 
 @dataclass
-class SDDLM(UniformObjective):
+class SDDLM(DiffusionObjective):
     """Cross-entropy on noise-replaced positions only (Eq. 7 of arXiv:2510.22926v1)."""
 
     process: UniformProcess = field(default_factory=UniformProcess)

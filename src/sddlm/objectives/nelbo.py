@@ -1,29 +1,35 @@
-"""The bound itself as an objective (UDLM, Duo)."""
+"""The bound itself as an objective."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.models.vocab_head import UniformBound
-from sddlm.objectives.base import UniformObjective, bound_term
+from sddlm.errors import check_choices
+from sddlm.models.terms import CrossEntropy, Term
+from sddlm.objectives.base import DiffusionObjective
+from sddlm.objectives.bound import bound_term
+from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
+from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
 
 @dataclass
-class UniformNELBO(UniformObjective):
-    """Continuous-time NELBO of the uniform process (arXiv:2412.10193, arXiv:2506.10892).
+class NELBO(DiffusionObjective):
+    """The continuous-time NELBO of a process, with the same alpha in the loss as in the noise.
 
-    The stable form of `models.vocab_head.UniformBound`, with the same alpha in the loss as in the
-    noise. Its optimum is the leave-one-out prediction. Every position counts, a kept one by
-    1 / (1 + c).
+    With `UniformProcess` the objective of UDLM (arXiv:2412.10193) and of Duo (arXiv:2506.10892)
+    after its curriculum, with `HybridProcess` that of GIDD (arXiv:2503.04482), unweighted. Its
+    optimum is the leave-one-out prediction. Every position counts that is not certain; under
+    uniform noise a kept one weighs 1 / (1 + c) of a changed one.
     """
 
-    process: UniformProcess = field(default_factory=UniformProcess)
+    process: Process = field(default_factory=UniformProcess)
     """How text is corrupted."""
 
     @property
@@ -31,6 +37,42 @@ class UniformNELBO(UniformObjective):
         """Leave-one-out."""
         return Estimate.LEAVE_ONE_OUT
 
-    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> UniformBound:
+    def select(self, noisy: Noisy) -> Tensor:
+        """Positions whose clean token is not known."""
+        return ~self.process.certain(noisy.x_t, vocab_size=noisy.vocab_size)
+
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
         """The NELBO's integrand."""
-        return bound_term(noisy, at, self.estimate)
+        return bound_term(self.process, noisy, at, self.estimate)
+
+
+@dataclass
+class MDLM(DiffusionObjective):
+    """Masked diffusion: cross-entropy on the masks (arXiv:2406.07524).
+
+    A token that is not masked is carried over exactly. ``bound`` weighs a position by
+    -alpha' / (1 - alpha), 1/t for the log-linear schedule: the NELBO of `MaskedProcess`.
+    """
+
+    process: MaskedProcess = field(default_factory=MaskedProcess)
+    """How text is corrupted."""
+    weighting: Literal["bound", "constant"] = "bound"
+    """bound: the NELBO; constant: 1 for every mask, less noise in the gradient, no bound."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
+
+    @property
+    def estimate(self) -> Estimate:
+        """Leave-one-out; where it is asked for, at masks, it is the denoiser as well."""
+        return Estimate.LEAVE_ONE_OUT
+
+    def select(self, noisy: Noisy) -> Tensor:
+        """The masks."""
+        return noisy.resampled
+
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+        """Cross-entropy, weighted or not."""
+        if self.weighting == "constant":
+            return CrossEntropy(noisy.x0[at])
+        return bound_term(self.process, noisy, at, self.estimate)

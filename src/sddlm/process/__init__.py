@@ -1,0 +1,17 @@
+"""Corruption and its undoing. Imported here is what the command line offers by name."""
+
+from sddlm.process.base import Process
+from sddlm.process.hybrid import HybridProcess
+from sddlm.process.masked import MaskedProcess
+from sddlm.process.schedule import Cosine, LogLinear, Schedule
+from sddlm.process.uniform import UniformProcess
+
+__all__ = [
+    "Cosine",
+    "HybridProcess",
+    "LogLinear",
+    "MaskedProcess",
+    "Process",
+    "Schedule",
+    "UniformProcess",
+]

@@ -1,12 +1,13 @@
-"""What a network's output means, and the exact conversion between the two meanings.
+"""What a network's output means, and the exact conversion to what samplers and bounds need.
 
 The *leave-one-out* prediction is p(x0 at l | all noisy tokens but the one at l); the *denoiser*
 is p(x0 at l | all noisy tokens). By Bayes' rule they differ by one logit:
 
-    denoiser_v  proportional to  leave_one_out_v * (1 + c * [v == x_t]),   c = V alpha / (1 - alpha)
+    denoiser_v  proportional to  leave_one_out_v * (1 + [v = x_t] / nu_v)
 
-so ``logits_denoiser = logits_leave_one_out + log(1 + c) * onehot(x_t)``. The reverse step and the
-bound of the uniform process are written for the leave-one-out prediction.
+so ``logits_denoiser = logits_leave_one_out + log(1 + 1 / nu) * onehot(x_t)``, where nu are the
+noise odds of the process; for the uniform one 1 / nu = V alpha / (1 - alpha). The reverse step and
+the bound are written for the leave-one-out prediction.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from enum import Enum
 
 import torch
 from torch import Tensor
+
+from sddlm.errors import ConfigError
+from sddlm.process.base import Process
 
 
 class Estimate(str, Enum):
@@ -26,9 +30,12 @@ class Estimate(str, Enum):
     """The same with the entry of x_t set to zero (training on changed positions only, V2);
     read as leave-one-out, harmless at tens of thousands of tokens, biased at tens."""
     TRUNCATED = "truncated_leave_one_out"
-    """max(leave-one-out - weight/V, 0), renormalised (V1); read as leave-one-out."""
+    """max(leave-one-out - weight * law of the negatives, 0), renormalised (V1); read as
+    leave-one-out."""
     DENOISER = "denoiser"
     """p(x0 | all noisy tokens): converted by one logit before sampling or scoring."""
+    SCORE = "score"
+    """log q(y, others) / q(x_t, others), less its value for a uniform guess (SEDD)."""
     NEXT_TOKEN = "next_token"
     """p(next token | tokens before it): an autoregressive model."""
 
@@ -38,31 +45,65 @@ class Estimate(str, Enum):
         return self is not Estimate.NEXT_TOKEN
 
 
-def own_token_logit(alpha_t: Tensor, vocab_size: int) -> Tensor:
-    """``log(1 + c)``, c = V alpha / (1 - alpha): what seeing x_t adds to its logit (any shape).
-
-    Infinite at alpha = 1, where x_t *is* x0.
-    """
-    alpha_t = alpha_t.double()
-    return torch.log1p(vocab_size * alpha_t / (1 - alpha_t))
-
-
-def to_leave_one_out(estimate: Estimate, alpha_t: Tensor, vocab_size: int) -> Tensor | None:
-    """What to add to the logit of x_t so that the prediction is leave-one-out.
+def to_leave_one_out(
+    logits: Tensor, estimate: Estimate, process: Process, x_t: Tensor, alpha_t: Tensor
+) -> Tensor:
+    """Leave-one-out logits of a network's logits.
 
     Args:
-        estimate: what the network's output means.
-        alpha_t: any shape.
-        vocab_size: V.
+        logits: ``[N, V]``; may be overwritten.
+        estimate: what they mean.
+        process: of the corruption.
+        x_t: tokens ``[N]``.
+        alpha_t: broadcastable to ``[N]``.
 
     Returns:
-        ``-log(1 + c)`` shaped like ``alpha_t`` for a denoiser; None where nothing is to be added.
+        ``[N, V]``, up to a constant of each row; -inf where a token cannot be.
 
     Raises:
-        ValueError: for a next-token model, which no diffusion sampler or bound can read.
+        ConfigError: for a next-token model, which no diffusion sampler or bound can read.
     """
-    if not estimate.diffusion:
-        raise ValueError(
+    V = logits.shape[-1]
+    if estimate is Estimate.NEXT_TOKEN:
+        raise ConfigError(
             "a next-token model has no leave-one-out prediction; sample it with Autoregressive"
         )
-    return -own_token_logit(alpha_t, vocab_size) if estimate is Estimate.DENOISER else None
+    if estimate is Estimate.DENOISER:
+        shift = process.own_token_logit(x_t, alpha_t, V)  # [N]
+        return logits.scatter_add_(-1, x_t[..., None], -shift.to(logits.dtype)[..., None])
+    if estimate is Estimate.SCORE:
+        nu = process.odds(alpha_t.double(), V)  # [..., V]
+        log_marginal = log_score(logits, process, x_t, alpha_t).log_softmax(-1)
+        # q(x_t = v | others) = alpha (p_v + nu_v); a score that is no ratio of laws has p_v < 0
+        p = log_marginal.exp() / alpha_t.double()[..., None] - nu
+        return no_extra(p.clamp(min=1e-300).log(), process)
+    return logits
+
+
+def log_score(logits: Tensor, process: Process, x_t: Tensor, alpha_t: Tensor) -> Tensor:
+    """``log q(y, others) / q(x_t, others)`` of a network's logits ``[N, V]`` float64, 0 at x_t.
+
+    The network's zero is the ratio of a uniform guess of x0, which for a mask is the scaling of
+    SEDD (arXiv:2310.16834), ``-log(1 / alpha - 1) - log(V - 1)``.
+
+    Args:
+        logits: ``[N, V]``.
+        process: of the corruption.
+        x_t: tokens ``[N]``.
+        alpha_t: broadcastable to ``[N]``.
+    """
+    V = logits.shape[-1]
+    clean = V - process.extra_tokens
+    guess = process.odds(alpha_t.double(), V).expand(logits.shape).clone()
+    guess[..., :clean] += 1 / clean
+    log_guess = guess.log()
+    own = x_t[..., None]
+    at_own = log_guess.gather(-1, own)
+    return (logits.double() + log_guess - at_own).scatter(-1, own, torch.zeros_like(at_own))
+
+
+def no_extra(logits: Tensor, process: Process) -> Tensor:
+    """-inf at the tokens that are noise only, in place ``[..., V]``."""
+    if process.extra_tokens:
+        logits[..., -process.extra_tokens :] = -torch.inf
+    return logits

@@ -33,24 +33,25 @@ class Transition:
     def logits(self, model: Model, hidden: Tensor, own: Tensor) -> Tensor:
         """Leave-one-out logits ``[N, V]`` float64 of rows ``[N, D]`` whose tokens are ``own``."""
         logits: Tensor = model.head.logits(hidden).to(torch.float64, copy=True)
-        shift = to_leave_one_out(self.estimate, self.alpha_t, model.vocab_size)
-        if shift is not None:
-            logits.scatter_add_(1, own[:, None], shift.expand(len(own), 1))
-        return logits
+        return to_leave_one_out(logits, self.estimate, self.process, own, self.alpha_t)
 
     def move(self, logits: Tensor, own: Tensor, u: Tensor, noise: Tensor, v: Tensor) -> Tensor:
-        """New tokens ``[N]`` by the mixture that the posterior is (see `UniformProcess.jump`).
+        """New tokens ``[N]`` by the mixture that the posterior is (see `Process.jump`).
 
         Args:
             logits: leave-one-out ``[N, V]``.
             own: the present tokens ``[N]``.
             u: decides whether a token is redrawn, predicted or stays ``[N]``.
-            noise: the uniform tokens ``[N]``.
+            noise: fresh noise ``[N]``.
             v: picks from the prediction ``[N]``.
         """
         p = self.truncation(logits)  # [N, V]
         redraw, predict = self.process.jump(
-            p.gather(1, own[:, None])[:, 0], self.alpha_t, self.alpha_s, vocab_size=p.shape[1]
+            p.gather(1, own[:, None])[:, 0],
+            own,
+            self.alpha_t,
+            self.alpha_s,
+            vocab_size=p.shape[1],
         )
         new = torch.where(u < redraw, noise, own)
         predicted = ((u >= redraw) & (u < redraw + predict)).nonzero()[:, 0]
@@ -62,7 +63,7 @@ class Transition:
 class Ancestral(Sampler):
     """Samples p(x_s | x_t) at every position on the grid t = 1, 1 - 1/steps, ..., 0.
 
-    Each position is moved in two stages: a number u decides between a uniform token, a draw from
+    Each position is moved in two stages: a number u decides between fresh noise, a draw from
     the prediction and staying; only then is a token drawn. The law is the posterior's (Eq. 5 of
     arXiv:2510.22926), and in float64 rare tokens keep their probability at any number of steps.
 
@@ -85,9 +86,9 @@ class Ancestral(Sampler):
                 f"--tail is {self.tail!r}, allowed is sample or greedy: try --tail sample"
             )
 
-    def candidates(self, u: Tensor, step: Transition) -> Tensor:
+    def candidates(self, x: Tensor, u: Tensor, step: Transition, vocab_size: int) -> Tensor:
         """Positions at which the network is asked ``[B, L]`` bool; here all."""
-        return torch.ones_like(u, dtype=torch.bool)
+        return torch.ones_like(x, dtype=torch.bool)
 
     def sample(
         self,
@@ -138,20 +139,24 @@ class Ancestral(Sampler):
         """The tokens after a step and the positions asked, both ``[B, L]``."""
         length = x.shape[1]
         u = step.draw.uniform("jump", length)  # [B, L]
-        asked = self.candidates(u, step)
+        V = model.vocab_size
+        asked = self.candidates(x, u, step, V)
         busy = asked.any(1)  # [B]
         if not busy.any():
             return x, asked
         sigma = -torch.log(step.alpha_t).float().expand(int(busy.sum()))
         hidden = model(x[busy], sigma)[asked[busy]]  # [N, D]
         own, u = x[asked], u[asked]  # [N]
-        noise = step.draw.integers("redraw", length, high=model.vocab_size)[asked]
+        noise = step.process.noise(step.draw, "redraw", length, alpha=step.alpha_s, vocab_size=V)[
+            asked
+        ]
         v = step.draw.uniform("pick", length)[asked]
         new = own.clone()
-        for at in chunks(len(own), model.vocab_size):
+        for at in chunks(len(own), V):
             logits = step.logits(model, hidden[at], own[at])
             if step.greedy:
-                new[at] = logits.argmax(-1)
+                certain = step.process.certain(own[at], vocab_size=V)
+                new[at] = torch.where(certain, own[at], logits.argmax(-1))
             else:
                 new[at] = step.move(logits, own[at], u[at], noise[at], v[at])
         return x.masked_scatter(asked, new), asked

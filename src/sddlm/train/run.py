@@ -170,8 +170,13 @@ def _is_first() -> bool:
 def _network(
     model: ModelArgs, objective: Objective, prepared: Prepared, length: int, seed: int
 ) -> DiT:
-    vocab_size = prepared.tokenizer.vocab_size
-    config = model.build(vocab_size=vocab_size, length=length, causal=objective.causal)
+    extra = objective.process.extra_tokens
+    config = model.build(
+        vocab_size=prepared.tokenizer.vocab_size + extra,
+        length=length,
+        causal=objective.causal,
+        input_only=extra,
+    )
     return DiT(config, seed=seed)
 
 

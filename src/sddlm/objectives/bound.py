@@ -1,0 +1,131 @@
+"""The continuous-time bound of any process, for any estimate: what validation and scoring report.
+
+With A = alpha (onehot(x0) + nu) and B = alpha (p + nu), the laws of x_t given x0 and under the
+leave-one-out prediction p, z = x_t, and rho = -alpha' alpha nu'_z the rate at which noise arrives
+at z, the integrand of a position is
+
+    rho / A_z * ( KL(A || B) + A_z/B_z - 1 - log(A_z/B_z) )
+    = rho * sum over v != z of ( s_v - w_v log s_v + w_v (log w_v - 1) ),
+
+where w_v = A_v / A_z and s_v = B_v / B_z. The first form is the bound of UDLM and Duo (uniform
+noise, arXiv:2412.10193, 2506.10892), of MDLM (a mask, arXiv:2406.07524, where it is a weighted
+cross-entropy) and of GIDD (both, arXiv:2503.04482); the second, with s free, is the score entropy
+of SEDD (arXiv:2310.16834). They are equal pointwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.models.terms import CrossEntropy, Differentiated, Term, UniformBound
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate, log_score, to_leave_one_out
+from sddlm.process.masked import MaskedProcess
+from sddlm.process.uniform import UniformProcess
+from sddlm.types import Noisy
+
+
+def bound(model: Any, process: Process, estimate: Estimate, x0: Tensor, draw: Draw) -> Tensor:
+    """Integrand of the continuous-time NELBO.
+
+    Its mean over t ~ U(0, 1) bounds -log p(x0) but for the prior term (`Process.prior_kl`). Times
+    are drawn from U(1e-3, 1), as in MDLM, UDLM and Duo: the piece below 1e-3, where the integrand
+    is defined but its variance is largest, is replaced by the average of the rest.
+
+    Args:
+        model: the network.
+        process: of the corruption.
+        estimate: what the network's output means; converted to leave-one-out.
+        x0: clean tokens ``[B, L]``.
+        draw: randomness.
+
+    Returns:
+        nats per position ``[B, L]``, without a gradient.
+    """
+    noisy = process.corrupt(x0, draw.times(), draw, vocab_size=model.vocab_size)
+    hidden = model(noisy.x_t, noisy.sigma)  # [B, L, D]
+    at = ~process.certain(noisy.x_t, vocab_size=noisy.vocab_size)  # [B, L]
+    rows = model.head(hidden[at], bound_term(process, noisy, at, estimate)).rows
+    return torch.zeros(x0.shape, dtype=rows.dtype, device=x0.device).masked_scatter(at, rows)
+
+
+def bound_term(process: Process, noisy: Noisy, at: Tensor, estimate: Estimate) -> Term:
+    """The integrand as a row loss.
+
+    The usual pairs of process and estimate have a form of their own, which keeps fewer numbers
+    and loses fewer digits than `plain_bound`.
+
+    Args:
+        process: of the corruption.
+        noisy: the corrupted batch.
+        at: scored positions ``[B, L]`` bool, N of them, none of them certain.
+        estimate: what the network's output means.
+    """
+    x0, x_t = noisy.x0[at], noisy.x_t[at]  # [N]
+    alpha = noisy.alpha_t.expand_as(noisy.x0)[at]
+    dalpha = noisy.dalpha_t.expand_as(noisy.x0)[at]
+    if estimate is Estimate.SCORE:
+        return score_entropy(process, x0, x_t, alpha, dalpha)
+    if type(process) is UniformProcess:
+        denoiser = estimate is Estimate.DENOISER
+        shift = -process.own_token_logit(x_t, alpha, noisy.vocab_size) if denoiser else None
+        return UniformBound(x0, x_t, alpha, dalpha, shift)
+    if type(process) is MaskedProcess:
+        return CrossEntropy(x0, weight=-dalpha / (1 - alpha))
+    return plain_bound(process, estimate, x0, x_t, alpha, dalpha)
+
+
+def plain_bound(
+    process: Process,
+    estimate: Estimate,
+    x0: Tensor,
+    x_t: Tensor,
+    alpha_t: Tensor,
+    dalpha_t: Tensor,
+) -> Differentiated:
+    """The first form, for any process (arguments ``[N]``)."""
+
+    def function(logits: Tensor, at: slice) -> Tensor:
+        V, z, alpha = logits.shape[1], x_t[at], alpha_t[at]
+        logits = to_leave_one_out(logits.clone(), estimate, process, z, alpha)
+        nu = process.odds(alpha, V)  # [n, V]
+        true = nu.clone().scatter_add_(1, x0[at, None], torch.ones_like(nu[:, :1]))  # A / alpha
+        model = logits.double().softmax(1) + nu  # B / alpha
+        there = true > 0
+        gap = torch.where(there, true.where(there, 1.0) / model.where(there, 1.0), 1.0).log()
+        a_z, b_z = (x.gather(1, z[:, None])[:, 0] for x in (true, model))
+        ratio = a_z / b_z
+        rate = _rate(process, z, alpha, dalpha_t[at], V)
+        return rate / a_z * (alpha * (true * gap).sum(1) + ratio - 1 - ratio.log())
+
+    return Differentiated(function)
+
+
+def score_entropy(
+    process: Process, x0: Tensor, x_t: Tensor, alpha_t: Tensor, dalpha_t: Tensor
+) -> Differentiated:
+    """The second form, of a network that gives scores (arguments ``[N]``)."""
+
+    def function(logits: Tensor, at: slice) -> Tensor:
+        V, z, alpha = logits.shape[1], x_t[at], alpha_t[at]
+        log_s = log_score(logits, process, z, alpha)  # [n, V]
+        nu = process.odds(alpha, V)
+        true = nu.clone().scatter_add_(1, x0[at, None], torch.ones_like(nu[:, :1]))
+        w = true / true.gather(1, z[:, None])
+        there = w > 0
+        attract = torch.where(there, w * (w.where(there, 1.0).log() - 1 - log_s), 0.0)
+        # at v = z the sum is s - w log s + w (log w - 1) = 0
+        entropy = (log_s.exp() + attract.where(there, 0.0)).sum(1)
+        return _rate(process, z, alpha, dalpha_t[at], V) * alpha * entropy
+
+    return Differentiated(function)
+
+
+def _rate(process: Process, x_t: Tensor, alpha_t: Tensor, dalpha_t: Tensor, V: int) -> Tensor:
+    """rho / alpha ``[n]``: the rate at which noise arrives at x_t."""
+    slope = process.odds_slope(alpha_t, V).expand(*x_t.shape, V)
+    return -dalpha_t * slope.gather(1, x_t[:, None])[:, 0]

@@ -1,0 +1,79 @@
+"""The hybrid process of GIDD: masks and uniform tokens together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
+from sddlm.process.base import Process
+from sddlm.process.schedule import LogLinear, Schedule
+
+
+@dataclass
+class HybridProcess(Process):
+    """Masking with some uniform noise in between (GIDD, arXiv:2503.04482, with gamma = 1).
+
+    In GIDD's own time a token is kept : masked : uniform as ``1 - r : r : 2 k sqrt(r (1 - r))``
+    with k = uniform / (1 - uniform): all masks at the end, at most a share ``uniform`` of uniform
+    tokens (half-way). A bound does not depend on how time runs, so the law of noise is written
+    here as a function of alpha, which any schedule may give. The mask is the last token, V - 1;
+    uniform tokens are drawn from the others.
+
+    Attributes:
+        schedule: how much of the data is left at time t.
+        uniform: largest probability of a uniform token, in (0, 1).
+    """
+
+    extra_tokens: ClassVar[int] = 1
+
+    schedule: Schedule = field(default_factory=LogLinear)
+    uniform: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.uniform < 1:
+            raise ConfigError(
+                f"HybridProcess.uniform is {self.uniform}, allowed is more than 0 and less than 1: "
+                "try 0.2, or MaskedProcess for masks alone"
+            )
+
+    @property
+    def _k(self) -> float:
+        return self.uniform / (1 - self.uniform)
+
+    def _root(self, alpha: Tensor) -> Tensor:
+        """``y = sqrt((1 - r) / r)``, from ``alpha = y^2 / (1 + y^2 + 2 k y)``; infinite at 1."""
+        alpha = alpha.double()
+        k = self._k
+        return (k * alpha + torch.sqrt((k * alpha) ** 2 + alpha * (1 - alpha))) / (1 - alpha)
+
+    def odds(self, alpha: Tensor, vocab_size: int) -> Tensor:
+        """``1 / y^2`` for the mask and ``2 k / (y (V - 1))`` for every other token ``[..., V]``."""
+        y = self._root(alpha)
+        return _spread(2 * self._k / y / (vocab_size - 1), y**-2, vocab_size)
+
+    def odds_slope(self, alpha: Tensor, vocab_size: int) -> Tensor:
+        """Derivatives of the odds through ``d y / d alpha`` ``[..., V]``."""
+        y, k = self._root(alpha), self._k
+        dy = (1 + y**2 + 2 * k * y) ** 2 / (2 * y + 2 * k * y**2)  # d y / d alpha
+        return _spread(2 * k / y**2 * dy / (vocab_size - 1), 2 * y**-3 * dy, vocab_size)
+
+    def noise(
+        self, draw: Draw, name: str, length: int, *, alpha: Tensor, vocab_size: int
+    ) -> Tensor:
+        """Masks and uniform tokens ``[B, L]`` in the proportion of ``alpha``."""
+        mask = 1 / (1 + 2 * self._k * self._root(alpha))  # share of masks in the noise
+        token = draw.integers(name, length, high=vocab_size - 1)
+        masked = draw.uniform(f"{name} mask", length) < mask
+        return token.masked_fill(masked, vocab_size - 1)
+
+
+def _spread(clean: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
+    """``clean`` at all places but the last, ``mask`` there ``[..., V]``."""
+    values = clean[..., None].repeat(*[1] * clean.ndim, vocab_size)
+    values[..., -1] = mask
+    return values
