@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from sddlm.models.terms import Contrastive, CrossEntropy, Term, UniformBound
+from sddlm.models.terms import Contrastive, CrossEntropy, Law, Term, Tokens, UniformBound
 from sddlm.models.vocab_head import VocabHead
 
 
@@ -66,11 +66,11 @@ def main() -> None:
         ),
         "V1, one negative": (
             lambda: textbook_contrastive(logits().softmax(1), x0, negatives).sum(),
-            ours(Contrastive(x0, negatives, 1.0, 1e-6)),
+            ours(Contrastive(x0, [Tokens(negatives)], 1.0, 1e-6)),
         ),
         "V1, exact": (
             lambda: textbook_contrastive(logits().softmax(1), x0, None).sum(),
-            ours(Contrastive(x0, None, 1.0, 1e-6)),
+            ours(Contrastive(x0, [Law()], 1.0, 1e-6)),
         ),
         "NELBO": (
             lambda: textbook_bound(logits().softmax(1), x0, x_t, a.float()).sum(),

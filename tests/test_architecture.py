@@ -38,7 +38,7 @@ ROOMS = {
     "models": set(),
     "data": set(),
     "demo": set(),
-    "worlds": {"process", "models"},
+    "worlds": {"process", "models", "objectives", "sampling"},
     "objectives": {"process", "models"},
     "model_dir": {"process", "models", "data"},
     "sampling": {"process"},
@@ -168,10 +168,16 @@ def reads_outside(kind: type) -> set[str]:
 
 
 LEAVES = [getattr(objectives, name) for name in objectives.__all__ if name != "Objective"]
+NEGATIVES = [
+    sddlm.UniformNegatives, sddlm.UnigramNegatives, sddlm.SequenceNegatives, sddlm.TopNegatives,
+    sddlm.NoisyToken, sddlm.MixedNegatives,
+]  # fmt: skip
 KNOBS = [
     sddlm.TrainArgs, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
-    sddlm.Ancestral, sddlm.Lazy, sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
-    sddlm.LogLinear, sddlm.Cosine, *LEAVES,
+    sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting,
+    sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
+    sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
+    *NEGATIVES,
 ]  # fmt: skip
 
 
@@ -183,7 +189,7 @@ def test_every_knob_is_read(kind: type) -> None:
 PROCESSES = [sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess]
 
 
-@pytest.mark.parametrize("kind", [*LEAVES, *PROCESSES], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*LEAVES, *PROCESSES, *NEGATIVES], ids=lambda kind: kind.__name__)
 def test_the_command_line_knows_the_types_of_an_objectives_options(kind: type) -> None:
     """It reads them in the leaf's module, and checks nothing where it fails at that."""
     from jsonargparse import ArgumentParser
@@ -207,6 +213,11 @@ def options() -> str:
             lines += [
                 f"train --objective {leaf.__name__} --objective.{f.name}"
                 for leaf in LEAVES
+                for f in fields(leaf)
+            ]
+            lines += [
+                f"train --objective.negatives {leaf.__name__} --objective.negatives.{f.name}"
+                for leaf in NEGATIVES
                 for f in fields(leaf)
             ]
         assert importlib.import_module(VERBS[verb][0]).__dict__[VERBS[verb][1]] is function

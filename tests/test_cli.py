@@ -79,12 +79,22 @@ WRONG = [
         "--objective.weight is no option; there are --objective.process, --objective.positions",
     ),
     (
-        "train --objective SDDLMV1 --objective.negatives x",
-        "--objective.negatives is 'x', must be a whole number or exact",
+        "train --objective SDDLMV1 --objective.negatives exact",
+        "--objective.negatives is 'exact', must be one of UniformNegatives, UnigramNegatives",
+    ),
+    (
+        "train --objective SDDLMV1 --objective.negatives UniformNegatives "
+        "--objective.negatives.count x",
+        "--objective.negatives.count is 'x', must be a whole number or exact",
+    ),
+    (
+        "train --objective SDDLMV1 --objective.negatives MixedNegatives "
+        "--objective.negatives.parts [NoisyToke,TopNegatives]",
+        "--objective.negatives.parts is 'NoisyToke', must be one of UniformNegatives",
     ),
     (
         "train --objective SDDLM --objective.process.schedule Cosin",
-        "--objective.process.schedule is 'Cosin', must be LogLinear or Cosine; did you mean",
+        "--objective.process.schedule is 'Cosin', must be one of LogLinear, ",
     ),
     ("sample nodir --tail foo", "--tail is 'foo', must be sample or greedy"),
     ("eval nodir --data.length x", "--data.length is 'x', must be a whole number"),
@@ -211,7 +221,7 @@ def test_help_shows_the_documentation_of_options(capsys: pytest.CaptureFixture[s
     assert main(["train", "--objective.help", "SDDLMV1"]) == 0
     out = capsys.readouterr().out
     assert "--objective.negatives" in out
-    assert "Uniform tokens drawn for each position" in out
+    assert "Law of the negatives" in out
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_commands_in_the_text_can_be_typed(inside):
 
 def test_options_in_the_text_exist(capsys):
     """Every ``--name`` in the documents is an option of some verb (or of an objective)."""
-    known = {"--help", "--config", "--resume", "--objective.every"}
+    known = {"--help", "--config", "--resume", "--objective.every", "--objective.negatives.count"}
     for verb in VERBS:
         with pytest.raises(SystemExit):
             _parse(verb, ["--help"])

@@ -171,6 +171,8 @@ def _words(kind: Any) -> Iterator[str]:
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
+    elif get_origin(kind) is list:
+        yield from (word for part in get_args(kind) for word in _words(part))
     elif kind in plain:
         yield plain[kind]
     elif isinstance(kind, type):

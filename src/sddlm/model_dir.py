@@ -149,6 +149,8 @@ def from_spec(spec: Any) -> Any:
     Raises:
         ConfigError: for any other class, or arguments that it does not take.
     """
+    if isinstance(spec, list):
+        return [from_spec(item) for item in spec]
     if not isinstance(spec, Mapping) or "class_path" not in spec:
         return spec
     class_path = str(spec["class_path"])

@@ -49,6 +49,24 @@ class Noisy:
 
 
 @dataclass(frozen=True)
+class SoftTokens:
+    """A mixture of tokens at each position, as input of a network in place of ``x_t``.
+
+    Attributes:
+        weights: ``[B, L, K]``, of each token of the mixture.
+        ids: the tokens ``[B, L, K]`` int64; None is the whole vocabulary in order, K = V.
+    """
+
+    weights: Tensor
+    ids: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """(B, L), that of the tokens which it replaces."""
+        return self.weights.shape[:-1]
+
+
+@dataclass(frozen=True)
 class Loss:
     """What an objective says about a batch.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sddlm.models import vocab_head
-from sddlm.models.terms import Contrastive, CrossEntropy, UniformBound
+from sddlm.models.terms import Contrastive, CrossEntropy, Law, Tokens, Top, UniformBound
 from sddlm.models.vocab_head import VocabHead
 
 N, D, V, K = 64, 16, 37, 3
@@ -44,11 +44,30 @@ def naive_bound(logits: Tensor, r) -> Tensor:
     return -r["dalpha"] / (V * r["alpha"] * A_z) * (kl + A_z / B_z - 1 - (A_z / B_z).log())
 
 
-def naive_contrastive(logits: Tensor, r, negatives, weight, eps) -> Tensor:
-    p = logits.softmax(1)
-    repel = p if negatives is None else p.gather(1, negatives)
-    attract = p.gather(1, r["x0"][:, None])[:, 0]
-    return -(attract + eps).log() + weight * (repel + eps).log().mean(1)
+def naive_contrastive(logits: Tensor, r, law, weight, eps) -> Tensor:
+    """``law`` [N, V] or [V], the law of the negatives."""
+    log_p = (logits.softmax(1) + eps).log()
+    attract = log_p.gather(1, r["x0"][:, None])[:, 0]
+    return -attract + weight * (law * log_p).sum(1)
+
+
+def counted(tokens: Tensor) -> Tensor:
+    """Law of the mean over tokens [N, K]: [N, V] float64."""
+    return torch.nn.functional.one_hot(tokens, V).double().mean(1)
+
+
+def unigram() -> Tensor:
+    law = torch.rand(V, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    law[3] = 0
+    return law / law.sum()
+
+
+def top_law(logits: Tensor, r, count: int) -> Tensor:
+    masked = logits.detach().clone().scatter_(1, r["x0"][:, None], -torch.inf)
+    return counted(masked.topk(min(count, V - 1)).indices)
+
+
+UNIFORM = torch.full((V,), 1 / V, dtype=torch.float64)
 
 
 def naive_cross_entropy(logits: Tensor, r) -> Tensor:
@@ -69,16 +88,59 @@ CASES = {
         lambda z: naive_cross_entropy(shifted(z, r), r),
     ),
     "v1": lambda r: (
-        Contrastive(r["x0"], r["negatives"], 0.7, 1e-3),
-        lambda z: naive_contrastive(z, r, r["negatives"], 0.7, 1e-3),
+        Contrastive(r["x0"], [Tokens(r["negatives"])], 0.7, 1e-3),
+        lambda z: naive_contrastive(z, r, counted(r["negatives"]), 0.7, 1e-3),
     ),
     "v1 repeated negatives": lambda r: (
-        Contrastive(r["x0"], r["x0"][:, None].expand(-1, 2), 0.7, 1e-3),
-        lambda z: naive_contrastive(z, r, r["x0"][:, None].expand(-1, 2), 0.7, 1e-3),
+        Contrastive(r["x0"], [Tokens(r["x0"][:, None].expand(-1, 2))], 0.7, 1e-3),
+        lambda z: naive_contrastive(z, r, counted(r["x0"][:, None]), 0.7, 1e-3),
     ),
     "v1 exact": lambda r: (
-        Contrastive(r["x0"], None, 1.0, 1e-5),
-        lambda z: naive_contrastive(z, r, None, 1.0, 1e-5),
+        Contrastive(r["x0"], [Law()], 1.0, 1e-5),
+        lambda z: naive_contrastive(z, r, UNIFORM, 1.0, 1e-5),
+    ),
+    "v1 of a law": lambda r: (
+        Contrastive(r["x0"], [Law(unigram())], 0.7, 1e-3),
+        lambda z: naive_contrastive(z, r, unigram(), 0.7, 1e-3),
+    ),
+    "v1 of the top": lambda r: (
+        Contrastive(r["x0"], [Top(4)], 0.7, 1e-3),
+        lambda z: naive_contrastive(z, r, top_law(z, r, 4), 0.7, 1e-3),
+    ),
+    "v1 of all others": lambda r: (
+        Contrastive(r["x0"], [Top(10 * V)], 0.7, 1e-3),
+        lambda z: naive_contrastive(z, r, top_law(z, r, V), 0.7, 1e-3),
+    ),
+    "v1 of a mixture": lambda r: (
+        Contrastive(
+            r["x0"],
+            [
+                Law(share=0.2),
+                Tokens(r["negatives"], 0.3),
+                Law(unigram(), 0.1),
+                Top(2, 0.1),
+                Law(unigram().flip(0), 0.2),
+                Tokens(r["x_t"][:, None], 0.1),
+            ],
+            1.3,
+            1e-4,
+        ),
+        lambda z: naive_contrastive(
+            z,
+            r,
+            0.2 * UNIFORM
+            + 0.3 * counted(r["negatives"])
+            + 0.1 * unigram()
+            + 0.1 * top_law(z, r, 2)
+            + 0.2 * unigram().flip(0)
+            + 0.1 * counted(r["x_t"][:, None]),
+            1.3,
+            1e-4,
+        ),
+    ),
+    "v1 without negatives": lambda r: (
+        Contrastive(r["x0"], [], 1.0, 1e-5),
+        lambda z: naive_contrastive(z, r, 0 * UNIFORM, 1.0, 1e-5),
     ),
     "nelbo": lambda r: (
         UniformBound(r["x0"], r["x_t"], r["alpha"], r["dalpha"]),
@@ -176,7 +238,7 @@ def test_contrastive_gradient_is_bounded_by_eps():
     """With p far below eps nothing pushes any more: the logit does not run away."""
     logits = torch.zeros(1, V, dtype=torch.float64)
     logits[0, 5] = log(1e-9)
-    term = Contrastive(torch.tensor([0]), torch.tensor([[5]]), 1.0, 1e-6)
+    term = Contrastive(torch.tensor([0]), [Tokens(torch.tensor([[5]]))], 1.0, 1e-6)
     _, grad = term(logits, slice(0, 1), True)
     assert grad is not None
     assert abs(grad[0, 5]) < 1e-3

@@ -14,6 +14,7 @@ from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.bound import bound_term
 from sddlm.objectives.contrastive import SDDLMV1, SDDLMV2
 from sddlm.objectives.denoising import SDDLM, CalibratedDenoising, NaiveDenoising
+from sddlm.objectives.negatives import UniformNegatives
 from sddlm.objectives.nelbo import NELBO
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
@@ -26,7 +27,7 @@ ALL = [
     SDDLM(),
     SDDLM(positions="changed"),
     SDDLMV1(),
-    SDDLMV1(negatives="exact"),
+    SDDLMV1(negatives=UniformNegatives("exact")),
     SDDLMV2(),
     NELBO(),
 ]
@@ -128,7 +129,7 @@ def test_sddlm_and_its_variants_equal_their_equations(i):
     changed = SDDLM(positions="changed")
     assert value(changed, g, noisy) == pytest.approx(g["sddlm"][i].sum().item(), rel=1e-10)
     for eps in (1e-8, 1e-5, 1e-3):
-        v1 = SDDLMV1(positions="changed", eps=eps, negatives="exact")
+        v1 = SDDLMV1(positions="changed", eps=eps, negatives=UniformNegatives("exact"))
         v2 = SDDLMV2(positions="changed", eps=eps)
         name = np.format_float_scientific(eps, trim="-", exp_digits=2) if eps < 1e-3 else "0.001"
         assert value(v1, g, noisy) == pytest.approx(g[f"v1_eps{name}"][i].sum().item(), rel=1e-9)
@@ -169,8 +170,9 @@ def test_calibrated_is_naive_of_the_shifted_logits():
 def test_sampled_negatives_have_the_exact_expectation_within_four_sigma_of_4000_draws():
     g = golden("sddlm_V11")
     noisy = noisy_of(g, 4, 0.5, -1.0)
-    exact = value(SDDLMV1(positions="changed", eps=1e-3, negatives="exact"), g, noisy)
-    objective = SDDLMV1(positions="changed", eps=1e-3, negatives=2)
+    knobs = {"positions": "changed", "eps": 1e-3}
+    exact = value(SDDLMV1(**knobs, negatives=UniformNegatives("exact")), g, noisy)
+    objective = SDDLMV1(**knobs, negatives=UniformNegatives(2))
     objective.process = Fixed(noisy)
     model = Table(g["logits"])
     with torch.no_grad():
@@ -250,6 +252,8 @@ def test_what_each_objective_declares():
     [
         ({"weight": -1.0}, "--objective.weight"),
         ({"eps": 0.0}, "--objective.eps"),
+        ({"eps": 1e-50}, "--objective.eps"),
+        ({"weight": float("inf")}, "--objective.weight"),
         ({"negatives": 0}, "--objective.negatives"),
     ],
 )

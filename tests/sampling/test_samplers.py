@@ -8,6 +8,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from sddlm.errors import ConfigError
+from sddlm.models.config import DiTConfig
+from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.sampling.ancestral import Ancestral
@@ -62,15 +64,10 @@ def run(sampler: Ancestral, count: int, estimate: Estimate = LOO, **more: object
 @pytest.mark.parametrize("truncation", [Truncation(), SHARP], ids=["plain", "sharp"])
 @pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER])
 def test_the_law_is_the_exact_one(tail: str, truncation: Truncation, estimate: Estimate) -> None:
-    exact = law(
-        PROCESS,
-        lambda alpha: truncation(WORLD.leave_one_out(alpha).log()),
-        5,
-        tail=tail,  # type: ignore[arg-type]
-    )
-    possible = exact > 1e-12
     for seed, kind in enumerate((Ancestral, Lazy)):
         sampler = kind(steps=5, tail=tail, truncation=truncation)  # type: ignore[arg-type]
+        exact = law(sampler, PROCESS, lambda alpha: truncation(WORLD.leave_one_out(alpha).log()))
+        possible = exact > 1e-12
         out = run(sampler, 20_000, estimate, seed=seed)
         counts = torch.bincount(state_id(out.tokens, 4), minlength=16)
         assert counts[~possible].sum() == 0
@@ -280,3 +277,34 @@ def test_autoregressive_errors() -> None:
         )
     with pytest.raises(ConfigError, match="use Lazy"):
         Autoregressive().sample(model, process=PROCESS, estimate=LOO, shape=(1, 2))
+
+
+class Uncached(nn.Module):
+    """A causal network that offers no cache."""
+
+    causal = True
+
+    def __init__(self, model: DiT) -> None:
+        super().__init__()
+        self.model = model
+        self.vocab_size, self.head = model.vocab_size, model.head
+
+    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        return self.model(x_t, sigma)
+
+
+@pytest.mark.parametrize("input_conv", [0, 3])
+def test_a_cache_changes_no_token(input_conv: int) -> None:
+    config = DiTConfig.preset(
+        "mini", vocab_size=27, length=24, causal=True, head_init=0.3, input_conv=input_conv
+    )
+    model = DiT(config).double()
+    widths: list[int] = []
+    model.embedding.register_forward_hook(lambda m, args, out: widths.append(out.shape[1]))
+    options = {"process": PROCESS, "estimate": Estimate.NEXT_TOKEN, "shape": (5, 24), "seed": 2}
+    cached = Autoregressive().sample(model, **options)  # type: ignore[arg-type]
+    assert widths == [1] * 23
+    whole = Autoregressive().sample(Uncached(model), **options)  # type: ignore[arg-type]
+    assert widths[23:] == list(range(1, 24))
+    assert torch.equal(cached.tokens, whole.tokens)
+    assert len(cached.tokens.unique()) > 10

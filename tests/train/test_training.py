@@ -132,12 +132,29 @@ def test_two_processes_train_what_one_does(config, tmp_path):
 
 @pytest.mark.parametrize(
     "objective",
-    ["NaiveDenoising", "CalibratedDenoising", "SDDLMV1", "SDDLMV2", "NELBO", "MDLM"],
+    [
+        "NaiveDenoising",
+        "CalibratedDenoising",
+        "SDDLMV1",
+        "SDDLMV2",
+        "NELBO",
+        "MDLM",
+        "DuoCurriculum",
+    ],
 )
 def test_every_objective_trains_and_reports_the_bound(config, tmp_path, objective):
     run = tmp_path / "run"
     assert train(config, run, "--objective", objective, "--train.preview_every", "0") == 0
     assert read_metrics(run)[-1]["val_nelbo"] > 0
+
+
+@pytest.mark.parametrize("form", ["null", "5"])
+def test_duos_curriculum_ends_within_a_run(config, tmp_path, form):
+    more = ["--objective", "DuoCurriculum", "--objective.until", "6", "--objective.top_k", form]
+    run = tmp_path / "run"
+    assert train(config, run, *more, "--objective.tau_start", "0.1") == 0
+    assert samples(run, tmp_path / "samples.jsonl")
+    assert train(config, tmp_path / "x", *more[:-1], "300") == 2  # bytes are fewer
 
 
 def test_an_autoregressive_model_trains_samples_and_judges(config, tmp_path):

@@ -61,9 +61,26 @@ class PackedTokens(Dataset[Tensor]):
         """Row i as it lies in the file ``[L]`` uint16 or uint32, not to be written to."""
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
+        return self._tokens()[i * self.length : (i + 1) * self.length]
+
+    def counts(self, vocab_size: int | None = None, *, chunk: int = 1 << 22) -> Tensor:
+        """How often each token occurs in the rows ``[V]`` int64; reads the file once.
+
+        Args:
+            vocab_size: V, if it is larger than that of the file.
+            chunk: tokens read at a time.
+        """
+        tokens = self._tokens()[: len(self) * self.length]
+        counts = np.zeros(vocab_size or self.vocab_size, np.int64)
+        for start in range(0, len(tokens), chunk):
+            counts += np.bincount(tokens[start : start + chunk], minlength=len(counts))
+        return torch.from_numpy(counts)
+
+    def _tokens(self) -> npt.NDArray[Any]:
+        """The file as it lies."""
         if self._map is None:  # opened by whoever reads: a loader's worker opens its own
             self._map = np.memmap(self.path, token_dtype(self.vocab_size), mode="r")
-        return self._map[i * self.length : (i + 1) * self.length]
+        return self._map
 
     @property
     def characters_per_token(self) -> float:

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sddlm.errors import ConfigError
+from sddlm.models.cache import Cache
 from sddlm.models.config import DiTConfig
 from sddlm.models.layers import Block, Embedding, InputConv, Linear, Rotary, SigmaEmbedder, modulate
 from sddlm.models.vocab_head import VocabHead
+from sddlm.types import SoftTokens
 
 WEIGHTS_NAME = "model.safetensors"
 
@@ -63,31 +65,57 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         self.head = VocabHead(width, config.vocab_size, input_only=config.input_only)
         self.init(seed)
 
-    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+    def new_cache(self, length: int | None = None) -> Cache:
+        """An empty cache with room for ``length`` positions (default: those trained for).
+
+        Raises:
+            ConfigError: if the network is not causal, so that new positions change the old ones.
+        """
+        if not self.causal:
+            raise ConfigError(
+                "only a causal network can be cached, this one looks ahead: train with "
+                "--objective Autoregressive, or call the network without a cache"
+            )
+        return Cache(length or self.length)
+
+    def forward(
+        self, x_t: Tensor | SoftTokens, sigma: Tensor, *, cache: Cache | None = None
+    ) -> Tensor:
         """Hidden states, ready for the head.
 
         Args:
-            x_t: noisy tokens ``[B, L]`` int64.
+            x_t: noisy tokens ``[B, L]`` int64, or mixtures of tokens in their place.
             sigma: noise level, -log alpha_t ``[B]``; a causal network does not look at it.
+            cache: of `new_cache`; ``x_t`` are then the L positions after those it has seen, and
+                are added to it.
 
         Returns:
             ``[B, L, D]`` in the dtype of the weights.
 
         Raises:
-            ValueError: if ``x_t`` is not ``[B, L]`` with L > 0, or ``sigma`` not ``[B]``.
+            ValueError: if ``x_t`` is not ``[B, L]`` with L > 0, or ``sigma`` not ``[B]``,
+                or if the cache has no room or the network is not causal.
         """
-        if x_t.ndim != 2 or x_t.shape[1] == 0:
+        if len(x_t.shape) != 2 or x_t.shape[1] == 0:
             raise ValueError(f"x_t must be [B, L] with L > 0, got {list(x_t.shape)}")
+        if cache is not None:
+            if not self.causal:
+                raise ValueError("only a causal network takes a cache")
+            cache.check(*x_t.shape)
         x = self.embedding(x_t)  # [B, L, D]
         if self.input_conv is not None:
-            x = self.input_conv(x)
-        cos, sin = self.rotary(x_t.shape[1], x.device, x.dtype)  # each [L, D / heads / 2]
+            x = self.input_conv(x, cache)
+        seen = cache.seen if cache else 0
+        turns = self.rotary(seen + x_t.shape[1], x.device, x.dtype)
+        cos, sin = (part[seen:] for part in turns)  # each [L, D / heads / 2]
         if self.sigma is None or self.modulation is None:
-            for block in self.blocks:
-                x = block(x, None, cos, sin)
+            for number, block in enumerate(self.blocks):
+                x = block(x, None, cos, sin, (cache, number) if cache else None)
+            if cache:
+                cache.seen += x_t.shape[1]
             return self.norm(x)  # [B, L, D]
         if sigma.shape != x_t.shape[:1]:
-            raise ValueError(f"sigma must be [{len(x_t)}], got {list(sigma.shape)}")
+            raise ValueError(f"sigma must be [{x_t.shape[0]}], got {list(sigma.shape)}")
         cond = self.sigma(sigma)  # [B, cond_dim]
         for block in self.blocks:
             x = block(x, cond, cos, sin)

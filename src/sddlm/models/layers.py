@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sddlm.models.cache import Cache
+from sddlm.types import SoftTokens
+
 SIGMA_FEATURES = 256
 """Numbers that describe a noise level: 128 cosines, then 128 sines."""
 
@@ -31,7 +34,21 @@ class Linear(_Unfilled, nn.Linear):
 
 
 class Embedding(_Unfilled, nn.Embedding):
-    """``nn.Embedding``, filled by `DiT.init`."""
+    """``nn.Embedding``, filled by `DiT.init`, of tokens or of mixtures of tokens."""
+
+    def forward(self, input: Tensor | SoftTokens) -> Tensor:
+        """``[B, L, D]`` in the dtype of the weights; a mixture is summed in float32 at least."""
+        if not isinstance(input, SoftTokens):
+            return super().forward(input)
+        high = torch.promote_types(self.weight.dtype, torch.float32)
+        table, weights = self.weight.to(high), input.weights.to(high)
+        if input.ids is None:
+            with torch.autocast(table.device.type, enabled=False):
+                return (weights @ table).to(self.weight.dtype)
+        mixed = F.embedding_bag(
+            input.ids.flatten(0, -2), table, mode="sum", per_sample_weights=weights.flatten(0, -2)
+        )  # [B L, D]
+        return mixed.view(*input.shape, -1).to(self.weight.dtype)
 
 
 class Conv1d(_Unfilled, nn.Conv1d):
@@ -124,9 +141,14 @@ class InputConv(nn.Module):
         before = kernel - 1 if causal else kernel // 2
         self.padding = (before, kernel - 1 - before)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, L, D]`` to the same shape."""
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """``[B, L, D]`` to the same shape; with a cache, L positions after those it has seen."""
         padded = F.pad(x.transpose(1, 2), self.padding)  # [B, D, L + kernel - 1]
+        before = self.padding[0]
+        if cache is not None and before:
+            if cache.before is not None:
+                padded[:, :, :before] = cache.before
+            cache.before = padded[:, :, -before:].detach()
         return x + self.conv(padded).transpose(1, 2)  # [B, L, D]
 
 
@@ -151,16 +173,34 @@ class Block(nn.Module):
         )
         self.modulation = None if causal else Linear(cond_dim, 6 * width)
 
-    def attention(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def attention(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: tuple[Cache, int] | None = None
+    ) -> Tensor:
         """Attention to all (causal: to all earlier) positions ``[B, L, D]``."""
         B, L, D = x.shape
         qkv = self.qkv(x).view(B, L, 3, self.heads, D // self.heads)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, B, heads, L, dim]
         q, k = rotate(qkv[:2], cos, sin).unbind(0)  # each [B, heads, L, dim]
-        y = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=self.causal)
+        if cache is None or cache[0].seen == 0:
+            y = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=self.causal)
+            if cache is not None:
+                cache[0].extend(cache[1], k, qkv[2])
+        else:
+            k, v = cache[0].extend(cache[1], k, qkv[2])
+            S = k.shape[2]
+            # a single position sees all; of several, the i-th sees all but the last L - 1 - i
+            mask = None if L == 1 else x.new_ones(L, S, dtype=torch.bool).tril(S - L)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(y.transpose(1, 2).reshape(B, L, D))  # [B, L, D]
 
-    def forward(self, x: Tensor, cond: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        cache: tuple[Cache, int] | None = None,
+    ) -> Tensor:
         """One block.
 
         Args:
@@ -168,12 +208,13 @@ class Block(nn.Module):
             cond: conditioning ``[B, cond_dim]``; None in a causal block.
             cos: of the rotary positions ``[L, D / heads / 2]``.
             sin: the same.
+            cache: of a causal network, and the number of this block.
 
         Returns:
             ``[B, L, D]``.
         """
         if self.modulation is None:
-            x = x + self._drop(self.attention(self.norm1(x), cos, sin))
+            x = x + self._drop(self.attention(self.norm1(x), cos, sin, cache))
             return x + self._drop(self.mlp(self.norm2(x)))
         parts = self.modulation(cond)[:, None]  # [B, 1, 6 D]
         shift1, scale1, gate1, shift2, scale2, gate2 = parts.chunk(6, dim=-1)  # each [B, 1, D]

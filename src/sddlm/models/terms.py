@@ -5,7 +5,7 @@ The usual ones have gradients written by hand, in place; `Differentiated` leaves
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Protocol
@@ -69,21 +69,71 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class Contrastive:
-    """``-log(p_target + eps) + weight * mean over negatives of log(p + eps)``.
+class Tokens:
+    """Negatives: the mean over given tokens.
 
-    Eq. 9 of arXiv:2510.22926. The mean runs over K sampled tokens or, with ``negatives=None``,
-    over the whole vocabulary (the expectation of a uniform negative).
+    Attributes:
+        tokens: ``[N, K]`` int64.
+        share: of all negatives.
+    """
+
+    tokens: Tensor
+    share: float = 1.0
+
+    def choose(self, log_p: Tensor, target: Tensor, at: slice) -> Tensor:
+        """The tokens of a chunk of rows ``[n, K]``."""
+        return self.tokens[at]
+
+
+@dataclass(frozen=True)
+class Top:
+    """Negatives: the mean over the most likely tokens but the target, a constant choice.
+
+    Attributes:
+        count: how many; all V - 1 others if that is less.
+        share: of all negatives.
+    """
+
+    count: int
+    share: float = 1.0
+
+    def choose(self, log_p: Tensor, target: Tensor, at: slice) -> Tensor:
+        """The tokens of a chunk of rows ``[n, count]``."""
+        own = log_p.gather(1, target)
+        log_p.scatter_(1, target, -torch.inf)  # for a moment: a copy would be as large as log_p
+        top = log_p.topk(min(self.count, log_p.shape[1] - 1), dim=1).indices
+        log_p.scatter_(1, target, own)
+        return top
+
+
+@dataclass(frozen=True)
+class Law:
+    """Negatives: the exact expectation over the vocabulary.
+
+    Attributes:
+        probabilities: ``[V]``, the same for every row; None is uniform.
+        share: of all negatives.
+    """
+
+    probabilities: Tensor | None = None
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """``-log(p_target + eps) + weight * sum_v n_v log(p_v + eps)``, n the law of the negatives.
+
+    Eq. 9 of arXiv:2510.22926 (there n is one uniform token).
 
     Attributes:
         target: ``[N]`` int64.
-        negatives: ``[N, K]`` int64, or None for the exact expectation.
+        negatives: the parts that n is mixed of; their shares sum to 1.
         weight: of the negative term.
         eps: inside both logarithms, > 0.
     """
 
     target: Tensor
-    negatives: Tensor | None
+    negatives: Sequence[Tokens | Top | Law]
     weight: float
     eps: float
 
@@ -93,33 +143,49 @@ class Contrastive:
         log_p = logits.sub_(logits.logsumexp(1, keepdim=True))  # [n, V]
         target = self.target[at, None]  # [n, 1]
         log_p_target = log_p.gather(1, target)
-        attract = torch.logaddexp(log_p_target, log_eps)  # [n, 1]
-        pull = torch.sigmoid(log_p_target - log_eps)  # p / (p + eps) [n, 1]
-        if self.negatives is None:
-            return self._expected(log_p, target, attract, pull, grad)
-        negatives = self.negatives[at]  # [n, K]
-        log_p_negative = log_p.gather(1, negatives)
-        repel = torch.logaddexp(log_p_negative, log_eps).mean(1)
-        values = self.weight * repel - attract[:, 0]
-        if not grad:
+        values = -torch.logaddexp(log_p_target, log_eps)[:, 0]
+        # d log(p_k + eps) / d logit_j = p_k / (p_k + eps) * ([j = k] - p_j), summed over all k:
+        # ``total`` is what multiplies p_j, ``at_tokens`` and ``dense`` are what stands at j = k
+        total = torch.sigmoid(log_p_target - log_eps)  # [n, 1]
+        at_tokens = [(target, -total)]
+        for part in self.negatives:
+            if isinstance(part, Law):
+                continue
+            tokens = part.choose(log_p, target, at)  # [n, K]
+            share = self.weight * part.share / tokens.shape[1]
+            log_p_token = log_p.gather(1, tokens)
+            values = values + share * torch.logaddexp(log_p_token, log_eps).sum(1)
+            push = share * torch.sigmoid(log_p_token - log_eps)
+            total = total - push.sum(1, keepdim=True)
+            at_tokens.append((tokens, push))
+        law, dense = self._law(log_p), None
+        if law is None and not grad:
             return values, None
-        push = torch.sigmoid(log_p_negative - log_eps) * (self.weight / negatives.shape[1])
-        # d log(p_k + eps) / d logit_j = p_k / (p_k + eps) * ([j = k] - p_j)
-        d = log_p.exp_().mul_(pull - push.sum(1, keepdim=True))
-        return values, d.scatter_add_(1, target, -pull).scatter_add_(1, negatives, push)
-
-    def _expected(
-        self, log_p: Tensor, target: Tensor, attract: Tensor, pull: Tensor, grad: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        share = self.weight / log_p.shape[1]
         p = log_p.exp_()
-        smoothed = p + self.eps  # [n, V]
-        values = share * smoothed.log().sum(1) - attract[:, 0]
+        if law is not None:
+            dense = p + self.eps  # [n, V]
+            logs = dense.log()
+            values = values + (logs @ law if law.ndim else law * logs.sum(1))
+            dense = torch.div(p, dense, out=dense).mul_(law)
         if not grad:
             return values, None
-        push = torch.div(p, smoothed, out=smoothed).mul_(share)  # [n, V]
-        d = p.mul_(pull - push.sum(1, keepdim=True)).add_(push)
-        return values, d.scatter_add_(1, target, -pull)
+        d = p.mul_(total) if dense is None else p.mul_(total - dense.sum(1, keepdim=True))
+        d = d if dense is None else d.add_(dense)
+        for tokens, push in at_tokens:
+            d.scatter_add_(1, tokens, push)
+        return values, d
+
+    def _law(self, like: Tensor) -> Tensor | None:
+        """weight * share * law of all dense parts: ``[V]``, a scalar if uniform, None if none."""
+        parts = [part for part in self.negatives if isinstance(part, Law)]
+        if not parts:
+            return None
+        uniform = sum(p.share for p in parts if p.probabilities is None) / like.shape[1]
+        law = like.new_tensor(uniform)
+        for part in parts:
+            if part.probabilities is not None:
+                law = law + part.share * part.probabilities.to(like)
+        return self.weight * law
 
 
 @dataclass(frozen=True)

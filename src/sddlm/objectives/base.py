@@ -5,6 +5,7 @@ the leaf's module, and names that module lacks would silence the checks of all t
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from sddlm.draw import Draw
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
-from sddlm.types import Loss, Noisy
+from sddlm.types import Loss, Noisy, SoftTokens
 
 #: a network with ``vocab_size``, a call ``(x_t, sigma) -> hidden`` and a ``head``
 Model = Any
@@ -33,6 +34,15 @@ class Objective(ABC):
     @abstractmethod
     def estimate(self) -> Estimate:
         """What the exact optimum of the loss is."""
+
+    def begin(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:  # noqa: B027
+        """Called once before training, by every process and also when a run is resumed.
+
+        Args:
+            vocab_size: V of the network.
+            counts: gives how often each token occurs in the training data ``[V]`` int64; costs a
+                pass over it.
+        """
 
     @abstractmethod
     def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
@@ -91,6 +101,7 @@ class DiffusionObjective(Objective):
         loss_mask: Tensor | None = None,
         *,
         weight: Tensor | None = None,
+        x: Tensor | SoftTokens | None = None,
     ) -> Loss:
         """The loss of a batch that is already corrupted.
 
@@ -100,9 +111,10 @@ class DiffusionObjective(Objective):
             draw: for negatives.
             loss_mask: positions that count ``[B, L]`` bool; None is all.
             weight: of each sequence ``[B]``; None is 1.
+            x: what the network sees; None is ``noisy.x_t``.
         """
         counted = self.counted(noisy.x0, loss_mask)
-        hidden = model(noisy.x_t, noisy.sigma)  # [B, L, D]
+        hidden = model(noisy.x_t if x is None else x, noisy.sigma)  # [B, L, D]
         # only the rows that the loss looks at meet the vocabulary
         at = self.select(noisy) & counted  # [B, L]
         rows_weight = None if weight is None else weight[:, None].expand(at.shape)[at]

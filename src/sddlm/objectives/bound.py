@@ -25,6 +25,7 @@ from sddlm.models.terms import CrossEntropy, Differentiated, Term, UniformBound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, log_score, to_leave_one_out
 from sddlm.process.masked import MaskedProcess
+from sddlm.process.schedule import below_one
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
@@ -66,7 +67,7 @@ def bound_term(process: Process, noisy: Noisy, at: Tensor, estimate: Estimate) -
         estimate: what the network's output means.
     """
     x0, x_t = noisy.x0[at], noisy.x_t[at]  # [N]
-    alpha = noisy.alpha_t.expand_as(noisy.x0)[at]
+    alpha = below_one(noisy.alpha_t).expand_as(noisy.x0)[at]
     dalpha = noisy.dalpha_t.expand_as(noisy.x0)[at]
     if estimate is Estimate.SCORE:
         return score_entropy(process, x0, x_t, alpha, dalpha)

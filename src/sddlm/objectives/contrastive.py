@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from math import isfinite
 
 from torch import Tensor
 
@@ -12,16 +14,22 @@ from sddlm.errors import ConfigError, check_choices
 from sddlm.models.terms import Contrastive
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.objectives.denoising import Positions, noise_positions
+from sddlm.objectives.negatives import Negatives, NoisyToken, UniformNegatives
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
+#: float32 has nothing below; and above this share of weight / V, eps hides the cut
+_SMALLEST_EPS, _LARGEST_SHARE = 1e-30, 0.1
+
 
 def _check(weight: float, eps: float) -> None:
-    if not weight >= 0:
+    if not weight >= 0 or not isfinite(weight):
         raise ConfigError(f"--objective.weight is {weight}; it must be 0 or more, e.g. 1.0")
-    if not 0 < eps < 1:
-        raise ConfigError(f"--objective.eps is {eps}; it must be between 0 and 1, e.g. 1e-6")
+    if not _SMALLEST_EPS <= eps < 1:
+        raise ConfigError(
+            f"--objective.eps is {eps}; it must be between {_SMALLEST_EPS:g} and 1, e.g. 1e-6"
+        )
 
 
 @dataclass
@@ -29,8 +37,9 @@ class SDDLMV1(DiffusionObjective):
     """``-log(p_x0 + eps) + weight * mean log(p_negative + eps)`` (Eq. 9 of arXiv:2510.22926v1).
 
     For eps -> 0 its optimum is the leave-one-out prediction pi with the tail cut off,
-    ``max(pi_v - weight / V, 0)`` renormalised: sharper samples, a worse bound. The same cut can be
-    made on an SDDLM model while sampling (``tail_cut``).
+    ``max(pi_v - weight * n_v, 0)`` renormalised, where n is the law of the negatives, 1/V for
+    `UniformNegatives`: sharper samples, a worse bound. The uniform cut can be made on an SDDLM
+    model while sampling (``tail_cut``).
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
@@ -41,21 +50,35 @@ class SDDLMV1(DiffusionObjective):
     """Weight of the negative term."""
     eps: float = 1e-6
     """Inside both logarithms; keep it far below weight / V."""
-    negatives: int | Literal["exact"] = 1
-    """Uniform tokens drawn for each position, or ``exact`` for their expectation."""
+    negatives: Negatives = field(default_factory=UniformNegatives)
+    """Law of the negatives: UniformNegatives, UnigramNegatives, SequenceNegatives, TopNegatives,
+    NoisyToken or MixedNegatives, with options of its own."""
 
     def __post_init__(self) -> None:
         check_choices(self, "--objective.")
         _check(self.weight, self.eps)
-        if self.negatives != "exact" and self.negatives < 1:
+        if not isinstance(self.negatives, Negatives):
             raise ConfigError(
-                f"--objective.negatives is {self.negatives}; give 1 or more tokens, or exact"
+                f"--objective.negatives is {self.negatives!r}, must be a law of negatives; from "
+                'Python such as UniformNegatives("exact"), on the command line '
+                "--objective.negatives UniformNegatives --objective.negatives.count exact"
             )
 
     @property
     def estimate(self) -> Estimate:
-        """Truncated leave-one-out."""
-        return Estimate.TRUNCATED
+        """Truncated leave-one-out; with `NoisyToken`, leave-one-out without x_t."""
+        return self.negatives.estimate
+
+    def begin(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:
+        """See `Objective.begin`; warns of an eps that hides the cut of the tail."""
+        self.negatives.begin(counts)
+        scale = self.weight / vocab_size
+        if self.estimate is Estimate.TRUNCATED and 0 < _LARGEST_SHARE * scale < self.eps:
+            warnings.warn(
+                f"--objective.eps {self.eps:g} is not far below weight / V = {scale:.2g}, so the "
+                f"tail is not cut cleanly; use --objective.eps {scale / 100:.0e}",
+                stacklevel=2,
+            )
 
     def select(self, noisy: Noisy) -> Tensor:
         """The noise-replaced positions."""
@@ -63,10 +86,7 @@ class SDDLMV1(DiffusionObjective):
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Contrastive:
         """The contrastive row loss, its negatives drawn or exact."""
-        negatives = None
-        if self.negatives != "exact":
-            shape = (noisy.x0.shape[1], self.negatives)
-            negatives = draw.integers("negatives", *shape, high=noisy.vocab_size)[at]  # [N, K]
+        negatives = self.negatives.mixture(noisy, at, draw)
         return Contrastive(noisy.x0[at], negatives, self.weight, self.eps)
 
 
@@ -74,7 +94,8 @@ class SDDLMV1(DiffusionObjective):
 class SDDLMV2(DiffusionObjective):
     """``-log(p_x0 + eps) + weight * log(p_x_t + eps)``: the noisy token is the negative.
 
-    Its optimum is leave-one-out with the entry of x_t set to zero; no tail is cut.
+    V1 with `NoisyToken`. Its optimum is leave-one-out with the entry of x_t set to zero; no tail
+    is cut.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
@@ -101,4 +122,5 @@ class SDDLMV2(DiffusionObjective):
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Contrastive:
         """The contrastive row loss with x_t as the negative."""
-        return Contrastive(noisy.x0[at], noisy.x_t[at, None], self.weight, self.eps)
+        negatives = NoisyToken().mixture(noisy, at, draw)
+        return Contrastive(noisy.x0[at], negatives, self.weight, self.eps)

@@ -16,6 +16,7 @@ from sddlm.errors import check_choices
 from sddlm.models.terms import CrossEntropy
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.process.estimate import Estimate
+from sddlm.process.schedule import below_one
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
@@ -71,7 +72,8 @@ class CalibratedDenoising(DiffusionObjective):
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
         """Cross-entropy with the shifted logit of x_t."""
-        shift = self.process.own_token_logit(noisy.x_t, noisy.alpha_t, noisy.vocab_size)  # [B, L]
+        alpha_t = below_one(noisy.alpha_t)  # at 1 the shift would be infinite
+        shift = self.process.own_token_logit(noisy.x_t, alpha_t, noisy.vocab_size)  # [B, L]
         return CrossEntropy(noisy.x0[at], noisy.x_t[at], shift[at])
 
 

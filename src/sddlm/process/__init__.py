@@ -3,14 +3,24 @@
 from sddlm.process.base import Process
 from sddlm.process.hybrid import HybridProcess
 from sddlm.process.masked import MaskedProcess
-from sddlm.process.schedule import Cosine, LogLinear, Schedule
+from sddlm.process.schedule import (
+    Cosine,
+    CosinePower,
+    Geometric,
+    LogLinear,
+    Polynomial,
+    Schedule,
+)
 from sddlm.process.uniform import UniformProcess
 
 __all__ = [
     "Cosine",
+    "CosinePower",
+    "Geometric",
     "HybridProcess",
     "LogLinear",
     "MaskedProcess",
+    "Polynomial",
     "Process",
     "Schedule",
     "UniformProcess",

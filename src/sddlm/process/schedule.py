@@ -1,13 +1,14 @@
 """Schedules: alpha(t), the probability that a token is still the clean one at time t.
 
-All are decreasing with alpha(0) = 1 and alpha(1) close to, but not, 0. Times and results are
-float64 tensors of any shape, and every curve comes with its true derivative and exact inverse.
+All are decreasing with alpha(0) = 1 (`Geometric`: nearly 1) and alpha(1) close to, but not, 0.
+Times and results are float64 tensors of any shape, and every curve comes with its true derivative
+and exact inverse.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi
+from math import log, pi
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Schedule:
         raise NotImplementedError
 
     def dalpha(self, t: Tensor) -> Tensor:
-        """d alpha / dt at ``t`` (any shape, float64), negative."""
+        """d alpha / dt at ``t`` (any shape, float64), negative; at an end it may be 0."""
         raise NotImplementedError
 
     def t_of_alpha(self, alpha: Tensor) -> Tensor:
@@ -47,11 +48,28 @@ class Schedule:
         return times, alphas
 
 
+def below_one(alpha: Tensor) -> Tensor:
+    """Alpha with 1 read as the number before it, ``1 - 2**-53`` (any shape, float64).
+
+    For what divides by 1 - alpha. At t = 0 that is the limit t -> 0 to the last digit where the
+    limit is finite, and a finite number where it is not (a token that changed in no time).
+    """
+    return alpha.double().clamp(max=1 - 2**-53)
+
+
 def _check_eps(eps: float) -> None:
     if not 0 < eps < 1:
         raise ConfigError(
             f"schedule.eps is {eps}, allowed is more than 0 and less than 1: "
             "try --objective.process.schedule.eps 0.001"
+        )
+
+
+def _check_power(power: float) -> None:
+    if not 1 <= power <= 100:  # below 1 the curve is infinitely steep at one end
+        raise ConfigError(
+            f"schedule.power is {power}, allowed is 1 to 100: "
+            "try --objective.process.schedule.power 2"
         )
 
 
@@ -113,3 +131,116 @@ class Cosine(Schedule):
         """``(1 - 2 theta / pi) / (1 - eps)`` with ``theta = 2 asin(sqrt(alpha / 2))``."""
         theta = 2 * torch.asin(torch.sqrt(alpha.double() / 2))
         return (1 - 2 * theta / pi) / (1 - self.eps)
+
+
+@dataclass
+class CosinePower(Schedule):
+    """``alpha(t) = eps + (1 - eps) cos(pi t / 2)^power`` (MDLM, arXiv:2406.07524).
+
+    Power 1 is MDLM's cosine, another curve than `Cosine`; power 2 its squared cosine.
+
+    Attributes:
+        eps: what is left of the data at t = 1, in (0, 1).
+        power: of the cosine, 1 to 100.
+    """
+
+    eps: float = 1e-3
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+        _check_power(self.power)
+
+    def _cos(self, t: Tensor) -> Tensor:
+        return torch.cos(pi / 2 * t.double()).clamp(min=0)  # t = 1 may be rounded up
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """``eps + (1 - eps) cos(pi t / 2)^power``, summed so that it is 1 at t = 0."""
+        curve = self._cos(t) ** self.power
+        return curve + self.eps * (1 - curve)
+
+    def dalpha(self, t: Tensor) -> Tensor:
+        """``-(1 - eps) power pi/2 cos^(power - 1) sin``."""
+        slope = self._cos(t) ** (self.power - 1) * torch.sin(pi / 2 * t.double())
+        return -(1 - self.eps) * self.power * pi / 2 * slope
+
+    def t_of_alpha(self, alpha: Tensor) -> Tensor:
+        """``4 / pi asin(sqrt((1 - cos) / 2))``, which does not cancel at t = 0 as acos does."""
+        gone = ((1 - alpha.double()) / (1 - self.eps)).clamp(0, 1)  # 1 - cos^power
+        one_less_cos = -torch.expm1(torch.log1p(-gone) / self.power)
+        return 4 / pi * torch.asin(torch.sqrt(one_less_cos / 2))
+
+
+@dataclass
+class Polynomial(Schedule):
+    """``alpha(t) = 1 - (1 - eps) t^power``; power 1 is `LogLinear`.
+
+    Attributes:
+        eps: what is left of the data at t = 1, in (0, 1).
+        power: of the time, 1 to 100.
+    """
+
+    eps: float = 1e-3
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_eps(self.eps)
+        _check_power(self.power)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """``1 - (1 - eps) t^power``, summed so that nothing cancels at t = 1."""
+        gone = t.double() ** self.power
+        return (1 - gone) + self.eps * gone
+
+    def dalpha(self, t: Tensor) -> Tensor:
+        """``-(1 - eps) power t^(power - 1)``."""
+        return (self.eps - 1) * self.power * t.double() ** (self.power - 1)
+
+    def t_of_alpha(self, alpha: Tensor) -> Tensor:
+        """``((1 - alpha) / (1 - eps))^(1 / power)``."""
+        return ((1 - alpha.double()) / (1 - self.eps)) ** (1 / self.power)
+
+
+@dataclass
+class Geometric(Schedule):
+    """``alpha(t) = exp(-sigma_min^(1 - t) sigma_max^t)`` (SEDD, arXiv:2310.16834; MDLM).
+
+    alpha(0) is exp(-sigma_min), not exactly 1: the bound leaves out the cost of undoing the noise
+    that is there at t = 0.
+
+    Attributes:
+        sigma_min: ``-log alpha`` at t = 0, more than 0.
+        sigma_max: ``-log alpha`` at t = 1, more than ``sigma_min`` and at most 100.
+    """
+
+    sigma_min: float = 1e-4
+    sigma_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max <= 100:
+            raise ConfigError(
+                f"schedule.sigma_min is {self.sigma_min} and schedule.sigma_max {self.sigma_max}, "
+                "allowed is 0 < sigma_min < sigma_max <= 100: "
+                "try --objective.process.schedule.sigma_min 0.0001"
+            )
+
+    @property
+    def _log_ratio(self) -> float:
+        return log(self.sigma_max) - log(self.sigma_min)
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.exp(t.double() * self._log_ratio)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """``exp(-sigma)``."""
+        return torch.exp(-self._sigma(t))
+
+    def dalpha(self, t: Tensor) -> Tensor:
+        """``-sigma log(sigma_max / sigma_min) alpha``."""
+        sigma = self._sigma(t)
+        return -sigma * self._log_ratio * torch.exp(-sigma)
+
+    def t_of_alpha(self, alpha: Tensor) -> Tensor:
+        """``log(sigma / sigma_min) / log(sigma_max / sigma_min)``, 0 above alpha(0)."""
+        sigma = -torch.log(alpha.double())
+        return (torch.log(sigma / self.sigma_min) / self._log_ratio).clamp(min=0)

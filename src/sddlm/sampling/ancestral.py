@@ -12,15 +12,28 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
-from sddlm.process.estimate import Estimate, to_leave_one_out
-from sddlm.sampling.base import Model, Sampler, chunks, device_of, evaluating, pick
+from sddlm.process.estimate import Estimate
+from sddlm.process.schedule import Schedule
+from sddlm.sampling.base import (
+    Model,
+    Sampler,
+    chunks,
+    device_of,
+    evaluating,
+    leave_one_out,
+    pick,
+)
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import OnStep, Samples
 
 
 @dataclass(frozen=True)
 class Transition:
-    """One transition from t to s: what all its positions share."""
+    """One transition from t to s: what all its positions share.
+
+    With probability ``kappa`` a position is moved by the posterior, else it is corrected: noised
+    anew from a guess of the clean token, x_s ~ q(x_s | x0), x0 ~ p(x0 | x_t).
+    """
 
     process: Process
     estimate: Estimate
@@ -28,35 +41,62 @@ class Transition:
     draw: Draw
     alpha_t: Tensor  # scalar float64
     alpha_s: Tensor  # scalar float64
+    kappa: float
     greedy: bool
 
-    def logits(self, model: Model, hidden: Tensor, own: Tensor) -> Tensor:
-        """Leave-one-out logits ``[N, V]`` float64 of rows ``[N, D]`` whose tokens are ``own``."""
-        logits: Tensor = model.head.logits(hidden).to(torch.float64, copy=True)
-        return to_leave_one_out(logits, self.estimate, self.process, own, self.alpha_t)
+    def corrected(self, length: int) -> tuple[Tensor, Tensor]:
+        """Positions ``[B, L]`` bool that become noise, and those that become a guess of x0."""
+        if self.kappa == 1:  # a posterior step is spared the draw
+            none = self.draw.index.new_zeros(len(self.draw.index), length, dtype=torch.bool)
+            return none, none
+        w = self.draw.uniform("part", length)  # [B, L]
+        fresh = w >= self.kappa + (1 - self.kappa) * self.alpha_s
+        return fresh, (w >= self.kappa) & ~fresh
 
-    def move(self, logits: Tensor, own: Tensor, u: Tensor, noise: Tensor, v: Tensor) -> Tensor:
+    def bound(self, x: Tensor, guessed: Tensor, vocab_size: int) -> Tensor:
+        """Probability ``[B, L]`` beyond which a token stays whatever the network says."""
+        at_s = self.process.jump_bound(x, self.alpha_t, self.alpha_s, vocab_size=vocab_size)
+        if self.kappa == 1:
+            return at_s
+        alpha_0 = torch.ones_like(self.alpha_s)
+        at_0 = self.process.jump_bound(x, self.alpha_t, alpha_0, vocab_size=vocab_size)
+        return torch.where(guessed, at_0, at_s)
+
+    def move(
+        self, logits: Tensor, own: Tensor, guessed: Tensor, u: Tensor, noise: Tensor, v: Tensor
+    ) -> Tensor:
         """New tokens ``[N]`` by the mixture that the posterior is (see `Process.jump`).
+
+        p(x0 | x_t) is the posterior at alpha_s = 1, and is drawn from in the same way.
 
         Args:
             logits: leave-one-out ``[N, V]``.
             own: the present tokens ``[N]``.
+            guessed: draw from p(x0 | x_t) in place of p(x_s | x_t) ``[N]`` bool.
             u: decides whether a token is redrawn, predicted or stays ``[N]``.
             noise: fresh noise ``[N]``.
             v: picks from the prediction ``[N]``.
         """
         p = self.truncation(logits)  # [N, V]
-        redraw, predict = self.process.jump(
-            p.gather(1, own[:, None])[:, 0],
-            own,
-            self.alpha_t,
-            self.alpha_s,
-            vocab_size=p.shape[1],
+        p_own = p.gather(1, own[:, None])[:, 0]
+        V = p.shape[1]
+        # two calls with a scalar alpha_s: with one of each position the odds would take [N, V]
+        (redraw_s, predict_s), (redraw_0, predict_0) = (
+            self.process.jump(p_own, own, self.alpha_t, alpha, vocab_size=V)
+            for alpha in (self.alpha_s, torch.ones_like(self.alpha_s))
         )
+        redraw = torch.where(guessed, redraw_0, redraw_s)
+        predict = torch.where(guessed, predict_0, predict_s)
         new = torch.where(u < redraw, noise, own)
         predicted = ((u >= redraw) & (u < redraw + predict)).nonzero()[:, 0]
         new[predicted] = pick(p[predicted], v[predicted])
         return new
+
+    def most_likely(self, logits: Tensor, own: Tensor) -> Tensor:
+        """The most likely clean token given everything, ``own`` included ``[N]``."""
+        p = self.truncation(logits)  # [N, V]
+        alpha_0 = torch.ones_like(self.alpha_s)
+        return self.process.posterior(p, own, self.alpha_t, alpha_0).argmax(-1)
 
 
 @dataclass
@@ -70,7 +110,8 @@ class Ancestral(Sampler):
     Attributes:
         steps: grid intervals, each one network call.
         tail: the last step: ``sample`` draws from p(x0 | x_t), ``greedy`` takes the most likely
-            token of the leave-one-out prediction.
+            token of p(x0 | x_t). (Public code takes that of the leave-one-out prediction, which
+            forgets the token that is already there: docs/samplers.md.)
         truncation: temperature, nucleus and tail cut of every prediction.
     """
 
@@ -86,8 +127,58 @@ class Ancestral(Sampler):
                 f"--tail is {self.tail!r}, allowed is sample or greedy: try --tail sample"
             )
 
-    def candidates(self, x: Tensor, u: Tensor, step: Transition, vocab_size: int) -> Tensor:
-        """Positions at which the network is asked ``[B, L]`` bool; here all."""
+    def grid(
+        self, schedule: Schedule, *, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor]:
+        """Times and alphas of a run ``[steps + 1]`` float64 each; it ends at alpha = 1 exactly."""
+        return schedule.grid(self.steps, device=device)
+
+    def kernel(
+        self,
+        number: int,
+        process: Process,
+        p: Tensor,
+        x_t: Tensor,
+        alpha_t: Tensor,
+        alpha_s: Tensor,
+    ) -> Tensor:
+        """The exact law of one step at one position, given the prediction.
+
+        Args:
+            number: of the step, from 1.
+            process: of the noise.
+            p: leave-one-out prediction, converted and truncated ``[..., V]``.
+            x_t: tokens ``[...]`` int64.
+            alpha_t: at the beginning of the step, scalar float64.
+            alpha_s: at its end, scalar float64.
+
+        Returns:
+            ``[..., V]`` float64, normalised.
+        """
+        if self._greedy(number):
+            guess = process.posterior(p, x_t, alpha_t, torch.ones_like(alpha_s))
+            return _one_hot(guess.argmax(-1), p.shape[-1])
+        return process.posterior(p, x_t, alpha_t, alpha_s)
+
+    def _greedy(self, number: int) -> bool:
+        """Whether step ``number`` takes the most likely token."""
+        return self.tail == "greedy" and number == self.steps
+
+    def kappas(self, alphas: Tensor) -> Tensor:
+        """Probability of the posterior in each step of a grid ``[steps + 1]``: ``[steps]``."""
+        return torch.ones_like(alphas[1:])
+
+    def calls(self, length: int) -> int:
+        """See `Sampler.calls`."""
+        return self.steps
+
+    def candidates(
+        self, x: Tensor, u: Tensor, guessed: Tensor, step: Transition, vocab_size: int
+    ) -> Tensor:
+        """Positions at which the network is asked, if they do not become noise ``[B, L]`` bool.
+
+        Here all.
+        """
         return torch.ones_like(x, dtype=torch.bool)
 
     def sample(
@@ -109,7 +200,8 @@ class Ancestral(Sampler):
             )
         started = time.perf_counter()
         device = device_of(model)
-        times, alphas = process.schedule.grid(self.steps, device=device)
+        times, alphas = self.grid(process.schedule, device=device)
+        kappas = self.kappas(alphas).tolist()
         index = first_index + torch.arange(shape[0], device=device)
         nfe = torch.zeros_like(index)
         rows = torch.zeros_like(index)
@@ -124,7 +216,8 @@ class Ancestral(Sampler):
                     Draw(seed, number, index, shape[0]),
                     alphas[number - 1],
                     alphas[number],
-                    self.tail == "greedy" and number == self.steps,
+                    1.0 if self._greedy(number) else kappas[number - 1],
+                    self._greedy(number),
                 )
                 x, asked = self._advance(model, x, step)
                 nfe += asked.any(1)
@@ -137,26 +230,33 @@ class Ancestral(Sampler):
 
     def _advance(self, model: Model, x: Tensor, step: Transition) -> tuple[Tensor, Tensor]:
         """The tokens after a step and the positions asked, both ``[B, L]``."""
-        length = x.shape[1]
+        length, V = x.shape[1], model.vocab_size
+        fresh, guessed = step.corrected(length)  # [B, L]
         u = step.draw.uniform("jump", length)  # [B, L]
-        V = model.vocab_size
-        asked = self.candidates(x, u, step, V)
+        asked = self.candidates(x, u, guessed, step, V) & ~fresh
         busy = asked.any(1)  # [B]
-        if not busy.any():
+        if step.kappa == 1 and not busy.any():
             return x, asked
+        noise = step.process.noise(step.draw, "redraw", length, alpha=step.alpha_s, vocab_size=V)
+        # the network sees x as it was, so that noise is laid over the result
+        if not busy.any():
+            return torch.where(fresh, noise, x), asked
         sigma = -torch.log(step.alpha_t).float().expand(int(busy.sum()))
         hidden = model(x[busy], sigma)[asked[busy]]  # [N, D]
-        own, u = x[asked], u[asked]  # [N]
-        noise = step.process.noise(step.draw, "redraw", length, alpha=step.alpha_s, vocab_size=V)[
-            asked
-        ]
-        v = step.draw.uniform("pick", length)[asked]
+        v = step.draw.uniform("pick", length)[asked]  # [N]
+        own, guessed, u, redrawn = x[asked], guessed[asked], u[asked], noise[asked]  # [N]
         new = own.clone()
         for at in chunks(len(own), V):
-            logits = step.logits(model, hidden[at], own[at])
+            logits = leave_one_out(
+                model, hidden[at], step.estimate, step.process, own[at], step.alpha_t
+            )
             if step.greedy:
-                certain = step.process.certain(own[at], vocab_size=V)
-                new[at] = torch.where(certain, own[at], logits.argmax(-1))
+                new[at] = step.most_likely(logits, own[at])
             else:
-                new[at] = step.move(logits, own[at], u[at], noise[at], v[at])
-        return x.masked_scatter(asked, new), asked
+                new[at] = step.move(logits, own[at], guessed[at], u[at], redrawn[at], v[at])
+        return torch.where(fresh, noise, x.masked_scatter(asked, new)), asked
+
+
+def _one_hot(tokens: Tensor, vocab_size: int) -> Tensor:
+    """``[...]`` int64 to ``[..., V]`` float64."""
+    return torch.nn.functional.one_hot(tokens, vocab_size).double()

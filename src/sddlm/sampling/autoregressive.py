@@ -20,6 +20,8 @@ from sddlm.types import OnStep, Samples
 class Autoregressive(Sampler):
     """One token after the other, each from p(token | tokens before it); L - 1 network calls.
 
+    A network that offers a cache (``new_cache``) is asked for one new position in each call.
+
     Attributes:
         truncation: temperature, nucleus and tail cut of every prediction.
         bos_id: the token at position 0.
@@ -27,6 +29,10 @@ class Autoregressive(Sampler):
 
     truncation: Truncation = field(default_factory=Truncation)
     bos_id: int = 0
+
+    def calls(self, length: int) -> int:
+        """See `Sampler.calls`: one for each token but the first."""
+        return length - 1
 
     def sample(
         self,
@@ -56,8 +62,11 @@ class Autoregressive(Sampler):
         with evaluating(model):
             x = torch.full((B, L), self.bos_id, device=device)
             sigma = torch.zeros(B, device=device)
+            new_cache = getattr(model, "new_cache", None)
+            more = {"cache": new_cache(L)} if new_cache else {}
             for place in range(1, L):
-                hidden = model(x[:, :place], sigma)[:, -1]  # [B, D]
+                start = place - 1 if more else 0
+                hidden = model(x[:, start:place], sigma, **more)[:, -1]  # [B, D]
                 u = Draw(seed, place, index, B).uniform("pick")  # [B]
                 for at in chunks(B, model.vocab_size):
                     p = self.truncation(model.head.logits(hidden[at]))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sddlm.process.base import Process
-from sddlm.process.estimate import Estimate
+from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.types import OnStep, Samples
 
 #: bytes of float64 logits that exist at once
@@ -36,8 +36,11 @@ class Model(Protocol):
     def head(self) -> Any:
         """A `Head`."""
 
-    def __call__(self, x_t: Tensor, sigma: Tensor) -> Tensor:
-        """Hidden vectors ``[B, L, D]`` of tokens ``[B, L]`` at noise levels ``[B]``."""
+    def __call__(self, x_t: Tensor, sigma: Tensor, **more: Any) -> Tensor:
+        """Hidden vectors ``[B, L, D]`` of tokens ``[B, L]`` at noise levels ``[B]``.
+
+        ``more`` is ``cache=`` for a causal network that has a ``new_cache``.
+        """
 
     def modules(self) -> Iterator[nn.Module]:
         """As of ``nn.Module``."""
@@ -79,6 +82,10 @@ class Sampler:
         """
         raise NotImplementedError
 
+    def calls(self, length: int) -> int:
+        """How often `sample` calls ``on_step`` for sequences of ``length`` tokens."""
+        raise NotImplementedError
+
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
@@ -109,6 +116,31 @@ def chunks(rows: int, vocab_size: int) -> Iterator[slice]:
     """Parts of ``rows`` whose float64 logits fit into `CHUNK_BYTES`."""
     size = max(1, CHUNK_BYTES // (8 * vocab_size))
     return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def leave_one_out(
+    model: Model,
+    hidden: Tensor,
+    estimate: Estimate,
+    process: Process,
+    own: Tensor,
+    alpha_t: Tensor,
+) -> Tensor:
+    """Leave-one-out logits of hidden rows.
+
+    Args:
+        model: whose head reads them.
+        hidden: ``[N, D]``.
+        estimate: what the logits of the head mean.
+        process: of the noise.
+        own: the tokens at these rows ``[N]``.
+        alpha_t: broadcastable to ``[N]``.
+
+    Returns:
+        ``[N, V]`` float64.
+    """
+    logits: Tensor = model.head.logits(hidden).to(torch.float64, copy=True)
+    return to_leave_one_out(logits, estimate, process, own, alpha_t)
 
 
 def pick(p: Tensor, u: Tensor) -> Tensor:

@@ -23,8 +23,10 @@ class Lazy(Ancestral):
     ``steps``. Truncation keeps the bound; a greedy last step needs every position once.
     """
 
-    def candidates(self, x: Tensor, u: Tensor, step: Transition, vocab_size: int) -> Tensor:
+    def candidates(
+        self, x: Tensor, u: Tensor, guessed: Tensor, step: Transition, vocab_size: int
+    ) -> Tensor:
         """Positions that can change ``[B, L]`` bool."""
         if step.greedy:
             return torch.ones_like(x, dtype=torch.bool)
-        return u < step.process.jump_bound(x, step.alpha_t, step.alpha_s, vocab_size=vocab_size)
+        return u < step.bound(x, guessed, vocab_size)

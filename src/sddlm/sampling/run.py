@@ -170,8 +170,8 @@ def draw_samples(
     """
     parts = []
     firsts = range(0, shape[0], batch)
-    calls = getattr(sampler, "steps", shape[1] - 1)  # of ``on_step``; left to right has no steps
-    with bar("sampling", total=calls * len(firsts), show=progress) as advance:
+    total = sampler.calls(shape[1]) * len(firsts)
+    with bar("sampling", total=total, show=progress) as advance:
         for first in firsts:
             watching = [on_step] if on_step and first == 0 else []
             part = sampler.sample(

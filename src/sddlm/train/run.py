@@ -218,6 +218,10 @@ def _fit(
 ) -> None:
     """Train, then write the averaged weights; a run stopped by hand is written as well."""
     train_rows, held_out = _rows(prepared)
+    with warnings.catch_warnings():
+        if not _is_first():  # every process begins, one speaks
+            warnings.simplefilter("ignore")
+        objective.begin(network.vocab_size, lambda: train_rows.counts(network.vocab_size))
     module = TrainModule(network, objective, args, seed=seed)
     ema = EMA(network, args)
     checkpoints = Checkpoints(

@@ -1,0 +1,145 @@
+"""Duo's training curriculum: first easy, soft, Gaussian noise, then the bound itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
+from sddlm.models.terms import Term
+from sddlm.objectives.base import DiffusionObjective, Model
+from sddlm.objectives.bound import bound_term
+from sddlm.process.estimate import Estimate
+from sddlm.process.gaussian import ALPHA_RANGE, gaussian_map
+from sddlm.process.latent import dense_latent, top_latent
+from sddlm.process.uniform import UniformProcess
+from sddlm.types import Loss, Noisy, SoftTokens
+
+HARD_TAU = 1e-10
+"""Temperature at which a soft token is the hard one."""
+
+
+@dataclass
+class DuoCurriculum(DiffusionObjective):
+    """Duo (arXiv:2506.10892): the NELBO of uniform noise that is made by a Gaussian latent.
+
+    Up to step ``until`` the network sees softmax(w / tau) of the latent w, whose argmax is x_t,
+    and the loss is the NELBO's integrand at x_t. From then on, and in validation, it is `NELBO`.
+    In the curriculum the network sees more than x_t and the times stop at ``alpha_min`` and
+    ``alpha_max``: its loss is no bound, and its optimum is not exactly that of the NELBO.
+
+    Differs from the published code: x_t is x0 only if x0 is the largest (there, if it is among the
+    ``top_k``), alpha' is exact, and the range of gamma follows from that of alpha for any V.
+    """
+
+    process: UniformProcess = field(default_factory=UniformProcess)
+    """How text is corrupted after the curriculum and in every validation."""
+    until: int = 500_000
+    """Training step at which the curriculum ends; Duo's is half of its training."""
+    tau_start: float = 1e-3
+    """Temperature of the soft tokens up to step ``tau_from``."""
+    tau_end: float = 1e-3
+    """Temperature at the end; from one to the other its logarithm is linear."""
+    tau_from: int = 0
+    """Training step at which the temperature begins to change."""
+    alpha_min: float = 0.05
+    """What is left of the data at t = 1 of the curriculum."""
+    alpha_max: float = 0.945
+    """What is left of the data at t = 0 of the curriculum."""
+    top_k: int | None = None
+    """Largest noise tokens in a soft token, beside x0; None: all, in memory of [B, L, V]. Of 50,257
+    tokens ten leave out nothing at tau 1e-3, 0.01% of the weight at 0.01, most of it at 0.1."""
+
+    def __post_init__(self) -> None:
+        if self.until < 0:
+            raise ConfigError(
+                f"--objective.until is {self.until}, allowed is 0 or more: "
+                "try half of --train.steps, or --objective NELBO for no curriculum"
+            )
+        if not 0 <= self.tau_from <= self.until:
+            raise ConfigError(
+                f"--objective.tau_from is {self.tau_from}, allowed is 0 to --objective.until "
+                f"({self.until}): try --objective.tau_from 0"
+            )
+        for name, tau in (("tau_start", self.tau_start), ("tau_end", self.tau_end)):
+            if not tau >= HARD_TAU:
+                raise ConfigError(
+                    f"--objective.{name} is {tau}, allowed is {HARD_TAU} or more: "
+                    f"try --objective.{name} 0.001"
+                )
+        low, high = ALPHA_RANGE
+        if not low <= self.alpha_min < self.alpha_max <= high:
+            raise ConfigError(
+                f"--objective.alpha_min is {self.alpha_min} and --objective.alpha_max is "
+                f"{self.alpha_max}, allowed is {low} <= alpha_min < alpha_max <= {high}: "
+                "try 0.05 and 0.945"
+            )
+        self._check_top_k(None)
+
+    def _check_top_k(self, vocab_size: int | None) -> None:
+        """V is not known before the first batch."""
+        k = self.top_k
+        if k is None or (k >= 1 and (vocab_size is None or k < vocab_size)):
+            return
+        most = "V - 1" if vocab_size is None else f"{vocab_size - 1} (the vocabulary less one)"
+        raise ConfigError(
+            f"--objective.top_k is {k}, allowed is 1 to {most}: "
+            "leave it out for a small vocabulary, else try --objective.top_k 10"
+        )
+
+    @property
+    def estimate(self) -> Estimate:
+        """Leave-one-out: the exact optimum after the curriculum, and what it prepares in it."""
+        return Estimate.LEAVE_ONE_OUT
+
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+        """The NELBO's integrand."""
+        return bound_term(self.process, noisy, at, self.estimate)
+
+    def in_curriculum(self, step: int) -> bool:
+        """Whether ``step`` has soft tokens; validation, which is step -1, has not."""
+        return 0 <= step < self.until
+
+    def tau(self, step: int) -> float:
+        """Temperature of the soft tokens at a training step; the hard limit after the end."""
+        if step >= self.until:
+            return HARD_TAU
+        done = max(step - self.tau_from, 0) / max(self.until - self.tau_from, 1)
+        return float(self.tau_start * (self.tau_end / self.tau_start) ** done)
+
+    def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
+        """See `Objective.loss`.
+
+        Raises:
+            ConfigError: if ``top_k`` does not fit the model's vocabulary.
+        """
+        if not self.in_curriculum(draw.step):
+            return super().loss(model, x0, draw, loss_mask)
+        noisy, soft = self.soften(x0, draw, vocab_size=model.vocab_size)
+        return self.score(model, noisy, draw, loss_mask, x=soft)
+
+    def soften(self, x0: Tensor, draw: Draw, *, vocab_size: int) -> tuple[Noisy, SoftTokens]:
+        """The curriculum's corruption: hard tokens for the loss, soft ones for the network.
+
+        Args:
+            x0: clean tokens ``[B, L]`` int64.
+            draw: randomness; its step sets the temperature. The range of alpha ends far from 1,
+                so times begin at 0.
+            vocab_size: V.
+
+        Returns:
+            the batch, whose ``resampled`` is ``changed`` (a latent has no such flag), and the
+            network's input.
+        """
+        self._check_top_k(vocab_size)
+        path = gaussian_map(vocab_size, self.alpha_min, self.alpha_max)
+        t = draw.times(0.0)
+        gamma, tau = path.gamma(t), self.tau(draw.step)
+        if self.top_k is None:
+            soft, x_t = dense_latent(x0, gamma, tau, draw, vocab_size=vocab_size)
+        else:
+            soft, x_t = top_latent(x0, gamma, tau, draw, vocab_size=vocab_size, top_k=self.top_k)
+        alpha_t, dalpha_t = path.alpha(t)[:, None], path.dalpha(t)[:, None]  # each [B, 1]
+        return Noisy(x0, x_t, t, alpha_t, dalpha_t, x_t != x0, vocab_size), soft

@@ -1,0 +1,86 @@
+"""The discrete-time bound (D3PM)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
+from sddlm.models.terms import Differentiated, Term
+from sddlm.objectives.base import DiffusionObjective
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
+from sddlm.process.uniform import UniformProcess
+from sddlm.types import Noisy
+
+
+@dataclass
+class D3PM(DiffusionObjective):
+    """One term of the bound of a chain of ``steps`` steps (arXiv:2107.03006), times ``steps``.
+
+    With t = k / steps, k drawn from 1 .. steps, s = t - 1 / steps and alpha(0) = 1,
+
+        steps * KL( q(x_s | x_t, x0) || p(x_s | x_t) ),
+
+    both by Bayes' rule (`Process.posterior`); at k = 1 that is -log p(x0 | x_1). For steps ->
+    infinity it is `NELBO`. Its optimum is the leave-one-out prediction. ``bound``, for
+    validation, is the continuous-time one, so that models can be compared.
+    """
+
+    process: Process = field(default_factory=UniformProcess)
+    """How text is corrupted."""
+    steps: int = 1000
+    """Steps of the chain."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"--objective.steps is {self.steps}, must be at least 1, e.g. 1000")
+
+    @property
+    def estimate(self) -> Estimate:
+        """Leave-one-out."""
+        return Estimate.LEAVE_ONE_OUT
+
+    def times(self, draw: Draw) -> Tensor:
+        """k / steps, stratified over the batch ``[B]``."""
+        return (torch.floor(draw.times(0) * self.steps) + 1).clamp(max=self.steps) / self.steps
+
+    def select(self, noisy: Noisy) -> Tensor:
+        """Positions whose clean token is not known."""
+        return ~self.process.certain(noisy.x_t, vocab_size=noisy.vocab_size)
+
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+        """The divergence of one step."""
+        process, steps = self.process, self.steps
+        x0, x_t = noisy.x0[at], noisy.x_t[at]  # [N]
+        before = torch.round(noisy.t * steps) - 1  # k - 1
+        earlier = process.schedule.alpha(before / steps)
+        alpha_s = torch.where(before > 0, earlier, 1.0)[:, None].expand_as(noisy.x0)[at]
+        alpha_t = noisy.alpha_t.expand_as(noisy.x0)[at]
+
+        def divergence(logits: Tensor, rows: slice) -> Tensor:
+            log_p = logits.double().log_softmax(1)  # [n, V]
+            V, z = log_p.shape[1], x_t[rows, None]
+            clean = torch.zeros_like(log_p).scatter_(1, x0[rows, None], 1.0)
+            true = process.posterior(clean, x_t[rows], alpha_t[rows], alpha_s[rows])
+            # both are ([v = z] + leave) (p_v + nu_v(s)) / (p_z + nu_z(t)), p the clean token or
+            # the prediction: the first factor cancels, and logarithms do not underflow
+            nu_s, nu_t = process.odds(alpha_s[rows], V), process.odds(alpha_t[rows], V)
+            gap = _log_sum(clean.log(), nu_s) - _log_sum(log_p, nu_s)
+            own_true, own = (
+                _log_sum(x.gather(1, z), nu_t.gather(1, z))[:, 0] for x in (clean.log(), log_p)
+            )
+            there = true > 0
+            return steps * ((true * gap.where(there, 0.0)).sum(1) + own - own_true)
+
+        return Differentiated(divergence)
+
+
+def _log_sum(log_p: Tensor, nu: Tensor) -> Tensor:
+    """``log(p + nu)`` (any shape), also where p has underflown; 0 where both are 0."""
+    something = (log_p > -torch.inf) | (nu > 0)
+    # a logarithm of 0 on both sides has no gradient
+    return torch.logaddexp(log_p.where(something, 0.0), nu.log().where(something, -torch.inf))

@@ -1,0 +1,267 @@
+"""What SDDLM-V1 pushes away from: laws of negative tokens.
+
+With n the law of the negatives at a position, pi the leave-one-out prediction and w the weight,
+the expected loss of V1 is -sum_v (pi_v - w n_v) log(p_v + eps). Its optimum for eps -> 0 is
+
+    p_v  proportional to  max(pi_v - w n_v, 0).
+
+Drawing K tokens estimates the same without bias, with less noise the larger K is. All are drawn by
+the sequence's own place in the global batch, so they do not depend on ranks or micro-batches.
+
+Without ``from __future__ import annotations``, for the reason given in ``objectives/base.py``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError, check_choices
+from sddlm.models.terms import Law, Tokens, Top
+from sddlm.process.estimate import Estimate
+from sddlm.types import Noisy
+
+#: what the row loss takes (``models.terms``)
+Part = Tokens | Top | Law
+
+
+class Negatives:
+    """A law of negative tokens. Leaves are dataclasses."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """What V1 estimates with them."""
+        return Estimate.TRUNCATED
+
+    def begin(self, counts: Callable[[], Tensor]) -> None:
+        """Learn what is needed of the training data; nothing unless a leaf does.
+
+        Args:
+            counts: gives how often each token occurs ``[V]`` int64; costs a pass over the data.
+        """
+
+    def mixture(
+        self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
+    ) -> tuple[Part, ...]:
+        """The negatives of the selected positions, parts of a mixture.
+
+        Args:
+            noisy: the corrupted batch.
+            at: selected positions ``[B, L]`` bool, N of them.
+            draw: randomness.
+            name: what the numbers drawn are for.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class UniformNegatives(Negatives):
+    """All tokens of the vocabulary alike, n_v = 1/V (Eq. 9 of arXiv:2510.22926)."""
+
+    count: int | Literal["exact"] = 1
+    """Tokens drawn for each position, or ``exact`` for their expectation, one more sum over the
+    chunk of logits."""
+
+    def __post_init__(self) -> None:
+        _check_count(self)
+
+    def mixture(
+        self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
+    ) -> tuple[Part, ...]:
+        """Drawn tokens, or the uniform law."""
+        if self.count == "exact":
+            return (Law(),)
+        shape = (noisy.x0.shape[1], self.count)
+        return (Tokens(draw.integers(name, *shape, high=noisy.vocab_size)[at]),)
+
+
+@dataclass
+class UnigramNegatives(Negatives):
+    """Tokens as frequent as in the training data: cuts what is merely frequent.
+
+    Training counts them by itself; in a loop of your own say ``UnigramNegatives().learn(counts)``.
+    """
+
+    count: int | Literal["exact"] = 1
+    """Tokens drawn for each position, or ``exact`` for their expectation."""
+
+    def __post_init__(self) -> None:
+        _check_count(self)
+        self._counts: Tensor | None = None
+
+    def learn(self, counts: Tensor) -> "UnigramNegatives":
+        """Take the frequencies from counts ``[V]`` int64; returns itself.
+
+        Raises:
+            ConfigError: if they count nothing.
+        """
+        if counts.ndim != 1 or (counts < 0).any() or counts.sum() < 1:
+            raise ConfigError("UnigramNegatives.learn takes counts [V], none below 0, not all 0")
+        self._counts = counts.to(torch.int64)
+        return self
+
+    def begin(self, counts: Callable[[], Tensor]) -> None:
+        """Learn the frequencies."""
+        self.learn(counts())
+
+    def mixture(
+        self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
+    ) -> tuple[Part, ...]:
+        """Drawn tokens, or the law.
+
+        Raises:
+            ConfigError: if `learn` was not called, or with another vocabulary.
+        """
+        if self._counts is None:
+            raise ConfigError(
+                "UnigramNegatives has no frequencies yet; before training call "
+                ".learn(counts) with how often each token occurs [V]"
+            )
+        if len(self._counts) != noisy.vocab_size:
+            raise ConfigError(
+                f"UnigramNegatives learned {len(self._counts)} frequencies, but the network has "
+                f"{noisy.vocab_size} tokens; call .learn(counts) with as many"
+            )
+        counts = self._counts = self._counts.to(noisy.x0.device)
+        if self.count == "exact":
+            return (Law(counts.double() / counts.sum()),)
+        # an occurrence is drawn, so that a token that does not occur never is
+        below = counts.cumsum(0)  # [V]
+        shape = (noisy.x0.shape[1], self.count)
+        place = draw.integers(name, *shape, high=int(below[-1]))[at]  # [N, K]
+        return (Tokens(torch.searchsorted(below, place, right=True)),)
+
+
+@dataclass
+class SequenceNegatives(Negatives):
+    """Clean tokens of other positions of the same sequence: "in-batch" negatives.
+
+    Of the sequence and not of the micro-batch, because all randomness of training must not depend
+    on ranks and micro-batches. n is how frequent a token is in the sequence around the position,
+    given what the network sees: V1 with them unlearns to repeat the topic.
+    """
+
+    count: int = 1
+    """Positions drawn for each position, with replacement, never itself."""
+
+    def __post_init__(self) -> None:
+        _check_count(self)
+
+    def mixture(
+        self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
+    ) -> tuple[Part, ...]:
+        """Drawn tokens.
+
+        Raises:
+            ConfigError: if a sequence has one position only.
+        """
+        B, L = noisy.x0.shape
+        if L < 2:
+            raise ConfigError(
+                "SequenceNegatives needs other positions: --data.length is 1, must be at least 2"
+            )
+        here = torch.arange(L, device=noisy.x0.device)[:, None]
+        other = (here + 1 + draw.integers(name, L, self.count, high=L - 1)) % L  # [B, L, K]
+        tokens = noisy.x0.gather(1, other.view(B, -1)).view(B, L, self.count)
+        return (Tokens(tokens[at]),)
+
+
+@dataclass
+class TopNegatives(Negatives):
+    """The model's own most likely tokens but x0: hard negatives.
+
+    n follows the model, so that there is no optimum in closed form; the choice is a constant to
+    the gradient.
+    """
+
+    count: int = 8
+    """How many."""
+
+    def __post_init__(self) -> None:
+        _check_count(self)
+
+    def mixture(
+        self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
+    ) -> tuple[Part, ...]:
+        """Chosen in the head, where the logits are; nothing is drawn."""
+        return (Top(self.count),)
+
+
+@dataclass
+class NoisyToken(Negatives):
+    """The noisy token x_t itself: with it V1 is V2. No tail is cut."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """Leave-one-out without x_t (at weight 1)."""
+        return Estimate.WITHOUT_X_T
+
+    def mixture(
+        self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
+    ) -> tuple[Part, ...]:
+        """One token; nothing is drawn."""
+        return (Tokens(noisy.x_t[at][:, None]),)
+
+
+@dataclass
+class MixedNegatives(Negatives):
+    """A weighted mixture of other negatives: n = sum of share times n of the part."""
+
+    parts: list[Negatives] = field(default_factory=lambda: [UniformNegatives(), NoisyToken()])
+    """What is mixed, each by name and options."""
+    shares: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    """How much of each, 0 or more; divided by their sum."""
+
+    def __post_init__(self) -> None:
+        flag = "--objective.negatives"
+        if not self.parts or not all(isinstance(part, Negatives) for part in self.parts):
+            raise ConfigError(
+                f"{flag}.parts is {self.parts!r}, must be a list of 1 or more negatives, such as "
+                "[UniformNegatives, NoisyToken]"
+            )
+        if len(self.shares) != len(self.parts):
+            raise ConfigError(
+                f"{flag}.shares has {len(self.shares)} numbers for {len(self.parts)} parts; "
+                "give one number for each part"
+            )
+        if not all(isfinite(share) and share >= 0 for share in self.shares) or not any(self.shares):
+            raise ConfigError(
+                f"{flag}.shares is {self.shares}, must be numbers of 0 or more, not all 0, such "
+                f"as {[1.0] * len(self.parts)}"
+            )
+
+    @property
+    def estimate(self) -> Estimate:
+        """That of the parts if they agree, else truncated leave-one-out."""
+        kinds = {part.estimate for part in self.parts}
+        return kinds.pop() if len(kinds) == 1 else Estimate.TRUNCATED
+
+    def begin(self, counts: Callable[[], Tensor]) -> None:
+        """Begin every part."""
+        for part in self.parts:
+            part.begin(counts)
+
+    def mixture(
+        self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
+    ) -> tuple[Part, ...]:
+        """The parts' own, their shares multiplied; each draws numbers of its own."""
+        total = sum(self.shares)
+        return tuple(
+            replace(found, share=found.share * share / total)
+            for i, (part, share) in enumerate(zip(self.parts, self.shares, strict=True))
+            for found in part.mixture(noisy, at, draw, f"{name} {i}")
+        )
+
+
+def _check_count(negatives: Any) -> None:
+    check_choices(negatives, flag := "--objective.negatives.")
+    count, exact = negatives.count, isinstance(negatives, (UniformNegatives, UnigramNegatives))
+    if (count == "exact" and exact) or (isinstance(count, int) and count >= 1):
+        return
+    raise ConfigError(
+        f"{flag}count is {count}, must be 1 or more tokens{', or exact' if exact else ''}"
+    )

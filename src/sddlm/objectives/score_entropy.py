@@ -1,0 +1,51 @@
+"""Score entropy: the network estimates ratios of noisy laws (SEDD)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
+from sddlm.models.terms import Term
+from sddlm.objectives.base import DiffusionObjective
+from sddlm.objectives.bound import bound_term
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
+from sddlm.process.hybrid import HybridProcess
+from sddlm.process.uniform import UniformProcess
+from sddlm.types import Noisy
+
+
+@dataclass
+class SEDD(DiffusionObjective):
+    """Score entropy (arXiv:2310.16834) with the network scaled as there, for either prior.
+
+    The network says log q(y, others) / q(x_t, others) for every y but x_t, freely: its scores need
+    not come from any law. It is a bound for every score. Samplers read the score as the
+    prediction p that it would be the score of, negative entries cut (`Estimate.SCORE`).
+    """
+
+    process: Process = field(default_factory=UniformProcess)
+    """How text is corrupted: UniformProcess or MaskedProcess."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.process, HybridProcess):
+            raise ConfigError(
+                "--objective.process is HybridProcess, whose masks have a score that the network "
+                "never gives; SEDD takes UniformProcess or MaskedProcess, NELBO takes all"
+            )
+
+    @property
+    def estimate(self) -> Estimate:
+        """The score."""
+        return Estimate.SCORE
+
+    def select(self, noisy: Noisy) -> Tensor:
+        """Positions at which noise can have arrived."""
+        return ~self.process.certain(noisy.x_t, vocab_size=noisy.vocab_size)
+
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+        """The score entropy at the rate of the noise."""
+        return bound_term(self.process, noisy, at, self.estimate)

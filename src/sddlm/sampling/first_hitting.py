@@ -1,0 +1,92 @@
+"""The first-hitting sampler: masked diffusion in continuous time, one token after the other."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
+from sddlm.process.masked import MaskedProcess
+from sddlm.sampling.base import (
+    Model,
+    Sampler,
+    chunks,
+    device_of,
+    evaluating,
+    leave_one_out,
+    pick,
+)
+from sddlm.sampling.truncation import Truncation
+from sddlm.types import OnStep, Samples
+
+
+@dataclass
+class FirstHitting(Sampler):
+    """The reverse process of a mask without a time grid, and so without its error.
+
+    A position is still masked at noise level 1 - alpha with probability (1 - alpha) over that of
+    t = 1, whatever the network says: the level at which it is revealed is uniform
+    (arXiv:2409.02908). Levels are drawn first; then the network is asked once for each token, at
+    the level at which it is revealed, every sequence at its own.
+
+    Attributes:
+        truncation: temperature, nucleus and tail cut of every prediction.
+    """
+
+    truncation: Truncation = field(default_factory=Truncation)
+
+    def calls(self, length: int) -> int:
+        """See `Sampler.calls`: one for each token."""
+        return length
+
+    def sample(
+        self,
+        model: Model,
+        *,
+        process: Process,
+        estimate: Estimate,
+        shape: tuple[int, int],
+        seed: int = 0,
+        first_index: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Samples:
+        """See `Sampler.sample`; ``on_step`` gets the share of masks as the time."""
+        if not isinstance(process, MaskedProcess) or not estimate.diffusion:
+            raise ConfigError(
+                f"FirstHitting samples only a diffusion model of MaskedProcess, this one has "
+                f"{type(process).__name__} and estimate {estimate.value}: "
+                f"use {'Lazy or Psi' if estimate.diffusion else 'Autoregressive'}"
+            )
+        started = time.perf_counter()
+        B, L = shape
+        device = device_of(model)
+        index = first_index + torch.arange(B, device=device)
+        rows = torch.arange(B, device=device)
+        start = Draw(seed, 0, index, B)
+        with evaluating(model):
+            x = process.prior(start, L, vocab_size=model.vocab_size)  # [B, L]
+            most = 1 - process.schedule.alpha(torch.ones(1, dtype=torch.float64, device=device))
+            level = start.uniform("level", L) * most  # [B, L]: 1 - alpha when it is revealed
+            level, order = level.sort(dim=1, descending=True, stable=True)
+            for number in range(1, L + 1):
+                alpha_t, place = 1 - level[:, number - 1], order[:, number - 1]  # [B]
+                hidden = model(x, -torch.log(alpha_t).float())[rows, place]  # [B, D]
+                u = Draw(seed, number, index, B).uniform("pick")  # [B]
+                own = x[rows, place]  # [B]: masks
+                token = torch.empty_like(own)
+                for at in chunks(B, model.vocab_size):
+                    logits = leave_one_out(
+                        model, hidden[at], estimate, process, own[at], alpha_t[at]
+                    )
+                    token[at] = pick(self.truncation(logits), u[at])
+                x = x.index_put((rows, place), token)
+                if on_step is not None:
+                    on_step(number, 1 - number / L, x)
+        seconds = time.perf_counter() - started
+        calls = torch.full_like(index, L)
+        return Samples(x.clone(), calls, L, seconds, calls)

@@ -1,0 +1,99 @@
+"""What an objective is minimised by, found by minimising it: nothing is sampled."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.objectives.base import DiffusionObjective
+from sddlm.process.base import Process
+from sddlm.types import Noisy
+from sddlm.worlds.tabular import TabularModel
+from sddlm.worlds.world import World, state_id, states
+
+
+def noisy_batch(world: World, process: Process, t: float) -> tuple[Noisy, Tensor]:
+    """Every way in which a sequence can be corrupted at a time, each with its probability.
+
+    Args:
+        world: law of x0.
+        process: of the noise.
+        t: the time, at which alpha is below 1.
+
+    Returns:
+        a batch of R rows and their probabilities ``[R]`` (summing to 1). Each position of each
+        sequence is either kept or resampled to one of the V tokens; what cannot be is left out.
+    """
+    V, L = world.vocab_size + process.extra_tokens, world.length
+    time = torch.full((1,), t, dtype=torch.float64)
+    alpha, slope = process.schedule.alpha(time), process.schedule.dalpha(time)  # [1]
+    # outcome 0 keeps the token, 1 + v resamples it to v
+    chance = alpha * torch.cat([torch.ones(1).double(), process.odds(alpha, V)[0]])  # [1 + V]
+    outcome = torch.tensor(list(product(range(1 + V), repeat=L)))  # [O, L]
+    outcome = outcome[chance[outcome].prod(1) > 0]
+    x0 = states(world.vocab_size, L)[:, None].expand(-1, len(outcome), -1)  # [S, O, L]
+    x_t = torch.where(outcome > 0, outcome - 1, x0)
+    weight = world.probabilities[:, None] * chance[outcome].prod(1)  # [S, O]
+    rows = weight.numel()
+    noisy = Noisy(
+        x0=x0.reshape(rows, L),
+        x_t=x_t.reshape(rows, L),
+        t=time.expand(rows),
+        alpha_t=alpha.expand(rows, 1),
+        dalpha_t=slope.expand(rows, 1),
+        resampled=(outcome > 0).expand(*x0.shape[:2], L).reshape(rows, L),
+        vocab_size=V,
+    )
+    return noisy, weight.flatten()
+
+
+def minimise(
+    objective: DiffusionObjective, world: World, t: float, *, iterations: int = 500
+) -> Tensor:
+    """Logits of the table that minimises an objective's expected loss at one time.
+
+    Args:
+        objective: its loss must not be random given the corrupted batch (exact negatives).
+        world: law of x0.
+        t: the time.
+        iterations: of L-BFGS, at most.
+
+    Returns:
+        ``[S, L, V]`` for every noisy sequence; where the loss never looks, zeros.
+    """
+    noisy, weight = noisy_batch(world, objective.process, t)
+    V, L, extra = noisy.vocab_size, world.length, objective.process.extra_tokens
+    model = TabularModel(
+        torch.zeros(V**L, L, V, dtype=torch.float64), vocab_size=V, length=L, input_only=extra
+    )
+    draw = Draw.simple(0, 0, len(weight))
+    # each cell is a problem of its own; dividing by its weight makes them equally curved
+    size = torch.zeros(V**L, dtype=torch.float64)
+    at = state_id(noisy.x_t, V)
+    size.index_add_(0, at, weight)
+    weight = weight / size[at]
+
+    def closure() -> Tensor:
+        model.zero_grad()
+        loss = objective.score(model, noisy, draw, weight=weight).total
+        loss.backward()
+        return loss
+
+    # small steps first: a contrastive loss has plateaus, onto which long ones throw a token
+    first = torch.optim.Adam([model.table], lr=0.05)
+    for _ in range(500):
+        closure()
+        first.step()
+    torch.optim.LBFGS(
+        [model.table],
+        max_iter=iterations,
+        max_eval=2 * iterations,
+        history_size=50,
+        tolerance_grad=1e-12,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    ).step(closure)
+    return model.table.detach()

@@ -1,0 +1,66 @@
+"""A "network" that looks its output up."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sddlm.models.vocab_head import VocabHead
+from sddlm.worlds.world import Predictions, state_id
+
+
+class TabularModel(nn.Module):
+    """A "network" that looks its output up; it satisfies the contract of a model.
+
+    Its hidden vectors are the logits themselves (D = V, float64) and its head is the identity.
+
+    Args:
+        predictions: probabilities ``[S, L, V]`` as a function of alpha, or a table of logits
+            ``[S, L, V]`` used at every alpha, which becomes a parameter that can be trained.
+        vocab_size: V.
+        length: L.
+        input_only: tokens at the end of the vocabulary that are never predicted.
+    """
+
+    def __init__(
+        self,
+        predictions: Predictions | Tensor,
+        *,
+        vocab_size: int,
+        length: int,
+        input_only: int = 0,
+    ) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.length = length
+        self.causal = False
+        self.head = VocabHead(vocab_size, vocab_size, bias=False, input_only=input_only)
+        self.head.weight = nn.Parameter(
+            torch.eye(vocab_size, dtype=torch.float64), requires_grad=False
+        )
+        self._predictions: Predictions | None = None
+        self._tables: dict[float, Tensor] = {}
+        if isinstance(predictions, Tensor):
+            self.table = nn.Parameter(predictions.clone())
+        else:
+            self._predictions = predictions
+
+    def _logits(self, sigma: float) -> Tensor:
+        """``[S, L, V]`` at a noise level."""
+        if sigma not in self._tables:
+            assert self._predictions is not None
+            p = self._predictions(float(np.exp(-sigma)))
+            self._tables[sigma] = p.double().clamp(min=1e-300).log()
+        return self._tables[sigma]
+
+    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+        """Logits ``[B, L, V]`` of tokens ``[B, L]`` at noise levels ``[B]``."""
+        at = state_id(x_t, self.vocab_size)  # [B]
+        if self._predictions is None:
+            return self.table[at]
+        out = self.head.weight.new_empty(*x_t.shape, self.vocab_size)
+        for level in sigma.unique():
+            here = sigma == level
+            out[here] = self._logits(level.item())[at[here]]
+        return out
