@@ -21,6 +21,7 @@ from sddlm.process import (
 )
 from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.sampling.ancestral import Ancestral
+from sddlm.sampling.psi import Psi
 from sddlm.sampling.truncation import Truncation
 from sddlm.worlds import (
     Predictions,
@@ -31,6 +32,7 @@ from sddlm.worlds import (
     nelbo,
     state_id,
     states,
+    table,
     total_variation,
 )
 from sddlm.worlds.exact import nelbo_integrand
@@ -283,3 +285,75 @@ def test_a_world_of_twenty_thousand_sequences() -> None:
     assert exact.sum().item() == pytest.approx(1, abs=1e-9)
     rough = total_variation(exact, world.probabilities)
     assert rough < total_variation(torch.full_like(exact, 1 / len(exact)), world.probabilities)
+
+
+def psi(kappa: str, steps: int, **more) -> Psi:
+    """A Psi sampler whose share of corrector steps may fall with the number of steps."""
+    return Psi(steps, kappa=kappa.format(gentle=1 - 2 / steps, eta=2 / steps), **more)
+
+
+FIXED = ["1", "0.8", "0", "cap:0.05", "rescale:0.3", "remdm:0.05", "1+remdm:0.05+1"]
+FALLING = ["{gentle}", "cap:{eta}", "rescale:{eta}", "remdm:{eta}", "1+remdm:{eta}+1"]
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("kappa", [*FIXED, "hold"])
+def test_a_psi_step_is_exact_at_a_single_position(kappa: str, process: Process) -> None:
+    """Whatever kappa: posterior and corrector both lead from the law of x_t to that of x_s."""
+    world = World.zipf(8, 1)
+    hold = {"kappa": "1+0.7+1", "hold": 0.2} if kappa == "hold" else {"kappa": kappa}
+    for steps in (8, 32):
+        exact = law(Psi(steps, **hold), process, lambda a: world.leave_one_out(a, process))
+        assert total_variation(exact, world.probabilities) < 1e-8
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("kappa", ["greedy", *FALLING])
+def test_psi_and_the_greedy_tail_converge(kappa: str, process: Process) -> None:
+    """If the share of corrected tokens falls as 1 / steps, so does the error."""
+    errors = []
+    for steps in (32, 64, 128):
+        sampler = Ancestral(steps, "greedy") if kappa == "greedy" else psi(kappa, steps)
+        exact = law(sampler, process, lambda a: SMALL.leave_one_out(a, process))
+        errors.append(total_variation(exact, SMALL.probabilities))
+    assert errors[-1] < 0.02
+    for coarse, fine in pairwise(errors):
+        assert 1.55 < coarse / fine < 2.4
+
+
+def test_a_fixed_share_of_corrected_tokens_leaves_an_error() -> None:
+    """They are redrawn at once, each given the others as they were: the pairs are lost."""
+    for kappa, least in (("0", 0.05), ("cap:0.05", 0.03)):
+        errors = [
+            total_variation(law(Psi(n, kappa=kappa), PROCESS, SMALL.leave_one_out), p)
+            for n, p in ((64, SMALL.probabilities), (256, SMALL.probabilities))
+        ]
+        assert min(errors) > least
+        assert errors[0] / errors[1] < 1.2
+    # of a mask, which says that it is noise, less is lost: the error falls, but slowly
+    masked = MaskedProcess(ALL_THE_WAY)
+    errors = [
+        total_variation(
+            law(Psi(n, kappa="0"), masked, lambda a: SMALL.leave_one_out(a, masked)),
+            SMALL.probabilities,
+        )
+        for n in (64, 256)
+    ]
+    assert 1.6 < errors[0] / errors[1] < 2.2
+
+
+def test_the_greedy_tail_of_public_code_forgets_the_token_that_is_there() -> None:
+    @dataclass
+    class Forgetful(Ancestral):
+        def kernel(self, number, process, p, x_t, alpha_t, alpha_s):
+            if number == self.steps:
+                return one_hot(p.argmax(-1), p.shape[-1]).double()
+            return process.posterior(p, x_t, alpha_t, alpha_s)
+
+    assert distance(RANDOM.leave_one_out, 128, Forgetful(128)) > 0.4
+    assert distance(RANDOM.leave_one_out, 128, Ancestral(128, "greedy")) < 0.03
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "exact.md"
+    assert page.read_text() == table.page(), "python -m sddlm.worlds > docs/exact.md"

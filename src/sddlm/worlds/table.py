@@ -116,7 +116,7 @@ def rows() -> Iterator[list[str]]:
 
 
 def _cell(exact: Tensor, world: World) -> str:
-    return f"{total_variation(exact, world.probabilities):.3f} / {entropy(exact):.2f}"
+    return f"{total_variation(exact, world.probabilities):.3f} / {abs(entropy(exact)):.2f}"
 
 
 def page() -> str:
