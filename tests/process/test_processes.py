@@ -1,5 +1,6 @@
 """What all processes share: Bayes' rule, mixture, corruption; and what tells them apart."""
 
+import warnings
 from math import log
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from sddlm.process import (
     Process,
     UniformProcess,
 )
-from sddlm.process.estimate import Estimate, to_leave_one_out
+from sddlm.process.estimate import Estimate, to_leave_one_out, warn_of_bias
+from sddlm.sampling.ancestral import Ancestral
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PROCESSES = [UniformProcess(), MaskedProcess(), HybridProcess(), HybridProcess(uniform=0.7)]
@@ -200,6 +202,23 @@ def test_a_score_is_read_as_the_prediction_it_comes_from() -> None:
     cut = to_leave_one_out(wild, Estimate.SCORE, UniformProcess(), torch.tensor([0]), alpha)
     assert cut.softmax(-1).isfinite().all()
     assert cut.argmax() == 2
+
+
+def test_leaving_x_t_out_is_warned_of_where_it_matters() -> None:
+    with pytest.warns(UserWarning, match="27 tokens samples and bound are biased"):
+        warn_of_bias(Estimate.WITHOUT_X_T, 27)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_bias(Estimate.WITHOUT_X_T, 50_000)
+        warn_of_bias(Estimate.LEAVE_ONE_OUT, 27)
+
+
+def test_the_golden_greedy_tail_of_a_denoiser() -> None:
+    golden = {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / "posterior_V11.npz").items()}
+    alpha, x_t, process = scalar(0.9), golden["xt"], UniformProcess()
+    p = to_leave_one_out(golden["logits"].clone(), Estimate.DENOISER, process, x_t, alpha)
+    kernel = Ancestral(1, "greedy").kernel(1, process, p.softmax(-1), x_t, alpha, scalar(1.0))
+    assert torch.equal(kernel.argmax(-1), golden["greedy"])
 
 
 def test_a_next_token_model_is_refused() -> None:

@@ -15,7 +15,7 @@ from sddlm.errors import ConfigError
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
-from sddlm.process.estimate import Estimate
+from sddlm.process.estimate import Estimate, warn_of_bias
 from sddlm.progress import track
 from sddlm.sampling.base import device_of, evaluating
 
@@ -57,6 +57,7 @@ class DiffusionBounded:
 
     def bound(self, model: Any, x0: Tensor, draw: Draw) -> Tensor:
         """Integrand of the NELBO at one time a sequence ``[B, L]``, nats."""
+        warn_of_bias(self.estimate, model.vocab_size)
         return bound(model, self.process, self.estimate, x0, draw)
 
     def counted(self, x0: Tensor) -> Tensor:

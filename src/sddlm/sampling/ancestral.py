@@ -12,7 +12,7 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
-from sddlm.process.estimate import Estimate
+from sddlm.process.estimate import Estimate, warn_of_bias
 from sddlm.process.schedule import Schedule
 from sddlm.sampling.base import (
     Model,
@@ -198,6 +198,7 @@ class Ancestral(Sampler):
                 f"{type(self).__name__} cannot sample a model whose estimate is "
                 f"{estimate.value}, only a diffusion model: use Autoregressive"
             )
+        warn_of_bias(estimate, model.vocab_size)
         started = time.perf_counter()
         device = device_of(model)
         times, alphas = self.grid(process.schedule, device=device)
