@@ -140,12 +140,20 @@ def test_two_processes_train_what_one_does(config, tmp_path):
         "NELBO",
         "MDLM",
         "DuoCurriculum",
+        "D3PM",
+        "SEDD",
+        "SEDD --objective.process MaskedProcess",
+        "NELBO --objective.process HybridProcess",
     ],
 )
-def test_every_objective_trains_and_reports_the_bound(config, tmp_path, objective):
+def test_every_objective_trains_samples_and_reports_the_bound(config, tmp_path, objective):
     run = tmp_path / "run"
-    assert train(config, run, "--objective", objective, "--train.preview_every", "0") == 0
+    more = ["--objective", *objective.split(), "--train.preview_every", "0"]
+    assert train(config, run, *more) == 0
     assert read_metrics(run)[-1]["val_nelbo"] > 0
+    drawn = samples(run, tmp_path / "samples.jsonl")
+    tokens = [token for line in drawn.splitlines() for token in json.loads(line)["tokens"]]
+    assert max(tokens) < 257  # no mask is left
 
 
 @pytest.mark.parametrize("form", ["null", "5"])
