@@ -56,6 +56,9 @@ class Fixed:
     def corrupt(self, x0, t, draw, *, vocab_size):
         return self.noisy
 
+    def certain(self, x_t, *, vocab_size):
+        return UniformProcess().certain(x_t, vocab_size=vocab_size)
+
     def own_token_logit(self, x_t, alpha_t, vocab_size):
         return UniformProcess().own_token_logit(x_t, alpha_t, vocab_size)
 

@@ -75,8 +75,8 @@ class DiffusionObjective(Objective):
         return draw.times()
 
     def select(self, noisy: Noisy) -> Tensor:
-        """Positions that the loss looks at ``[B, L]`` bool; every one unless a leaf chooses."""
-        return torch.ones_like(noisy.resampled)
+        """Positions that the loss looks at ``[B, L]`` bool; all whose clean token is not known."""
+        return ~self.process.certain(noisy.x_t, vocab_size=noisy.vocab_size)
 
     @abstractmethod
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Any:

@@ -48,10 +48,6 @@ class D3PM(DiffusionObjective):
         """k / steps, stratified over the batch ``[B]``."""
         return (torch.floor(draw.times(0) * self.steps) + 1).clamp(max=self.steps) / self.steps
 
-    def select(self, noisy: Noisy) -> Tensor:
-        """Positions whose clean token is not known."""
-        return ~self.process.certain(noisy.x_t, vocab_size=noisy.vocab_size)
-
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
         """The divergence of one step."""
         process, steps = self.process, self.steps

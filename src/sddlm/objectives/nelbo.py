@@ -37,10 +37,6 @@ class NELBO(DiffusionObjective):
         """Leave-one-out."""
         return Estimate.LEAVE_ONE_OUT
 
-    def select(self, noisy: Noisy) -> Tensor:
-        """Positions whose clean token is not known."""
-        return ~self.process.certain(noisy.x_t, vocab_size=noisy.vocab_size)
-
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
         """The NELBO's integrand."""
         return bound_term(self.process, noisy, at, self.estimate)
@@ -66,10 +62,6 @@ class MDLM(DiffusionObjective):
     def estimate(self) -> Estimate:
         """Leave-one-out; where it is asked for, at masks, it is the denoiser as well."""
         return Estimate.LEAVE_ONE_OUT
-
-    def select(self, noisy: Noisy) -> Tensor:
-        """The masks."""
-        return noisy.resampled
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
         """Cross-entropy, weighted or not."""

@@ -42,10 +42,6 @@ class SEDD(DiffusionObjective):
         """The score."""
         return Estimate.SCORE
 
-    def select(self, noisy: Noisy) -> Tensor:
-        """Positions at which noise can have arrived."""
-        return ~self.process.certain(noisy.x_t, vocab_size=noisy.vocab_size)
-
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
         """The score entropy at the rate of the noise."""
         return bound_term(self.process, noisy, at, self.estimate)
