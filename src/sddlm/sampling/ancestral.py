@@ -80,13 +80,13 @@ class Transition:
         p = self.truncation(logits)  # [N, V]
         p_own = p.gather(1, own[:, None])[:, 0]
         V = p.shape[1]
-        # two calls with a scalar alpha_s: with one of each position the odds would take [N, V]
-        (redraw_s, predict_s), (redraw_0, predict_0) = (
-            self.process.jump(p_own, own, self.alpha_t, alpha, vocab_size=V)
-            for alpha in (self.alpha_s, torch.ones_like(self.alpha_s))
-        )
-        redraw = torch.where(guessed, redraw_0, redraw_s)
-        predict = torch.where(guessed, predict_0, predict_s)
+        redraw, predict = self.process.jump(p_own, own, self.alpha_t, self.alpha_s, vocab_size=V)
+        if self.kappa < 1:
+            # a second call: with an alpha_s of each position the odds would take [N, V]
+            alpha_0 = torch.ones_like(self.alpha_s)
+            at_0 = self.process.jump(p_own, own, self.alpha_t, alpha_0, vocab_size=V)
+            redraw = torch.where(guessed, at_0[0], redraw)
+            predict = torch.where(guessed, at_0[1], predict)
         new = torch.where(u < redraw, noise, own)
         predicted = ((u >= redraw) & (u < redraw + predict)).nonzero()[:, 0]
         new[predicted] = pick(p[predicted], v[predicted])

@@ -134,7 +134,8 @@ class Psi(Lazy):
 
         x_s ~ alpha_s p(x0 | x_t) + (1 - alpha_s) noise
 
-    which undoes mistakes of earlier steps and leaves the marginals as they are. A token that is
+    which undoes mistakes of earlier steps. It leaves the law of each token as it is, not that of
+    pairs, for all corrected tokens are redrawn at once (docs/samplers.md). A token that is
     clean for certain may so become a mask again. Posterior positions ask the network as `Lazy`
     does, those that become noise never, those that become a guess of x0 always (unless certain).
     The last step draws from p(x0 | x_t) whatever kappa.
