@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sddlm.draw import Draw
+from sddlm.draw import CellDraw, Draw
 
 
 def test_uniform_is_uniform() -> None:
@@ -90,3 +90,13 @@ def test_times_are_stratified() -> None:
     assert late.max() <= 0.25
     many = torch.stack([Draw.simple(0, step, B).times(0.0) for step in range(200)])
     assert stats.kstest((many * B % 1).flatten().numpy(), "uniform").pvalue > 1e-4
+
+
+def test_cells_have_the_numbers_of_their_step_and_place() -> None:
+    index = torch.tensor([4, 9])
+    grids = torch.stack([Draw(5, step, index, 2).uniform("u", 6) for step in range(3)])  # [3, 2, 6]
+    step, row, place = torch.tensor([[2, 0, 2], [1, 0, 0], [5, 3, 0]])
+    cells = CellDraw.of(5, step, index[row], place)
+    assert torch.equal(cells.uniform("u", 1)[:, 0], grids[step, row, place])
+    assert torch.equal(cells.uniform("u", 2)[1], grids[0, 0, 3:5])
+    assert cells.integers("x", 1, high=7).shape == (3, 1)

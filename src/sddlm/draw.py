@@ -8,7 +8,7 @@ SplitMix64 (Steele, Lea, Flood 2014), computed on int64 tensors, which wrap on e
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -37,6 +37,27 @@ def _mix(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
+def _hash(seed: int, name: str, step: int | Tensor, index: Tensor, place: Tensor) -> Tensor:
+    """64 random bits for each sequence and place.
+
+    Args:
+        seed: of the run.
+        name: what they are for.
+        step: of all sequences, or of each ``[B]`` int64.
+        index: of each sequence ``[B]``.
+        place: ``[P]``, or other places for each sequence ``[B, P]``.
+
+    Returns:
+        ``[B, P]`` int64.
+    """
+    index = index.to(torch.int64)
+    key = _mix(torch.tensor(seed, dtype=torch.int64, device=index.device) + _GAMMA)
+    for word in (zlib.crc32(name.encode()), step):
+        key = _mix((key ^ word) + _GAMMA)
+    row = _mix((key ^ index) + _GAMMA)  # [B]
+    return _mix(row[:, None] + (place + 1) * _GAMMA)  # [B, P]
+
+
 @dataclass(frozen=True)
 class Draw:
     """All randomness of one step (of training, validation or sampling).
@@ -62,13 +83,8 @@ class Draw:
 
     def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """64 random bits for each place ``[B, *shape]`` int64."""
-        index = self.index.to(torch.int64)
-        key = _mix(torch.tensor(self.seed, dtype=torch.int64, device=index.device) + _GAMMA)
-        for word in (zlib.crc32(name.encode()), self.step):
-            key = _mix((key ^ word) + _GAMMA)
-        row = _mix((key ^ index) + _GAMMA)  # [B]
-        place = torch.arange(prod(shape), device=index.device)
-        return _mix(row[:, None] + (place + 1) * _GAMMA).reshape(-1, *shape)  # [B, *shape]
+        place = torch.arange(prod(shape), device=self.index.device)
+        return _hash(self.seed, name, self.step, self.index, place).reshape(-1, *shape)
 
     def uniform(self, name: str, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), 53 bits ``[B, *shape]`` float64.
@@ -91,3 +107,28 @@ class Draw:
         """
         u = (self.index.double() + self.uniform("t")) / self.batch
         return t_min + (max(self.t_max, t_min) - t_min) * u
+
+
+@dataclass(frozen=True)
+class CellDraw(Draw):
+    """The same numbers for single cells: those that `Draw` gives each at its step and place.
+
+    ``index`` is then the sequence of each cell ``[N]``; ``step`` is not used.
+
+    Attributes:
+        steps: ``[N]`` int64.
+        places: ``[N]`` int64.
+    """
+
+    steps: Tensor = field(kw_only=True)
+    places: Tensor = field(kw_only=True)
+
+    @classmethod
+    def of(cls, seed: int, steps: Tensor, index: Tensor, places: Tensor) -> CellDraw:
+        """The draw of cells ``[N]``; a length of 1 asks for the cell itself."""
+        return cls(seed, 0, index, 1, steps=steps, places=places)
+
+    def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """64 random bits for each cell and the places behind it ``[N, *shape]`` int64."""
+        place = self.places[:, None] + torch.arange(prod(shape), device=self.index.device)
+        return _hash(self.seed, name, self.steps, self.index, place).reshape(-1, *shape)

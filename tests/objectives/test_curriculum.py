@@ -11,7 +11,7 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.models.layers import Embedding
+from sddlm.models.layers import Embedding, select_rows
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives.curriculum import HARD_TAU, DuoCurriculum
 from sddlm.objectives.nelbo import NELBO
@@ -39,9 +39,9 @@ class Table(torch.nn.Module):
         self.head.weight.data.copy_(torch.eye(self.vocab_size))
         self.seen = None
 
-    def forward(self, x_t, sigma):
+    def forward(self, x_t, sigma, rows=None):
         self.seen = x_t
-        return self.table
+        return select_rows(self.table, rows)
 
 
 def network(vocab_size):

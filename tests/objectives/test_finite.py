@@ -9,6 +9,7 @@ import torch
 
 from sddlm import objectives
 from sddlm.draw import Draw
+from sddlm.models.layers import select_rows
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives import D3PM, MDLM, NELBO, SDDLM, SDDLMV1, SEDD, Autoregressive
 from sddlm.objectives.negatives import MixedNegatives, TopNegatives, UniformNegatives
@@ -56,9 +57,9 @@ class Table(torch.nn.Module):
         self.head = VocabHead(weight.shape[1], len(weight), input_only=input_only)
         self.head.weight.data = weight
 
-    def forward(self, x_t, sigma):
+    def forward(self, x_t, sigma, rows=None):
         assert torch.isfinite(sigma).all()
-        return self.hidden[:, : x_t.shape[1]]
+        return select_rows(self.hidden[:, : x_t.shape[1]], rows)
 
 
 def corrupted(process, x0: torch.Tensor, t: float, changed: bool, V: int) -> Noisy:

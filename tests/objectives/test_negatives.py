@@ -13,6 +13,7 @@ from sddlm.data.packed import PackedTokens, token_dtype
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.model_dir import from_spec, to_spec
+from sddlm.models.layers import select_rows
 from sddlm.models.terms import Contrastive, Law, Tokens, Top
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives.contrastive import SDDLMV1, SDDLMV2
@@ -42,8 +43,8 @@ class Table(torch.nn.Module):
         self.head = VocabHead(self.vocab_size, self.vocab_size, bias=False).to(logits.dtype)
         self.head.weight.data.copy_(torch.eye(self.vocab_size))
 
-    def forward(self, x_t, sigma):
-        return self.table
+    def forward(self, x_t, sigma, rows=None):
+        return select_rows(self.table, rows)
 
 
 def batch(step: int = 0) -> tuple[Noisy, Draw]:

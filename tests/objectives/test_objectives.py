@@ -9,6 +9,7 @@ import torch
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
+from sddlm.models.layers import select_rows
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.bound import bound_term
@@ -43,8 +44,8 @@ class Table(torch.nn.Module):
         self.head = VocabHead(self.vocab_size, self.vocab_size).to(logits.dtype)
         self.head.weight.data.copy_(torch.eye(self.vocab_size))
 
-    def forward(self, x_t, sigma):
-        return self.table[:, : x_t.shape[1]]
+    def forward(self, x_t, sigma, rows=None):
+        return select_rows(self.table[:, : x_t.shape[1]], rows)
 
 
 @dataclass

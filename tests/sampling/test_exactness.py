@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from sddlm.errors import ConfigError
+from sddlm.models.layers import select_rows
 from sddlm.process import HybridProcess, LogLinear, MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate
 from sddlm.sampling.ancestral import Ancestral
@@ -30,7 +31,9 @@ name_of = lambda value: type(value).__name__  # noqa: E731
 class Always(Psi):
     """Psi, but every position meets the network."""
 
-    candidates = Ancestral.candidates
+    def _ask(self, run, x, cells, alphas, draw):  # type: ignore[no-untyped-def]
+        cells, _, fresh = super()._ask(run, x, cells, alphas, draw)
+        return cells, ~fresh, fresh
 
 
 def tabular(process: Process, estimate: Estimate = LOO) -> TabularModel:
@@ -145,10 +148,10 @@ class Independent(nn.Module):
         self.calls: list[Tensor] = []
         self.sigmas: list[Tensor] = []
 
-    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, sigma: Tensor, rows: Tensor | None = None) -> Tensor:
         self.calls.append(x_t.clone())
         self.sigmas.append(sigma)
-        return torch.zeros(*x_t.shape, 1)
+        return select_rows(torch.zeros(*x_t.shape, 1), rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = torch.zeros(len(hidden), self.vocab_size)

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from sddlm.errors import ConfigError
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
+from sddlm.models.layers import select_rows
+from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
+from sddlm.process.hybrid import HybridProcess
+from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.autoregressive import Autoregressive
@@ -43,12 +47,12 @@ class Constant(nn.Module):
         self.head = self
         self.calls: list[int] = []
 
-    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, sigma: Tensor, rows: Tensor | None = None) -> Tensor:
         assert sigma.shape == x_t.shape[:1]
         assert sigma.dtype == torch.float32
         assert not self.training
         self.calls.append(len(x_t))
-        return torch.zeros(*x_t.shape, 1)
+        return select_rows(torch.zeros(*x_t.shape, 1), rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         assert isinstance(self.log_p, Tensor)
@@ -87,6 +91,74 @@ def test_lazy_is_ancestral_token_for_token(tail: str, truncation: Truncation, st
         assert len(seen) == out.steps == steps
     for a, b in zip(made[Ancestral], made[Lazy], strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("tail", ["sample", "greedy"])
+@pytest.mark.parametrize("process", [MaskedProcess(), HybridProcess(), PROCESS])
+def test_own_clocks_change_no_token_and_ask_less(process: Process, tail: str) -> None:
+    B, V, steps = 8, 4 + process.extra_tokens, 60
+    world = World.random(4, 3, seed=9, concentration=0.5)
+    options: dict[str, object] = {"process": process, "estimate": LOO, "shape": (B, 3), "seed": 4}
+    made, asked = [], []
+    for kind in (Ancestral, Lazy):
+        model = TabularModel(world.optimum(LOO, process), vocab_size=V, length=3)
+        batches: list[int] = []
+        model.register_forward_hook(lambda m, x, out, b=batches: b.append(len(x[0])))
+        out = kind(steps=steps, tail=tail, truncation=SHARP).sample(model, **options)  # type: ignore[arg-type]
+        assert sum(batches) == out.nfe.sum()
+        made.append(out.tokens)
+        asked.append(len(batches))
+    assert torch.equal(*made)
+    # as many calls as the busiest sequence needs, not as steps at which any sequence does
+    assert asked == [steps, int(out.nfe.max())]
+    if process.extra_tokens and isinstance(process, MaskedProcess):
+        assert (out.nfe <= 3).all()  # each token is revealed once, also by a greedy last step
+        assert (out.rows == 3).all()
+
+
+class TimeFree(nn.Module):
+    """A network that looks at the tokens alone, and may say so."""
+
+    def __init__(self, said: bool, vocab_size: int = 6) -> None:
+        super().__init__()
+        self.time_free, self.vocab_size, self.head = said, vocab_size, self
+        self.table = torch.randn(vocab_size, vocab_size, generator=torch.Generator().manual_seed(0))
+        self.seen: list[Tensor] = []
+
+    def forward(self, x_t: Tensor, sigma: Tensor, rows: Tensor | None = None) -> Tensor:
+        self.seen += list(x_t)
+        return select_rows(self.table[x_t.roll(1, 1)], rows)  # [B, L, D]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+def test_a_time_free_network_is_asked_once_for_each_state() -> None:
+    B, L, steps = 6, 8, 300
+    options: dict[str, object] = {"process": PROCESS, "estimate": LOO, "shape": (B, L), "seed": 2}
+    states_seen: list[Tensor] = []
+    models = {said: TimeFree(said) for said in (True, False)}
+    out = {
+        said: Lazy(steps=steps).sample(
+            model,
+            on_step=(lambda n, t, x: states_seen.append(x.clone())) if said else None,
+            **options,  # type: ignore[arg-type]
+        )
+        for said, model in models.items()
+    }
+    assert torch.equal(out[True].tokens, out[False].tokens)
+    assert torch.equal(out[True].rows, out[False].rows)
+    # a state is asked for once at most: when a candidate comes before the next change
+    changes = (torch.stack(states_seen).diff(dim=0) != 0).any(2).sum(0) + 1  # [B]
+    assert (out[True].nfe <= changes + 1).all()
+    assert (out[True].nfe < 0.8 * out[False].nfe).all()
+    assert len(models[True].seen) == out[True].nfe.sum()
+
+
+def test_the_plan_does_not_depend_on_how_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(Lazy(steps=8), 10, seed=1)
+    monkeypatch.setattr("sddlm.sampling.lazy.PLAN_CELLS", 60)  # three steps
+    assert torch.equal(run(Lazy(steps=8), 10, seed=1).tokens, whole.tokens)
 
 
 def test_a_sequence_depends_on_seed_and_index_alone() -> None:

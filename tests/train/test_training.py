@@ -118,6 +118,20 @@ def test_micro_batches_do_not_change_the_noise_or_the_result(config, tmp_path):
     assert steps(tmp_path / "whole") == steps(tmp_path / "parts")
 
 
+def test_activation_checkpointing_changes_no_bit(config, tmp_path):
+    assert train(config, tmp_path / "kept") == 0
+    assert train(config, tmp_path / "again", "--train.activation_checkpointing", "true") == 0
+    assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"))
+
+
+def test_a_time_free_network_trains_and_samples(config, tmp_path):
+    run = tmp_path / "run"
+    assert train(config, run, "--model.time_free", "true", "--model.gate_init", "0") == 0
+    records = [json.loads(line) for line in samples(run, tmp_path / "s.jsonl").splitlines()]
+    assert len(records) == 3
+    assert ModelDir.load(run).model.time_free
+
+
 def test_two_processes_train_what_one_does(config, tmp_path):
     assert train(config, tmp_path / "one") == 0
     process = start(config, tmp_path / "two", "--train.devices", "2", "--train.accelerator", "cpu")

@@ -37,6 +37,9 @@ class DiTKnobs:
     """standard deviation of the head's weights at the start: 0 predicts uniformly (published)"""
     input_conv: int = 0
     """kernel size of a residual convolution over the token embeddings, 0 for none (published)"""
+    time_free: bool = False
+    """do not tell the network the noise level: plain blocks without adaLN, a slightly worse bound,
+    and sampling reuses a prediction as long as no token has changed"""
 
 
 @dataclass(kw_only=True)
@@ -89,10 +92,9 @@ class DiTConfig(DiTKnobs):
             raise _wrong("head_init", f"is {self.head_init}, must not be negative")
         if self.tie and self.head_init:
             raise _wrong("head_init", "has no meaning with --model.tie true; leave one out")
-        if self.causal and self.gate_init:
-            raise _wrong(
-                "gate_init", "has no meaning in an autoregressive network, which has no gates"
-            )
+        if self.gate_init and (self.causal or self.time_free):
+            kind = "an autoregressive network" if self.causal else "a time-free network"
+            raise _wrong("gate_init", f"has no meaning in {kind}, which has no gates")
         if not self.causal and self.input_conv and self.input_conv % 2 == 0:
             raise _wrong("input_conv", f"is {self.input_conv}, must be odd (or 0 for none)")
 

@@ -15,11 +15,21 @@ from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
 
 from sddlm.errors import ConfigError
 from sddlm.models.cache import Cache
 from sddlm.models.config import DiTConfig
-from sddlm.models.layers import Block, Embedding, InputConv, Linear, Rotary, SigmaEmbedder, modulate
+from sddlm.models.layers import (
+    Block,
+    Embedding,
+    InputConv,
+    Linear,
+    Rotary,
+    SigmaEmbedder,
+    modulate,
+    of_rows,
+)
 from sddlm.models.vocab_head import VocabHead
 from sddlm.types import SoftTokens
 
@@ -42,6 +52,9 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         vocab_size: V.
         length: the sequence length it was built for; any other works, positions are relative.
         causal: a position sees only itself and earlier ones, and the noise level is not used.
+        time_free: the noise level is not used, so the output depends on the tokens alone.
+        checkpointing: compute each block again in the backward pass instead of keeping what is
+            inside it: less memory, a third more work.
         head: `VocabHead`, hidden states to the vocabulary.
     """
 
@@ -51,17 +64,20 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         self.vocab_size = config.vocab_size
         self.length = config.length
         self.causal = config.causal
+        self.time_free = config.time_free or config.causal
+        self.checkpointing = False
         width, causal = config.width, config.causal
+        cond_dim = 0 if self.time_free else config.cond_dim
         self.embedding = Embedding(config.vocab_size, width)
         self.input_conv = InputConv(width, config.input_conv, causal) if config.input_conv else None
-        self.sigma = None if causal else SigmaEmbedder(config.cond_dim)
+        self.sigma = SigmaEmbedder(cond_dim) if cond_dim else None
         self.rotary = Rotary(width // config.heads)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.cond_dim, config.dropout, causal)
+            Block(width, config.heads, cond_dim, config.dropout, causal)
             for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width, bias=False)
-        self.modulation = None if causal else Linear(config.cond_dim, 2 * width)
+        self.modulation = Linear(cond_dim, 2 * width) if cond_dim else None
         self.head = VocabHead(width, config.vocab_size, input_only=config.input_only)
         self.init(seed)
 
@@ -79,18 +95,25 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         return Cache(length or self.length)
 
     def forward(
-        self, x_t: Tensor | SoftTokens, sigma: Tensor, *, cache: Cache | None = None
+        self,
+        x_t: Tensor | SoftTokens,
+        sigma: Tensor,
+        *,
+        rows: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
         """Hidden states, ready for the head.
 
         Args:
             x_t: noisy tokens ``[B, L]`` int64, or mixtures of tokens in their place.
-            sigma: noise level, -log alpha_t ``[B]``; a causal network does not look at it.
+            sigma: noise level, -log alpha_t ``[B]``; a time-free network does not look at it.
+            rows: positions whose hidden states are wanted, ``b L + l`` of each ``[N]`` int64: of
+                the others the last block computes only what is attended to. None is all.
             cache: of `new_cache`; ``x_t`` are then the L positions after those it has seen, and
                 are added to it.
 
         Returns:
-            ``[B, L, D]`` in the dtype of the weights.
+            ``[B, L, D]``, or ``[N, D]`` of the given rows, in the dtype of the weights.
 
         Raises:
             ValueError: if ``x_t`` is not ``[B, L]`` with L > 0, or ``sigma`` not ``[B]``,
@@ -102,25 +125,39 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             if not self.causal:
                 raise ValueError("only a causal network takes a cache")
             cache.check(*x_t.shape)
+        L = x_t.shape[1]
         x = self.embedding(x_t)  # [B, L, D]
         if self.input_conv is not None:
             x = self.input_conv(x, cache)
         seen = cache.seen if cache else 0
-        turns = self.rotary(seen + x_t.shape[1], x.device, x.dtype)
+        turns = self.rotary(seen + L, x.device, x.dtype)
         cos, sin = (part[seen:] for part in turns)  # each [L, D / heads / 2]
-        if self.sigma is None or self.modulation is None:
-            for number, block in enumerate(self.blocks):
-                x = block(x, None, cos, sin, (cache, number) if cache else None)
-            if cache:
-                cache.seen += x_t.shape[1]
-            return self.norm(x)  # [B, L, D]
-        if sigma.shape != x_t.shape[:1]:
-            raise ValueError(f"sigma must be [{x_t.shape[0]}], got {list(sigma.shape)}")
-        cond = self.sigma(sigma)  # [B, cond_dim]
-        for block in self.blocks:
-            x = block(x, cond, cos, sin)
+        cond = self._condition(sigma, x_t.shape[0])  # [B, cond_dim]
+        for number, block in enumerate(self.blocks, start=1):
+            more = (
+                (cache, number) if cache else None,
+                rows if number == len(self.blocks) else None,
+            )
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, cond, cos, sin, *more, use_reentrant=False)
+            else:
+                x = block(x, cond, cos, sin, *more)
+        if cache:
+            cache.seen += L
+        x = self.norm(x)  # [B, L, D] or [N, D]
+        if self.modulation is None:
+            return x
         shift, scale = self.modulation(cond)[:, None].chunk(2, dim=-1)  # each [B, 1, D]
-        return modulate(self.norm(x), shift, scale)  # [B, L, D]
+        return modulate(x, of_rows(shift, rows, L), of_rows(scale, rows, L))
+
+    def _condition(self, sigma: Tensor, batch: int) -> Tensor | None:
+        """What the blocks are told of the noise level ``[B, cond_dim]``."""
+        if self.sigma is None:
+            return None
+        if sigma.shape != (batch,):
+            raise ValueError(f"sigma must be [{batch}], got {list(sigma.shape)}")
+        out: Tensor = self.sigma(sigma)
+        return out
 
     def reset_parameters(self) -> None:
         """`init` from seed 0."""

@@ -129,6 +129,16 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
+def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
+    """Positions ``rows [N]`` of ``x [B, L, D]``: ``[N, D]``; all of ``x`` if None."""
+    return x if rows is None else x.flatten(0, 1).index_select(0, rows)
+
+
+def of_rows(part: Tensor, rows: Tensor | None, length: int) -> Tensor:
+    """What belongs to the sequences ``[B, 1, D]``, for each of the rows ``[N, D]``."""
+    return part if rows is None else part[:, 0].index_select(0, rows // length)
+
+
 class InputConv(nn.Module):
     """A residual convolution over the embeddings: each token sees its neighbours at once.
 
@@ -156,7 +166,7 @@ class Block(nn.Module):
     """Attention and MLP, each a residual branch behind a norm.
 
     With a conditioning the norms are shifted and scaled and the branches gated by it (adaLN-zero,
-    DiT); a causal block has none and is a plain pre-norm transformer block.
+    DiT); without one (``cond_dim`` 0) it is a plain pre-norm transformer block.
     """
 
     def __init__(self, width: int, heads: int, cond_dim: int, dropout: float, causal: bool) -> None:
@@ -171,12 +181,12 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             Linear(width, 4 * width), nn.GELU(approximate="tanh"), Linear(4 * width, width)
         )
-        self.modulation = None if causal else Linear(cond_dim, 6 * width)
+        self.modulation = Linear(cond_dim, 6 * width) if cond_dim else None
 
     def attention(
         self, x: Tensor, cos: Tensor, sin: Tensor, cache: tuple[Cache, int] | None = None
     ) -> Tensor:
-        """Attention to all (causal: to all earlier) positions ``[B, L, D]``."""
+        """What all (causal: all earlier) positions say to each, before ``out`` ``[B, L, D]``."""
         B, L, D = x.shape
         qkv = self.qkv(x).view(B, L, 3, self.heads, D // self.heads)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, B, heads, L, dim]
@@ -191,7 +201,7 @@ class Block(nn.Module):
             # a single position sees all; of several, the i-th sees all but the last L - 1 - i
             mask = None if L == 1 else x.new_ones(L, S, dtype=torch.bool).tril(S - L)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(y.transpose(1, 2).reshape(B, L, D))  # [B, L, D]
+        return y.transpose(1, 2).reshape(B, L, D)  # [B, L, D]
 
     def forward(
         self,
@@ -200,26 +210,33 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         cache: tuple[Cache, int] | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """One block.
 
         Args:
             x: residual stream ``[B, L, D]``.
-            cond: conditioning ``[B, cond_dim]``; None in a causal block.
+            cond: conditioning ``[B, cond_dim]``; None in a plain block.
             cos: of the rotary positions ``[L, D / heads / 2]``.
             sin: the same.
             cache: of a causal network, and the number of this block.
+            rows: positions whose result is wanted, ``b L + l`` of each ``[N]`` int64; the rest is
+                attended to and else left out. None is all.
 
         Returns:
-            ``[B, L, D]``.
+            ``[B, L, D]``, or ``[N, D]`` of the given rows.
         """
         if self.modulation is None:
-            x = x + self._drop(self.attention(self.norm1(x), cos, sin, cache))
+            y = self.attention(self.norm1(x), cos, sin, cache)
+            x, y = select_rows(x, rows), select_rows(y, rows)
+            x = x + self._drop(self.out(y))
             return x + self._drop(self.mlp(self.norm2(x)))
-        parts = self.modulation(cond)[:, None]  # [B, 1, 6 D]
-        shift1, scale1, gate1, shift2, scale2, gate2 = parts.chunk(6, dim=-1)  # each [B, 1, D]
-        y = self.attention(modulate(self.norm1(x), shift1, scale1), cos, sin)
-        x = x + gate1 * self._drop(y)
+        L = x.shape[1]
+        parts = self.modulation(cond)[:, None].chunk(6, dim=-1)  # each [B, 1, D]
+        y = self.attention(modulate(self.norm1(x), parts[0], parts[1]), cos, sin)
+        x, y = select_rows(x, rows), select_rows(y, rows)
+        gate1, shift2, scale2, gate2 = (of_rows(part, rows, L) for part in parts[2:])
+        x = x + gate1 * self._drop(self.out(y))
         y = self.mlp(modulate(self.norm2(x), shift2, scale2))
         return x + gate2 * self._drop(y)
 

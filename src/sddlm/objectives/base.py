@@ -17,7 +17,7 @@ from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.types import Loss, Noisy, SoftTokens
 
-#: a network with ``vocab_size``, a call ``(x_t, sigma) -> hidden`` and a ``head``
+#: a network with ``vocab_size``, a call ``(x_t, sigma, rows=) -> hidden`` and a ``head``
 Model = Any
 
 
@@ -114,11 +114,14 @@ class DiffusionObjective(Objective):
             x: what the network sees; None is ``noisy.x_t``.
         """
         counted = self.counted(noisy.x0, loss_mask)
-        hidden = model(noisy.x_t if x is None else x, noisy.sigma)  # [B, L, D]
-        # only the rows that the loss looks at meet the vocabulary
+        # whatever makes a GPU wait (how many rows?) comes before the network, not behind it
         at = self.select(noisy) & counted  # [B, L]
-        rows_weight = None if weight is None else weight[:, None].expand(at.shape)[at]
-        out = model.head(hidden[at], self.term(noisy, at, draw), rows_weight)
+        rows = at.flatten().nonzero()[:, 0]  # [N]
+        term = self.term(noisy, at, draw)
+        rows_weight = None if weight is None else weight[rows // at.shape[1]]
+        # only the rows that the loss looks at meet the last MLP and the vocabulary
+        hidden = model(noisy.x_t if x is None else x, noisy.sigma, rows=rows)  # [N, D]
+        out = model.head(hidden, term, rows_weight)
         per_row = out.rows.sum() / out.rows.numel() if out.rows.numel() else out.rows.sum()
         return Loss(out.total, counted.sum(), {"loss_per_row": per_row})
 

@@ -199,6 +199,12 @@ class Process:
         redraw, predict = self.jump(nowhere, x_t, alpha_t, alpha_s, vocab_size=vocab_size)
         return redraw + predict
 
+    def largest_jump_bound(self, alpha_t: Tensor, alpha_s: Tensor, *, vocab_size: int) -> Tensor:
+        """Largest `jump_bound` of any token ``[...]``: clean tokens are alike, extra ones last."""
+        tokens = torch.tensor([0, vocab_size - 1], device=alpha_t.device)
+        alpha_t, alpha_s = alpha_t[..., None], alpha_s[..., None]
+        return self.jump_bound(tokens, alpha_t, alpha_s, vocab_size=vocab_size).amax(-1)
+
     def prior(self, draw: Draw, length: int, *, vocab_size: int) -> Tensor:
         """Pure noise, that of t = 1 ``[B, L]``."""
         return self.noise(draw, "prior", length, alpha=self._last(), vocab_size=vocab_size)

@@ -53,8 +53,17 @@ class HybridProcess(Process):
 
     def odds(self, alpha: Tensor, vocab_size: int) -> Tensor:
         """``1 / y^2`` for the mask and ``2 k / (y (V - 1))`` for every other token ``[..., V]``."""
+        return _spread(*self._both_odds(alpha, vocab_size), vocab_size)
+
+    def odds_at(self, token: Tensor, alpha: Tensor, vocab_size: int) -> Tensor:
+        """As of `Process`, without the whole vocabulary."""
+        clean, mask = self._both_odds(alpha, vocab_size)
+        return torch.where(token == vocab_size - 1, mask, clean)
+
+    def _both_odds(self, alpha: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+        """Of a clean token and of the mask, each ``[...]``."""
         y = self._root(alpha)
-        return _spread(2 * self._k / y / (vocab_size - 1), y**-2, vocab_size)
+        return 2 * self._k / y / (vocab_size - 1), y**-2
 
     def odds_slope(self, alpha: Tensor, vocab_size: int) -> Tensor:
         """Derivatives of the odds through ``d y / d alpha`` ``[..., V]``."""

@@ -33,6 +33,11 @@ class MaskedProcess(Process):
         """``(1 - alpha) / alpha`` for the mask, 0 for every other token ``[..., V]``."""
         return _only_mask((1 - alpha.double()) / alpha.double(), vocab_size)
 
+    def odds_at(self, token: Tensor, alpha: Tensor, vocab_size: int) -> Tensor:
+        """As of `Process`, without the whole vocabulary."""
+        alpha = alpha.double()
+        return torch.where(token == vocab_size - 1, (1 - alpha) / alpha, 0.0)
+
     def odds_slope(self, alpha: Tensor, vocab_size: int) -> Tensor:
         """``1 / alpha^2`` for the mask ``[..., V]``."""
         return _only_mask(alpha.double() ** -2, vocab_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -28,75 +28,55 @@ from sddlm.types import OnStep, Samples
 
 
 @dataclass(frozen=True)
-class Transition:
-    """One transition from t to s: what all its positions share.
+class Cells:
+    """Positions about to make a step, each with its own beginning, end and random numbers.
 
-    With probability ``kappa`` a position is moved by the posterior, else it is corrected: noised
-    anew from a guess of the clean token, x_s ~ q(x_s | x0), x0 ~ p(x0 | x_t).
+    Attributes:
+        alpha_t: at the beginning of the step ``[N]`` float64.
+        alpha_s: at its end ``[N]`` float64.
+        u: decides whether a token is redrawn, predicted or stays ``[N]`` float64.
+        noise: fresh noise ``[N]`` int64.
+        v: picks from the prediction ``[N]`` float64.
+        greedy: takes the most likely clean token instead ``[N]`` bool.
     """
 
+    alpha_t: Tensor
+    alpha_s: Tensor
+    u: Tensor
+    noise: Tensor
+    v: Tensor
+    greedy: Tensor
+
+    def __getitem__(self, at: slice | Tensor) -> Cells:
+        return Cells(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Run:
+    """What does not change during a run.
+
+    Attributes:
+        model: the network.
+        process: of the noise.
+        estimate: what the network's output means.
+        seed: of all randomness.
+        index: of each sequence ``[B]`` int64.
+        length: L.
+        on_step: called after each step, or None.
+    """
+
+    model: Model
     process: Process
     estimate: Estimate
-    truncation: Truncation
-    draw: Draw
-    alpha_t: Tensor  # scalar float64
-    alpha_s: Tensor  # scalar float64
-    kappa: float
-    greedy: bool
+    seed: int
+    index: Tensor
+    length: int
+    on_step: OnStep | None
 
-    def corrected(self, length: int) -> tuple[Tensor, Tensor]:
-        """Positions ``[B, L]`` bool that become noise, and those that become a guess of x0."""
-        if self.kappa == 1:  # a posterior step is spared the draw
-            none = self.draw.index.new_zeros(len(self.draw.index), length, dtype=torch.bool)
-            return none, none
-        w = self.draw.uniform("part", length)  # [B, L]
-        fresh = w >= self.kappa + (1 - self.kappa) * self.alpha_s
-        return fresh, (w >= self.kappa) & ~fresh
-
-    def bound(self, x: Tensor, guessed: Tensor, vocab_size: int) -> Tensor:
-        """Probability ``[B, L]`` beyond which a token stays whatever the network says."""
-        at_s = self.process.jump_bound(x, self.alpha_t, self.alpha_s, vocab_size=vocab_size)
-        if self.kappa == 1:
-            return at_s
-        alpha_0 = torch.ones_like(self.alpha_s)
-        at_0 = self.process.jump_bound(x, self.alpha_t, alpha_0, vocab_size=vocab_size)
-        return torch.where(guessed, at_0, at_s)
-
-    def move(
-        self, logits: Tensor, own: Tensor, guessed: Tensor, u: Tensor, noise: Tensor, v: Tensor
-    ) -> Tensor:
-        """New tokens ``[N]`` by the mixture that the posterior is (see `Process.jump`).
-
-        p(x0 | x_t) is the posterior at alpha_s = 1, and is drawn from in the same way.
-
-        Args:
-            logits: leave-one-out ``[N, V]``.
-            own: the present tokens ``[N]``.
-            guessed: draw from p(x0 | x_t) in place of p(x_s | x_t) ``[N]`` bool.
-            u: decides whether a token is redrawn, predicted or stays ``[N]``.
-            noise: fresh noise ``[N]``.
-            v: picks from the prediction ``[N]``.
-        """
-        p = self.truncation(logits)  # [N, V]
-        p_own = p.gather(1, own[:, None])[:, 0]
-        V = p.shape[1]
-        redraw, predict = self.process.jump(p_own, own, self.alpha_t, self.alpha_s, vocab_size=V)
-        if self.kappa < 1:
-            # a second call: with an alpha_s of each position the odds would take [N, V]
-            alpha_0 = torch.ones_like(self.alpha_s)
-            at_0 = self.process.jump(p_own, own, self.alpha_t, alpha_0, vocab_size=V)
-            redraw = torch.where(guessed, at_0[0], redraw)
-            predict = torch.where(guessed, at_0[1], predict)
-        new = torch.where(u < redraw, noise, own)
-        predicted = ((u >= redraw) & (u < redraw + predict)).nonzero()[:, 0]
-        new[predicted] = pick(p[predicted], v[predicted])
-        return new
-
-    def most_likely(self, logits: Tensor, own: Tensor) -> Tensor:
-        """The most likely clean token given everything, ``own`` included ``[N]``."""
-        p = self.truncation(logits)  # [N, V]
-        alpha_0 = torch.ones_like(self.alpha_s)
-        return self.process.posterior(p, own, self.alpha_t, alpha_0).argmax(-1)
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.model.vocab_size
 
 
 @dataclass
@@ -164,22 +144,9 @@ class Ancestral(Sampler):
         """Whether step ``number`` takes the most likely token."""
         return self.tail == "greedy" and number == self.steps
 
-    def kappas(self, alphas: Tensor) -> Tensor:
-        """Probability of the posterior in each step of a grid ``[steps + 1]``: ``[steps]``."""
-        return torch.ones_like(alphas[1:])
-
     def calls(self, length: int) -> int:
         """See `Sampler.calls`."""
         return self.steps
-
-    def candidates(
-        self, x: Tensor, u: Tensor, guessed: Tensor, step: Transition, vocab_size: int
-    ) -> Tensor:
-        """Positions at which the network is asked, if they do not become noise ``[B, L]`` bool.
-
-        Here all.
-        """
-        return torch.ones_like(x, dtype=torch.bool)
 
     def sample(
         self,
@@ -200,62 +167,94 @@ class Ancestral(Sampler):
             )
         warn_of_bias(estimate, model.vocab_size)
         started = time.perf_counter()
-        device = device_of(model)
-        times, alphas = self.grid(process.schedule, device=device)
-        kappas = self.kappas(alphas).tolist()
-        index = first_index + torch.arange(shape[0], device=device)
-        nfe = torch.zeros_like(index)
-        rows = torch.zeros_like(index)
+        index = first_index + torch.arange(shape[0], device=device_of(model))
+        run = Run(model, process, estimate, seed, index, shape[1], on_step)
         with evaluating(model):
-            start = Draw(seed, 0, index, shape[0])
-            x = process.prior(start, shape[1], vocab_size=model.vocab_size)  # [B, L]
-            for number in range(1, self.steps + 1):
-                step = Transition(
-                    process,
-                    estimate,
-                    self.truncation,
-                    Draw(seed, number, index, shape[0]),
-                    alphas[number - 1],
-                    alphas[number],
-                    1.0 if self._greedy(number) else kappas[number - 1],
-                    self._greedy(number),
-                )
-                x, asked = self._advance(model, x, step)
-                nfe += asked.any(1)
-                rows += asked.sum(1)
-                if on_step is not None:
-                    on_step(number, times[number].item(), x)
+            start = Draw(seed, 0, index, len(index))
+            x = process.prior(start, run.length, vocab_size=run.vocab_size)  # [B, L]
+            x, nfe, rows = self._run(run, x)
         seconds = time.perf_counter() - started
         # a copy made outside inference mode can also be trained on
-        return Samples(x.clone(), nfe, self.steps, seconds, rows)
+        return Samples(x.clone(), nfe.clone(), self.steps, seconds, rows.clone())
 
-    def _advance(self, model: Model, x: Tensor, step: Transition) -> tuple[Tensor, Tensor]:
-        """The tokens after a step and the positions asked, both ``[B, L]``."""
-        length, V = x.shape[1], model.vocab_size
-        fresh, guessed = step.corrected(length)  # [B, L]
-        u = step.draw.uniform("jump", length)  # [B, L]
-        asked = self.candidates(x, u, guessed, step, V) & ~fresh
-        busy = asked.any(1)  # [B]
-        if step.kappa == 1 and not busy.any():
-            return x, asked
-        noise = step.process.noise(step.draw, "redraw", length, alpha=step.alpha_s, vocab_size=V)
+    def _run(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """From noise to text: tokens ``[B, L]``, network calls and head rows, each ``[B]``."""
+        times, alphas = self.grid(run.process.schedule, device=x.device)
+        nfe, rows = torch.zeros_like(run.index), torch.zeros_like(run.index)
+        for number in range(1, self.steps + 1):
+            x, asked = self._advance(run, x, number, alphas)
+            nfe += asked.any(1)
+            rows += asked.sum(1)
+            if run.on_step is not None:
+                run.on_step(number, times[number].item(), x)
+        return x, nfe, rows
+
+    def _advance(self, run: Run, x: Tensor, number: int, alphas: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens after step ``number`` and the positions asked, both ``[B, L]``."""
+        draw = Draw(run.seed, number, run.index, len(run.index))
+        alpha_t, alpha_s = alphas[number - 1 : number + 1].expand(*x.shape, 2).unbind(-1)
+        cells = Cells(
+            alpha_t=alpha_t,
+            alpha_s=alpha_s,
+            u=draw.uniform("jump", run.length),
+            noise=run.process.noise(
+                draw, "redraw", run.length, alpha=alpha_s, vocab_size=run.vocab_size
+            ),
+            v=draw.uniform("pick", run.length),
+            greedy=torch.full_like(x, self._greedy(number), dtype=torch.bool),
+        )  # [B, L] each
+        cells, asked, fresh = self._ask(run, x, cells, alphas, draw)
         # the network sees x as it was, so that noise is laid over the result
-        if not busy.any():
-            return torch.where(fresh, noise, x), asked
-        sigma = -torch.log(step.alpha_t).float().expand(int(busy.sum()))
-        hidden = model(x[busy], sigma)[asked[busy]]  # [N, D]
-        v = step.draw.uniform("pick", length)[asked]  # [N]
-        own, guessed, u, redrawn = x[asked], guessed[asked], u[asked], noise[asked]  # [N]
-        new = own.clone()
-        for at in chunks(len(own), V):
+        new = x
+        busy = asked.any(1)  # [B]
+        if busy.any():
+            at = asked[busy].flatten().nonzero()[:, 0]  # [N]
+            sigma = -torch.log(alpha_t[busy, 0]).float()
+            hidden = run.model(x[busy], sigma, rows=at)  # [N, D]
+            new = x.masked_scatter(asked, self._answers(run, hidden, x[asked], cells[asked]))
+        return torch.where(fresh, cells.noise, new), asked
+
+    def _ask(
+        self, run: Run, x: Tensor, cells: Cells, alphas: Tensor, draw: Draw
+    ) -> tuple[Cells, Tensor, Tensor]:
+        """The cells of a step, which of them the network is asked for, which become noise.
+
+        Here all and none; both are ``[B, L]`` bool. ``draw.step`` is the number of the step.
+        """
+        return cells, torch.ones_like(cells.greedy), torch.zeros_like(cells.greedy)
+
+    def _answers(self, run: Run, hidden: Tensor, own: Tensor, cells: Cells) -> Tensor:
+        """New tokens ``[N]`` in place of ``own [N]``, given the hidden vectors ``[N, D]``."""
+        new = torch.empty_like(own)
+        for at in chunks(len(new), run.vocab_size):
             logits = leave_one_out(
-                model, hidden[at], step.estimate, step.process, own[at], step.alpha_t
+                run.model, hidden[at], run.estimate, run.process, own[at], cells.alpha_t[at]
             )
-            if step.greedy:
-                new[at] = step.most_likely(logits, own[at])
-            else:
-                new[at] = step.move(logits, own[at], guessed[at], u[at], redrawn[at], v[at])
-        return torch.where(fresh, noise, x.masked_scatter(asked, new)), asked
+            new[at] = move(self.truncation(logits), own[at], run.process, cells[at])
+        return new
+
+
+def move(p: Tensor, own: Tensor, process: Process, cells: Cells) -> Tensor:
+    """New tokens ``[N]`` by the mixture that the posterior is (see `Process.jump`).
+
+    Args:
+        p: leave-one-out prediction ``[N, V]`` float64.
+        own: the present tokens ``[N]``.
+        process: of the noise.
+        cells: how each moves ``[N]``.
+    """
+    p_own = p.gather(1, own[:, None])[:, 0]
+    redraw, predict = process.jump(p_own, own, cells.alpha_t, cells.alpha_s, vocab_size=p.shape[1])
+    new = torch.where(cells.u < redraw, cells.noise, own)
+    predicted = (cells.u >= redraw) & (cells.u < redraw + predict) & ~cells.greedy
+    at = predicted.nonzero()[:, 0]
+    new[at] = pick(p[at], cells.v[at])
+    at = cells.greedy.nonzero()[:, 0]
+    if len(at):
+        alpha_t = cells.alpha_t[at]
+        guess = process.posterior(p[at], own[at], alpha_t, torch.ones_like(alpha_t))
+        new[at] = guess.argmax(-1)
+    return new
 
 
 def _one_hot(tokens: Tensor, vocab_size: int) -> Tensor:

@@ -39,7 +39,9 @@ class Model(Protocol):
     def __call__(self, x_t: Tensor, sigma: Tensor, **more: Any) -> Tensor:
         """Hidden vectors ``[B, L, D]`` of tokens ``[B, L]`` at noise levels ``[B]``.
 
-        ``more`` is ``cache=`` for a causal network that has a ``new_cache``.
+        ``more`` is ``rows=`` if only the positions ``b L + l`` ``[N]`` are wanted, ``[N, D]``, and
+        ``cache=`` for a causal network that has a ``new_cache``. A network with a true attribute
+        ``time_free`` does not look at the noise level.
         """
 
     def modules(self) -> Iterator[nn.Module]:

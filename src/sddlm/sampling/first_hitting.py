@@ -75,7 +75,8 @@ class FirstHitting(Sampler):
             level, order = level.sort(dim=1, descending=True, stable=True)
             for number in range(1, L + 1):
                 alpha_t, place = 1 - level[:, number - 1], order[:, number - 1]  # [B]
-                hidden = model(x, -torch.log(alpha_t).float())[rows, place]  # [B, D]
+                sigma = -torch.log(alpha_t).float()
+                hidden = model(x, sigma, rows=rows * L + place)  # [B, D]
                 u = Draw(seed, number, index, B).uniform("pick")  # [B]
                 own = x[rows, place]  # [B]: masks
                 token = torch.empty_like(own)

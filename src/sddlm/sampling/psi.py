@@ -9,16 +9,17 @@ are followed by one more call, those of `Psi` end at t = 0 exactly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
 from sddlm.process.schedule import Schedule
-from sddlm.sampling.lazy import Lazy
+from sddlm.sampling.ancestral import Ancestral, Cells, Run
 from sddlm.sampling.truncation import Truncation
 
 #: Duo's settings for OpenWebText: fields of `Psi`, and the nucleus that goes with them
@@ -129,7 +130,7 @@ def _modes(kappa: str) -> list[tuple[str, float]]:
 
 
 @dataclass
-class Psi(Lazy):
+class Psi(Ancestral):
     """With probability kappa a position takes the posterior step, else a corrector step:
 
         x_s ~ alpha_s p(x0 | x_t) + (1 - alpha_s) noise
@@ -206,8 +207,23 @@ class Psi(Lazy):
         return times.to(device), alphas.to(device)
 
     def kappas(self, alphas: Tensor) -> Tensor:
-        """Probability of the posterior in each step ``[steps]``."""
+        """Probability of the posterior in each step of a grid ``[steps + 1]``: ``[steps]``."""
         return schedule_of_kappas(self.kappa, alphas, self.segments)[:-1]
+
+    def _ask(
+        self, run: Run, x: Tensor, cells: Cells, alphas: Tensor, draw: Draw
+    ) -> tuple[Cells, Tensor, Tensor]:
+        """See `Ancestral._ask`; asked is where the answer can matter, as in `Lazy`."""
+        fresh = torch.zeros_like(cells.greedy)
+        kappa = self.kappas(alphas)[draw.step - 1]
+        if kappa < 1 and not self._greedy(draw.step):
+            w = draw.uniform("part", run.length)  # [B, L]
+            fresh = w >= kappa + (1 - kappa) * cells.alpha_s
+            # p(x0 | x_t) is the posterior at alpha_s = 1, and is drawn from in the same way
+            guessed = (w >= kappa) & ~fresh
+            cells = replace(cells, alpha_s=cells.alpha_s.masked_fill(guessed, 1.0))
+        bound = run.process.jump_bound(x, cells.alpha_t, cells.alpha_s, vocab_size=run.vocab_size)
+        return cells, ((cells.u < bound) | (cells.greedy & (bound > 0))) & ~fresh, fresh
 
     def kernel(
         self,

@@ -41,6 +41,9 @@ class TrainArgs:
     """largest time t at the first step of the curriculum"""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """auto: bf16 matrix products on a GPU, float32 on a CPU"""
+    activation_checkpointing: bool = False
+    """compute each block again in the backward pass instead of keeping what is inside it: less
+    memory, about a third more work, the same result"""
     validate_every: int = 500
     """steps between validations"""
     validation_rows: int = 512

@@ -27,6 +27,7 @@ class TrainModule(LightningModule):
     def __init__(self, model: DiT, objective: Objective, args: TrainArgs, *, seed: int) -> None:
         super().__init__()
         self.model = model
+        model.checkpointing = args.activation_checkpointing
         self.objective = objective
         self.args = args
         self.seed = seed

@@ -45,7 +45,7 @@ FREE = frozenset(
     f"train.{name}"
     for name in (
         "validate_every", "validation_rows", "preview_every", "checkpoint_every", "micro_batch",
-        "workers", "devices", "accelerator",
+        "workers", "devices", "accelerator", "activation_checkpointing",
     )
 )  # fmt: skip
 

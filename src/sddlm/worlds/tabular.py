@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sddlm.models.layers import select_rows
 from sddlm.models.vocab_head import VocabHead
 from sddlm.worlds.world import Predictions, state_id
 
@@ -54,13 +55,13 @@ class TabularModel(nn.Module):
             self._tables[sigma] = p.double().clamp(min=1e-300).log()
         return self._tables[sigma]
 
-    def forward(self, x_t: Tensor, sigma: Tensor) -> Tensor:
-        """Logits ``[B, L, V]`` of tokens ``[B, L]`` at noise levels ``[B]``."""
+    def forward(self, x_t: Tensor, sigma: Tensor, *, rows: Tensor | None = None) -> Tensor:
+        """Logits ``[B, L, V]`` of tokens ``[B, L]`` at noise levels ``[B]``, or of ``rows``."""
         at = state_id(x_t, self.vocab_size)  # [B]
         if self._predictions is None:
-            return self.table[at]
+            return select_rows(self.table[at], rows)
         out = self.head.weight.new_empty(*x_t.shape, self.vocab_size)
         for level in sigma.unique():
             here = sigma == level
             out[here] = self._logits(level.item())[at[here]]
-        return out
+        return select_rows(out, rows)

@@ -1,0 +1,99 @@
+"""What need not be computed: rows nobody asks for, activations that can be had again, the time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
+from sddlm.models.config import DiTConfig
+from sddlm.models.dit import DiT
+from sddlm.objectives import NELBO, SDDLM
+
+V, B, L = 11, 3, 8
+KINDS: list[dict[str, Any]] = [{}, {"causal": True}, {"time_free": True}, {"input_conv": 3}]
+
+
+def network(**changes: Any) -> DiT:
+    """Every parameter random, float64."""
+    values = {"vocab_size": V, "length": L, "width": 16, "blocks": 3, "heads": 2, "cond_dim": 8}
+    model = DiT(DiTConfig(**{**values, **changes})).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3, generator=generator)
+    return model
+
+
+X_T = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(0))
+SIGMA = torch.tensor([0.01, 0.7, 4.2])
+
+
+@pytest.mark.parametrize("changes", KINDS, ids=str)
+@pytest.mark.parametrize("rows", [[], [5], [0, 3, 9, 10, 23], list(range(B * L))], ids=len)
+def test_rows_are_rows_of_the_whole(changes: dict[str, Any], rows: list[int]) -> None:
+    model = network(**changes)
+    chosen = torch.tensor(rows, dtype=torch.int64)
+    weights = torch.randn(len(rows), 16, generator=torch.Generator().manual_seed(2)).double()
+    part, whole = model(X_T, SIGMA, rows=chosen), model(X_T, SIGMA).flatten(0, 1)[chosen]
+    torch.testing.assert_close(part, whole, rtol=1e-9, atol=1e-12)
+    grads = [
+        torch.autograd.grad(
+            (hidden * weights).sum(),
+            list(model.parameters()),
+            materialize_grads=True,
+            allow_unused=True,
+        )
+        for hidden in (part, whole)
+    ]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_the_last_mlp_sees_the_rows_alone() -> None:
+    model = network()
+    seen = []
+    for block in model.blocks:
+        block.mlp.register_forward_hook(lambda m, x, out: seen.append(x[0].shape[:-1].numel()))
+    noisy = SDDLM().process.corrupt(X_T, torch.full((B,), 0.5), Draw.simple(0, 0, B), vocab_size=V)
+    SDDLM().score(model, noisy, Draw.simple(0, 0, B))
+    assert seen == [B * L, B * L, int(noisy.resampled.sum())]
+
+
+@pytest.mark.parametrize("objective", [SDDLM(), NELBO()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointing_changes_no_bit(objective: Any, dropout: float) -> None:
+    model = network(dropout=dropout).train()
+    grads = []
+    calls = []
+    model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    for model.checkpointing in (False, True):
+        calls.clear()
+        torch.manual_seed(7)
+        loss = objective.loss(model, X_T, Draw.simple(0, 0, B)).mean
+        grads.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+        assert len(calls) == 1 + model.checkpointing  # once more in the backward pass
+    for kept, again in zip(*grads, strict=True):
+        assert torch.equal(kept, again)
+    model.checkpointing = True
+    with torch.no_grad():
+        calls.clear()
+        model(X_T, SIGMA)
+    assert len(calls) == 1
+
+
+def test_a_time_free_network_sees_all_positions_and_no_time() -> None:
+    model = network(time_free=True)
+    assert model.time_free
+    assert not network().time_free
+    assert not any("modulation" in name or "sigma" in name for name, _ in model.named_parameters())
+    out = model(X_T, SIGMA)
+    assert torch.equal(model(X_T, SIGMA.flip(0)), out)
+    changed = X_T.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % V
+    assert ((model(changed, SIGMA) - out).abs().amax(-1) > 1e-9).all()
+    with pytest.raises(ConfigError, match=r"--model\.gate_init has no meaning in a time-free"):
+        network(time_free=True, gate_init=1.0)
