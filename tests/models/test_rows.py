@@ -57,32 +57,60 @@ def test_the_last_mlp_sees_the_rows_alone() -> None:
     model = network()
     seen = []
     for block in model.blocks:
-        block.mlp.register_forward_hook(lambda m, x, out: seen.append(x[0].shape[:-1].numel()))
+        block.mlp[2].register_forward_hook(lambda m, x, out: seen.append(x[0].shape[:-1].numel()))
     noisy = SDDLM().process.corrupt(X_T, torch.full((B,), 0.5), Draw.simple(0, 0, B), vocab_size=V)
     SDDLM().score(model, noisy, Draw.simple(0, 0, B))
     assert seen == [B * L, B * L, int(noisy.resampled.sum())]
 
 
 @pytest.mark.parametrize("objective", [SDDLM(), NELBO()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_checkpointing_changes_no_bit(objective: Any, dropout: float) -> None:
-    model = network(dropout=dropout).train()
-    grads = []
-    calls = []
-    model.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
-    for model.checkpointing in (False, True):
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"time_free": True}], ids=str)
+def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -> None:
+    model = network(**changes).train()
+    calls: dict[str, int] = {}
+
+    def count(name: str) -> Any:
+        return lambda *_: calls.update({name: calls.get(name, 0) + 1})
+
+    first = model.blocks[0]
+    for name in ("", "norm1", "qkv", "mlp.1", "out"):
+        first.get_submodule(name).register_forward_pre_hook(count(name))
+    grads, counts = [], []
+    for model.checkpointing in ("none", "light", "full"):
         calls.clear()
         torch.manual_seed(7)
         loss = objective.loss(model, X_T, Draw.simple(0, 0, B)).mean
         grads.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
-        assert len(calls) == 1 + model.checkpointing  # once more in the backward pass
-    for kept, again in zip(*grads, strict=True):
-        assert torch.equal(kept, again)
-    model.checkpointing = True
+        counts.append(tuple(calls.values()))
+    # block, norm, qkv, out, gelu; a product that ends a part is begun again and left at once
+    assert counts == [(1, 1, 1, 1, 1), (1, 2, 2, 1, 2), (2, 2, 2, 2, 2)]
+    for again in grads[1:]:
+        for a, b in zip(grads[0], again, strict=True):
+            assert torch.equal(a, b)
     with torch.no_grad():
         calls.clear()
         model(X_T, SIGMA)
-    assert len(calls) == 1
+    assert set(calls.values()) == {1}
+
+
+@pytest.mark.parametrize(("mode", "most"), [("none", 23), ("light", 14), ("full", 2.5)])
+def test_what_a_block_keeps(mode: Any, most: float) -> None:
+    model = network(width=64, blocks=12, length=32)
+    model.checkpointing = mode
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x_t = torch.randint(V, (8, 32))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        _hidden = model(x_t, torch.ones(8))
+    for parameter in model.parameters():
+        kept.pop(parameter.untyped_storage().data_ptr(), None)
+    # numbers of the width of the residual stream, for each token and block
+    assert sum(kept.values()) / (8 * 8 * 32 * 64 * 12) < most
 
 
 def test_a_time_free_network_sees_all_positions_and_no_time() -> None:

@@ -118,9 +118,10 @@ def test_micro_batches_do_not_change_the_noise_or_the_result(config, tmp_path):
     assert steps(tmp_path / "whole") == steps(tmp_path / "parts")
 
 
-def test_activation_checkpointing_changes_no_bit(config, tmp_path):
+@pytest.mark.parametrize("mode", ["light", "full"])
+def test_activation_checkpointing_changes_no_bit(config, tmp_path, mode):
     assert train(config, tmp_path / "kept") == 0
-    assert train(config, tmp_path / "again", "--train.activation_checkpointing", "true") == 0
+    assert train(config, tmp_path / "again", "--train.activation_checkpointing", mode) == 0
     assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"))
 
 

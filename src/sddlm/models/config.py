@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sddlm.errors import ConfigError
 
+Checkpointing = Literal["none", "light", "full"]
 Preset = Literal["mini", "tiny", "small", "medium", "1b"]
 
 PRESETS: dict[str, dict[str, int]] = {

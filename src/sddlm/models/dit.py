@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sddlm.errors import ConfigError
 from sddlm.models.cache import Cache
-from sddlm.models.config import DiTConfig
+from sddlm.models.config import Checkpointing, DiTConfig
 from sddlm.models.layers import (
     Block,
     Embedding,
@@ -53,8 +53,9 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         length: the sequence length it was built for; any other works, positions are relative.
         causal: a position sees only itself and earlier ones, and the noise level is not used.
         time_free: the noise level is not used, so the output depends on the tokens alone.
-        checkpointing: compute each block again in the backward pass instead of keeping what is
-            inside it: less memory, a third more work.
+        checkpointing: what the backward pass computes again instead of keeping it: ``none``;
+            ``light``, norms and GELU, which is nearly free; ``full``, each block, a third more
+            work.
         head: `VocabHead`, hidden states to the vocabulary.
     """
 
@@ -65,7 +66,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         self.length = config.length
         self.causal = config.causal
         self.time_free = config.time_free or config.causal
-        self.checkpointing = False
+        self.checkpointing: Checkpointing = "none"
         width, causal = config.width, config.causal
         cond_dim = 0 if self.time_free else config.cond_dim
         self.embedding = Embedding(config.vocab_size, width)
@@ -138,10 +139,10 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
                 (cache, number) if cache else None,
                 rows if number == len(self.blocks) else None,
             )
-            if self.checkpointing and torch.is_grad_enabled():
+            if self.checkpointing == "full" and torch.is_grad_enabled():
                 x = checkpoint(block, x, cond, cos, sin, *more, use_reentrant=False)
             else:
-                x = block(x, cond, cos, sin, *more)
+                x = block(x, cond, cos, sin, *more, light=self.checkpointing == "light")
         if cache:
             cache.seen += L
         x = self.norm(x)  # [B, L, D] or [N, D]

@@ -7,10 +7,12 @@ positions, MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892) for the network as
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sddlm.models.cache import Cache
 from sddlm.types import SoftTokens
@@ -124,9 +126,9 @@ class SigmaEmbedder(nn.Module):
         return F.silu(self.mlp(features.to(dtype)))  # [B, cond_dim]
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """``x * (1 + scale) + shift``: ``[B, L, D]`` by two of ``[B, 1, D]``."""
-    return x * (1 + scale) + shift
+def modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+    """``x * (1 + scale) + shift``: ``[B, L, D]`` by two of ``[B, 1, D]``; ``x`` if None."""
+    return x if shift is None or scale is None else x * (1 + scale) + shift
 
 
 def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
@@ -184,24 +186,25 @@ class Block(nn.Module):
         self.modulation = Linear(cond_dim, 6 * width) if cond_dim else None
 
     def attention(
-        self, x: Tensor, cos: Tensor, sin: Tensor, cache: tuple[Cache, int] | None = None
+        self, qkv: Tensor, cos: Tensor, sin: Tensor, cache: tuple[Cache, int] | None = None
     ) -> Tensor:
-        """What all (causal: all earlier) positions say to each, before ``out`` ``[B, L, D]``."""
-        B, L, D = x.shape
-        qkv = self.qkv(x).view(B, L, 3, self.heads, D // self.heads)
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3, B, heads, L, dim]
+        """What all (causal: all earlier) positions say to each: ``[B, L, 3 D] -> [B, L, D]``."""
+        B, L, _ = qkv.shape
+        qkv = qkv.view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, heads, L, dim]
         q, k = rotate(qkv[:2], cos, sin).unbind(0)  # each [B, heads, L, dim]
+        # a view of v would keep the unrotated q and k in memory until the backward pass
+        v = qkv[2].contiguous()
         if cache is None or cache[0].seen == 0:
-            y = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=self.causal)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
             if cache is not None:
-                cache[0].extend(cache[1], k, qkv[2])
+                cache[0].extend(cache[1], k, v)
         else:
-            k, v = cache[0].extend(cache[1], k, qkv[2])
+            k, v = cache[0].extend(cache[1], k, v)
             S = k.shape[2]
             # a single position sees all; of several, the i-th sees all but the last L - 1 - i
-            mask = None if L == 1 else x.new_ones(L, S, dtype=torch.bool).tril(S - L)
+            mask = None if L == 1 else qkv.new_ones(L, S, dtype=torch.bool).tril(S - L)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return y.transpose(1, 2).reshape(B, L, D)  # [B, L, D]
+        return y.transpose(1, 2).flatten(2)  # [B, L, D]
 
     def forward(
         self,
@@ -211,6 +214,7 @@ class Block(nn.Module):
         sin: Tensor,
         cache: tuple[Cache, int] | None = None,
         rows: Tensor | None = None,
+        light: bool = False,
     ) -> Tensor:
         """One block.
 
@@ -222,23 +226,51 @@ class Block(nn.Module):
             cache: of a causal network, and the number of this block.
             rows: positions whose result is wanted, ``b L + l`` of each ``[N]`` int64; the rest is
                 attended to and else left out. None is all.
+            light: compute norms and GELU again in the backward pass instead of keeping them.
 
         Returns:
             ``[B, L, D]``, or ``[N, D]`` of the given rows.
         """
+        again = _again if light and torch.is_grad_enabled() else _once
+        length = x.shape[1]
         if self.modulation is None:
-            y = self.attention(self.norm1(x), cos, sin, cache)
-            x, y = select_rows(x, rows), select_rows(y, rows)
-            x = x + self._drop(self.out(y))
-            return x + self._drop(self.mlp(self.norm2(x)))
-        L = x.shape[1]
-        parts = self.modulation(cond)[:, None].chunk(6, dim=-1)  # each [B, 1, D]
-        y = self.attention(modulate(self.norm1(x), parts[0], parts[1]), cos, sin)
+            shift1 = scale1 = gate1 = shift2 = scale2 = gate2 = None
+        else:
+            parts = self.modulation(cond)[:, None].chunk(6, dim=-1)  # each [B, 1, D]
+            shift1, scale1 = parts[:2]
+            gate1, shift2, scale2, gate2 = (of_rows(part, rows, length) for part in parts[2:])
+        y = self.attention(again(self._qkv, x, shift1, scale1), cos, sin, cache)
         x, y = select_rows(x, rows), select_rows(y, rows)
-        gate1, shift2, scale2, gate2 = (of_rows(part, rows, L) for part in parts[2:])
-        x = x + gate1 * self._drop(self.out(y))
-        y = self.mlp(modulate(self.norm2(x), shift2, scale2))
-        return x + gate2 * self._drop(y)
+        x = self._add(x, self.out(y), gate1)
+        y = again(self._widen, x, shift2, scale2)
+        return self._add(x, again(self._narrow, y), gate2)
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+    def _qkv(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+        out: Tensor = self.qkv(modulate(self.norm1(x), shift, scale))
+        return out
+
+    def _widen(self, x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+        out: Tensor = self.mlp[0](modulate(self.norm2(x), shift, scale))
+        return out
+
+    def _narrow(self, y: Tensor) -> Tensor:
+        out: Tensor = self.mlp[2](self.mlp[1](y))
+        return out
+
+    def _add(self, x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
+        y = F.dropout(y, self.dropout, self.training)
+        return x + y if gate is None else x + gate * y
+
+
+def _once(part: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    return part(*inputs)
+
+
+def _again(part: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """A part that ends in a matrix product, without keeping what comes before the product.
+
+    The backward pass needs the product's input; that is computed again, the product is not (torch
+    stops when it has all that had been saved).
+    """
+    out: Tensor = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return out

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import cos, pi
+from pathlib import Path
 from typing import Literal
 
 from sddlm.errors import ConfigError, check_choices
+
+#: a run's checkpoint
+LAST = Path("checkpoints") / "last.ckpt"
 
 
 @dataclass
@@ -41,9 +46,10 @@ class TrainArgs:
     """largest time t at the first step of the curriculum"""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """auto: bf16 matrix products on a GPU, float32 on a CPU"""
-    activation_checkpointing: bool = False
-    """compute each block again in the backward pass instead of keeping what is inside it: less
-    memory, about a third more work, the same result"""
+    activation_checkpointing: Literal["none", "light", "full"] = "none"
+    """what the backward pass computes again instead of keeping it, with the same result: none;
+    light, norms and GELU (two fifths less of the activations); full, each block (a third more
+    work)"""
     validate_every: int = 500
     """steps between validations"""
     validation_rows: int = 512
@@ -113,3 +119,27 @@ class TrainArgs:
     def ema_decay(self, update: int) -> float:
         """Decay of the averaged weights at an update (1-based), as in MDLM and Duo."""
         return min(self.ema, (1 + update) / (10 + update))
+
+
+def micro_batch(args: TrainArgs, world: int) -> int:
+    """Sequences in a forward pass on one process.
+
+    Raises:
+        ConfigError: if the batch cannot be shared equally.
+    """
+    if args.batch % world:
+        raise ConfigError(
+            f"--train.batch is {args.batch}, must be a multiple of the {world} processes"
+        )
+    share = args.batch // world
+    size = args.micro_batch or share
+    if share % size:
+        raise ConfigError(
+            f"--train.micro_batch is {size}, must divide the {share} sequences of a process"
+        )
+    return size
+
+
+def is_first() -> bool:
+    """Whether this is the first process of a run, as torchrun and Lightning's launcher tell."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
