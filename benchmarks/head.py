@@ -1,120 +1,120 @@
-"""The vocabulary head against the textbook: all logits kept, autograd.
+"""The vocabulary head alone, forward and backward: the textbook keeps all logits, ours a chunk.
 
-Prints one table of ratios: A B A B in one run, medians, forward and backward of N rows.
-``python benchmarks/head.py [--rows 512 --width 768 --vocab_size 50258 --rounds 5]``
+Half of the positions of a batch are noise on average, so a loss on those alone meets the
+vocabulary with half the rows: the last column. The NELBO needs all.
+
+    python benchmarks/head.py
+    python benchmarks/head.py --shape small --rows 4096 --rounds 3
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from measure import Timing, interleaved, machine, show
+from shapes import SHAPES, names, numbers, parser
+from textbook import LOSSES, v1_sampled
 from torch import Tensor
 
 from sddlm.models.terms import Contrastive, CrossEntropy, Law, Term, Tokens, UniformBound
 from sddlm.models.vocab_head import VocabHead
+from sddlm.types import Noisy
+
+EPS = 1e-6
 
 
-def textbook_contrastive(p: Tensor, target: Tensor, negatives: Tensor | None) -> Tensor:
-    """Eq. 9 of arXiv:2510.22926 on all probabilities ``[N, V]``."""
-    repel = p if negatives is None else p.gather(1, negatives)
-    return (repel + 1e-6).log().mean(1) - (p.gather(1, target[:, None])[:, 0] + 1e-6).log()
+class Rows:
+    """Hidden rows, a head, and tokens of which all are noise.
 
+    Args:
+        rows: N.
+        width: D.
+        vocab_size: V.
+        device: where they lie.
+    """
 
-def textbook_bound(p: Tensor, x0: Tensor, x_t: Tensor, a: Tensor) -> Tensor:
-    """The uniform NELBO's integrand with every ``[N, V]`` tensor in memory."""
-    V = p.shape[1]
-    A = a[:, None] * F.one_hot(x0, V) + (1 - a[:, None]) / V
-    B = a[:, None] * p + (1 - a[:, None]) / V
-    ratio = A.gather(1, x_t[:, None])[:, 0] / B.gather(1, x_t[:, None])[:, 0]
-    kl = (A * (A / B).log()).sum(1)
-    return (kl + ratio - 1 - ratio.log()) / (V * a * A.gather(1, x_t[:, None])[:, 0])
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, value in (("rows", 512), ("width", 768), ("vocab_size", 50258), ("rounds", 5)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    chosen = parser.parse_args()
-    N, D, V = chosen.rows, chosen.width, chosen.vocab_size
-    torch.manual_seed(0)
-    head = VocabHead(D, V)
-    torch.nn.init.normal_(head.weight, std=0.02)
-    hidden = torch.randn(N, D, requires_grad=True)
-    x0, x_t = torch.randint(V, (N,)), torch.randint(V, (N,))
-    a = torch.rand(N, dtype=torch.float64) * 0.98 + 0.01
-    negatives = torch.randint(V, (N, 1))
-
-    def logits() -> Tensor:
-        return F.linear(hidden, head.weight, head.bias)
-
-    def ours(term: Term) -> Callable[[], Tensor]:
-        return lambda: head(hidden, term).total
-
-    cases: dict[str, tuple[Callable[[], Tensor], Callable[[], Tensor]]] = {
-        "cross-entropy": (
-            lambda: F.cross_entropy(logits(), x0, reduction="sum"),
-            ours(CrossEntropy(x0)),
-        ),
-        "V1, one negative": (
-            lambda: textbook_contrastive(logits().softmax(1), x0, negatives).sum(),
-            ours(Contrastive(x0, [Tokens(negatives)], 1.0, 1e-6)),
-        ),
-        "V1, exact": (
-            lambda: textbook_contrastive(logits().softmax(1), x0, None).sum(),
-            ours(Contrastive(x0, [Law()], 1.0, 1e-6)),
-        ),
-        "NELBO": (
-            lambda: textbook_bound(logits().softmax(1), x0, x_t, a.float()).sum(),
-            ours(UniformBound(x0, x_t, a, -torch.ones_like(a))),
-        ),
-    }
-    table = Table(title=f"head: {N} rows, width {D}, V {V}, {torch.get_num_threads()} threads")
-    for column in ("loss", "textbook (s)", "sddlm (s)", "ratio", "spread of the ratio", "value"):
-        table.add_column(column)
-    for name, pair in track(cases.items(), description="measuring"):
-        seconds, values = measure(pair, head, hidden, chosen.rounds)
-        ratios = [x / y for x, y in zip(*seconds, strict=True)]
-        medians = [statistics.median(arm) for arm in seconds]
-        difference = abs(values[0] - values[1]) / abs(values[0])
-        table.add_row(
-            name,
-            *(f"{m:.3f}" for m in medians),
-            f"{statistics.median(ratios):.2f}x",
-            f"{min(ratios):.2f} to {max(ratios):.2f}",
-            f"equal to {difference:.0e}",
+    def __init__(self, rows: int, width: int, vocab_size: int, device: str = "cpu") -> None:
+        torch.manual_seed(0)
+        self.head = VocabHead(width, vocab_size).to(device)
+        torch.nn.init.normal_(self.head.weight, std=0.02)
+        self.hidden = torch.randn(rows, width, device=device, requires_grad=True)
+        alpha = torch.rand(rows, 1, dtype=torch.float64, device=device) * 0.98 + 0.01
+        x0, x_t, self.negatives = torch.randint(vocab_size, (3, rows, 1), device=device)
+        everywhere = torch.ones_like(x0, dtype=torch.bool)
+        self.noisy = Noisy(
+            x0, x_t, 1 - alpha[:, 0], alpha, -torch.ones_like(alpha), everywhere, vocab_size
         )
-    Console().print(table)
 
+    def term(self, name: str, count: int) -> Term:
+        """The library's row loss of the first ``count`` rows."""
+        noisy, kept = self.noisy, slice(count)
+        x0 = noisy.x0[kept, 0]
+        if name == "NELBO":
+            alpha, dalpha = noisy.alpha_t[kept, 0], noisy.dalpha_t[kept, 0]
+            return UniformBound(x0, noisy.x_t[kept, 0], alpha, dalpha)
+        if name == "SDDLM":
+            return CrossEntropy(x0)
+        part = Law() if name == "V1 exact" else Tokens(self.negatives[kept])
+        return Contrastive(x0, [part], 1.0, EPS)
 
-def measure(
-    pair: tuple[Callable[[], Tensor], Callable[[], Tensor]],
-    head: VocabHead,
-    hidden: Tensor,
-    rounds: int,
-) -> tuple[list[list[float]], list[float]]:
-    """Seconds of both arms, one after the other in each round, after a warm-up; their values."""
-    seconds: list[list[float]] = [[], []]
-    values = [0.0, 0.0]
-    for turn in range(rounds + 1):
-        for arm, loss in enumerate(pair):
-            head.zero_grad()
-            hidden.grad = None
-            started = time.perf_counter()
+    def textbook(self, name: str) -> Tensor:
+        """The textbook's loss of all rows, their sum."""
+        logits = F.linear(self.hidden, self.head.weight, self.head.bias)[:, None]  # [N, 1, V]
+        if name == "V1 sampled":
+            return v1_sampled(logits, self.noisy, self.negatives, EPS).sum()
+        return LOSSES[name](logits, self.noisy).sum()
+
+    def ours(self, name: str, count: int) -> Tensor:
+        """The library's loss of the first rows, their sum."""
+        return self.head(self.hidden[:count], self.term(name, count)).total
+
+    def arm(self, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Forward and backward; gives the loss."""
+
+        def run() -> Tensor:
+            self.head.zero_grad()
+            self.hidden.grad = None
             value = loss()
             value.backward()
-            if turn:
-                seconds[arm].append(time.perf_counter() - started)
-            values[arm] = value.item()
-    return seconds, values
+            return value.detach()
+
+        return run
+
+
+def table(shape: str, count: int, rounds: int) -> None:
+    """Measure and print."""
+    width, vocab_size = SHAPES[shape]["width"], SHAPES[shape]["vocab_size"]
+    rows = Rows(count, width, vocab_size)
+    found = []
+    for name in ("SDDLM", "V1 sampled", "V1 exact", "NELBO"):
+        arms = {
+            "textbook": rows.arm(lambda name=name: rows.textbook(name)),
+            "ours": rows.arm(lambda name=name: rows.ours(name, count)),
+            "half": rows.arm(lambda name=name: rows.ours(name, count // 2)),
+        }
+        values = [arms[arm]().item() for arm in ("textbook", "ours")]
+        timings = interleaved(arms, rounds=rounds, label=f"{name}, {count} rows")
+        medians = [f"{timing.median:.3g}" for timing in timings.values()]
+        half: Timing = timings["half"]
+        equal = abs(values[0] - values[1]) / abs(values[0])
+        found.append([name if name != "SDDLM" else "cross-entropy", *medians,
+                      timings["ours"].ratio, half.ratio, f"to {equal:.0e}"])  # fmt: skip
+    columns = ["loss", "textbook (s)", "ours (s)", "ours, N/2 (s)", "ratio at N rows",
+               "ratio at N/2 rows", "values equal"]  # fmt: skip
+    title = f"head: {shape}, N {count} rows, width {width}, V {vocab_size}; {machine()}"
+    show(f"{title}; {rounds} rounds", columns, found)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options = parser(__doc__, "tiny,small", rounds=5)
+    options.add_argument("--rows", type=numbers, default=[512, 4096], help="N [512,4096]")
+    chosen = options.parse_args(argv)
+    for shape in names(chosen.shape):
+        for count in chosen.rows:
+            table(shape, count, chosen.rounds)
 
 
 if __name__ == "__main__":

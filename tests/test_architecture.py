@@ -60,6 +60,7 @@ ONLY_IN = {
     "tokenizers": {"data/tokenizers.py", "data/prepare.py"},
     "huggingface_hub": {"data/tokenizers.py", "models/dit.py"},
     "safetensors": {"models/dit.py", "model_dir.py"},
+    "triton": {"models/row_kernels.py"},  # which is imported only where there is a GPU
 }
 #: what the core install may import anywhere
 CORE = {"torch", "numpy", "rich", "yaml"}

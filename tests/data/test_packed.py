@@ -1,15 +1,17 @@
 import pickle
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
-from sddlm.data.packed import PackedTokens, StepSampler, TrainRows, order, token_dtype
+from sddlm.data.packed import PackedTokens, StepSampler, TrainRows, token_dtype
+from sddlm.data.shuffle import order
 from sddlm.errors import ConfigError
 
 
@@ -48,26 +50,22 @@ def test_rows_cannot_be_written_to(tmp_path: Path) -> None:
         rows.row_tokens(0)[0] = 1
 
 
+def test_rows_are_gathered(tmp_path: Path) -> None:
+    rows = packed(tmp_path)
+    gathered = rows.gather(np.array([2, 0, 2]))
+    assert gathered.dtype == torch.int64
+    assert gathered.tolist() == [rows[i].tolist() for i in (2, 0, 2)]
+    with pytest.raises(OSError, match="ends before row 5"):
+        rows.gather(np.array([5]))
+
+
 def test_pickles_are_small(tmp_path: Path) -> None:
     rows = packed(tmp_path, 60_000, vocab_size=65_000)
     assert rows[3].tolist() == pickle.loads(pickle.dumps(rows))[3].tolist()
     assert len(pickle.dumps(rows)) < 1000
 
 
-GOLDEN = [3, 5, 2, 9, 7, 0, 8, 6, 1, 4]  # order(1, 0, 10)
-counts = st.integers(1, 40)
-
-
-@given(seed=st.integers(-(2**63), 2**64 - 1), epoch=st.integers(0, 1000), n=counts)
-def test_an_epoch_is_a_permutation(seed: int, epoch: int, n: int) -> None:
-    assert sorted(order(seed, epoch, n)) == list(range(n))
-    assert (order(seed, epoch, n) == order(seed, epoch, n)).all()
-
-
-def test_orders_differ_and_never_change() -> None:
-    assert order(1, 0, 10).tolist() == GOLDEN  # a resumed run must meet the same rows
-    orders = {tuple(order(seed, epoch, 10)) for seed in range(5) for epoch in range(5)}
-    assert len(orders) == 25
+counts = st.integers(1, 100)
 
 
 @given(rows=counts, share=st.integers(1, 8), world=st.integers(1, 4), start=st.integers(0, 6))
@@ -107,7 +105,10 @@ def test_shares_must_be_whole() -> None:
 def test_a_loader_makes_micro_batches(tmp_path: Path) -> None:
     rows = packed(tmp_path)
     sampler = StepSampler(rows=len(rows), batch=6, seed=0, start_step=4, stop_step=6)
-    batches = list(DataLoader(TrainRows(rows), batch_size=3, sampler=sampler))
+    micro: Any = BatchSampler(sampler, 3, drop_last=False)  # type: ignore[arg-type]
+    batches = list(DataLoader(TrainRows(rows), batch_size=None, sampler=micro))
+    for batch, places in zip(batches, micro, strict=True):
+        assert batch["x0"].tolist() == [rows[row].tolist() for _, _, row in places]
     assert [batch["step"].tolist() for batch in batches] == [[4] * 3, [4] * 3, [5] * 3, [5] * 3]
     assert [batch["slot"].tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5]] * 2
     assert batches[0]["x0"].shape == (3, 5)

@@ -1,12 +1,13 @@
 """Packed tokens in rows, and in which order training sees them.
 
 One long file of tokens is mapped into memory and cut into rows when read, so the same file serves
-every length. The order is a pure function of (seed, epoch): nothing to store, nothing to restore.
+every length. The order is a function of (seed, epoch, place), see `shuffle`: nothing to store,
+nothing to restore, and no more memory or time for a longer file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from sddlm.data.shuffle import shuffled
 from sddlm.errors import ConfigError
 
 #: What a loader's item says: where the row lies in training, and which row it is.
 Place = tuple[int, int, int]
+_AHEAD = 4096  # rows whose places are computed at once; one by one costs more than reading them
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -63,6 +66,20 @@ class PackedTokens(Dataset[Tensor]):
             raise IndexError(f"row {i} of {len(self)}")
         return self._tokens()[i * self.length : (i + 1) * self.length]
 
+    def gather(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Rows from anywhere in the file ``[B, L]`` int64.
+
+        They are read, not mapped: for every row of a map that is not in the system's cache yet the
+        system reads ahead (20 times the time), and what was read counts as this process's memory.
+        """
+        found = np.empty((len(rows), self.length), token_dtype(self.vocab_size))
+        with self.path.open("rb", buffering=0) as file:
+            for row, i in zip(found, rows.tolist(), strict=True):
+                file.seek(i * row.nbytes)
+                if file.readinto(row) != row.nbytes:
+                    raise OSError(f"{self.path} ends before row {i} does")
+        return torch.from_numpy(found.astype(np.int64))
+
     def counts(self, vocab_size: int | None = None, *, chunk: int = 1 << 22) -> Tensor:
         """How often each token occurs in the rows ``[V]`` int64; reads the file once.
 
@@ -70,16 +87,20 @@ class PackedTokens(Dataset[Tensor]):
             vocab_size: V, if it is larger than that of the file.
             chunk: tokens read at a time.
         """
-        tokens = self._tokens()[: len(self) * self.length]
+        whole = len(self) * self.length
         counts = np.zeros(vocab_size or self.vocab_size, np.int64)
-        for start in range(0, len(tokens), chunk):
-            counts += np.bincount(tokens[start : start + chunk], minlength=len(counts))
+        with self.path.open("rb") as file:
+            for start in range(0, whole, chunk):
+                size = min(chunk, whole - start)
+                tokens = np.fromfile(file, token_dtype(self.vocab_size), size)
+                counts += np.bincount(tokens, minlength=len(counts))
         return torch.from_numpy(counts)
 
     def _tokens(self) -> npt.NDArray[Any]:
         """The file as it lies."""
         if self._map is None:  # opened by whoever reads: a loader's worker opens its own
-            self._map = np.memmap(self.path, token_dtype(self.vocab_size), mode="r")
+            # as a plain array, whose slices cost a tenth of a memmap's
+            self._map = np.asarray(np.memmap(self.path, token_dtype(self.vocab_size), mode="r"))
         return self._map
 
     @property
@@ -91,11 +112,12 @@ class PackedTokens(Dataset[Tensor]):
         return {**self.__dict__, "_map": None}
 
 
-class TrainRows(Dataset[dict[str, Any]]):
-    """Rows for training, addressed by a ``StepSampler``.
+class TrainRows(Dataset[dict[str, Tensor]]):
+    """Rows for training, a whole batch at a time, addressed by a ``StepSampler``.
 
-    Item ``(step, slot, row)`` is ``{"x0": [L] int64, "step": int, "slot": int}``; the default
-    collation makes that x0 ``[B, L]``, step ``[B]`` and slot ``[B]``, all int64.
+    Item ``[(step, slot, row), ...]`` is x0 ``[B, L]``, step ``[B]`` and slot ``[B]``, all int64.
+    They are read together: rows that the loader has to stack take longer. So it gets lists
+    (``BatchSampler``) and has nothing to collate (``batch_size=None``).
     """
 
     def __init__(self, rows: PackedTokens) -> None:
@@ -104,21 +126,10 @@ class TrainRows(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
-        step, slot, row = place
-        return {"x0": self.rows[row], "step": step, "slot": slot}
-
-
-def order(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
-    """The order of n rows in an epoch: a permutation of 0..n-1 ``[n]`` int64.
-
-    The ranks of Philox's raw output under the key (seed, epoch); NumPy promises those bits in
-    every version, which it does not for ``Generator.permutation``.
-    """
-    mask = (1 << 64) - 1
-    key = np.array([seed & mask, epoch & mask], dtype=np.uint64)
-    bits = np.random.Philox(key=key).random_raw(n)
-    return np.argsort(bits, kind="stable").astype(np.int64, copy=False)
+    def __getitem__(self, places: Sequence[Place]) -> dict[str, Tensor]:
+        step, slot, row = np.array(places, np.int64).T.copy()
+        x0 = self.rows.gather(row)
+        return {"x0": x0, "step": torch.from_numpy(step), "slot": torch.from_numpy(slot)}
 
 
 class StepSampler(Sampler[Place]):
@@ -171,10 +182,11 @@ class StepSampler(Sampler[Place]):
 
     def __iter__(self) -> Iterator[Place]:
         share = self.batch // self.world
-        current, permutation = -1, np.empty(0, np.int64)
-        for step in range(self.start_step, self.stop_step):
-            for slot in range(self.rank * share, (self.rank + 1) * share):
-                epoch, place = divmod(step * self.batch + slot, self.rows)
-                if epoch != current:
-                    current, permutation = epoch, order(self.seed, epoch, self.rows)
-                yield step, slot, int(permutation[place])
+        slots = np.arange(self.rank * share, (self.rank + 1) * share)
+        ahead = max(1, _AHEAD // share)
+        for first in range(self.start_step, self.stop_step, ahead):
+            steps = np.arange(first, min(first + ahead, self.stop_step))
+            step, slot = np.repeat(steps, share), np.tile(slots, len(steps))
+            epoch, place = np.divmod(step * self.batch + slot, self.rows)
+            row = shuffled(self.seed, epoch, place, self.rows)
+            yield from zip(step.tolist(), slot.tolist(), row.tolist(), strict=True)

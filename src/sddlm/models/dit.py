@@ -14,7 +14,6 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from sddlm.errors import ConfigError
@@ -178,7 +177,9 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             if parameter.is_meta:
                 continue
             values = self._start(name, parameter.shape, seed)
-            if isinstance(parameter, DTensor):
+            if hasattr(parameter, "placements"):  # a DTensor; the import takes half a second
+                from torch.distributed.tensor import distribute_tensor
+
                 values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
             parameter.copy_(values)
 

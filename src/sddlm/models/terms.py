@@ -35,6 +35,11 @@ def _add_at(logits: Tensor, token: Tensor, amount: Tensor) -> None:
     logits.scatter_add_(1, token[:, None], amount[:, None].to(logits.dtype))
 
 
+def _log_softmax_(logits: Tensor) -> Tensor:
+    """``log softmax(logits)`` in their place: one pass and no second ``[n, V]``."""
+    return torch.log_softmax(logits, 1, out=logits)
+
+
 @dataclass(frozen=True)
 class CrossEntropy:
     """``-weight * log softmax(logits + shift * onehot(own))[target]``.
@@ -56,15 +61,14 @@ class CrossEntropy:
         target = self.target[at, None]  # [n, 1]
         if self.own is not None and self.shift is not None:
             _add_at(logits, self.own[at], self.shift[at])
-        norm = logits.logsumexp(1, keepdim=True)  # [n, 1]
-        values = (norm - logits.gather(1, target))[:, 0]
+        log_p = _log_softmax_(logits)  # [n, V]
+        values = -log_p.gather(1, target)[:, 0]
         weight = None if self.weight is None else self.weight[at].to(logits.dtype)
         if weight is not None:
             values = values * weight
         if not grad:
             return values, None
-        p = logits.sub_(norm).exp_()
-        d = p.scatter_add_(1, target, -torch.ones_like(norm))
+        d = log_p.exp_().scatter_add_(1, target, logits.new_full((), -1.0).expand_as(target))
         return values, d if weight is None else d.mul_(weight[:, None])
 
 
@@ -139,8 +143,8 @@ class Contrastive:
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
         """See `Term`."""
-        log_eps = logits.new_tensor(log(self.eps))
-        log_p = logits.sub_(logits.logsumexp(1, keepdim=True))  # [n, V]
+        log_eps = logits.new_full((), log(self.eps))  # filled where it is: a copy would wait
+        log_p = _log_softmax_(logits)  # [n, V]
         target = self.target[at, None]  # [n, 1]
         log_p_target = log_p.gather(1, target)
         values = -torch.logaddexp(log_p_target, log_eps)[:, 0]
@@ -158,7 +162,7 @@ class Contrastive:
             push = share * torch.sigmoid(log_p_token - log_eps)
             total = total - push.sum(1, keepdim=True)
             at_tokens.append((tokens, push))
-        law, dense = self._law(log_p), None
+        law, dense = self.law(log_p, log_p.shape[1]), None
         if law is None and not grad:
             return values, None
         p = log_p.exp_()
@@ -175,13 +179,18 @@ class Contrastive:
             d.scatter_add_(1, tokens, push)
         return values, d
 
-    def _law(self, like: Tensor) -> Tensor | None:
-        """weight * share * law of all dense parts: ``[V]``, a scalar if uniform, None if none."""
+    def law(self, like: Tensor, vocab_size: int) -> Tensor | None:
+        """weight * share * law of all dense parts: ``[V]``, a scalar if uniform, None if none.
+
+        Args:
+            like: a tensor of the wanted dtype and device.
+            vocab_size: V.
+        """
         parts = [part for part in self.negatives if isinstance(part, Law)]
         if not parts:
             return None
-        uniform = sum(p.share for p in parts if p.probabilities is None) / like.shape[1]
-        law = like.new_tensor(uniform)
+        uniform = sum(p.share for p in parts if p.probabilities is None) / vocab_size
+        law = like.new_full((), uniform)
         for part in parts:
             if part.probabilities is not None:
                 law = law + part.share * part.probabilities.to(like)
@@ -226,7 +235,7 @@ class UniformBound:
         scale = -self.dalpha_t[at].double() / (1 - a) / torch.where(kept, 1 + c, 1.0)
         if self.shift is not None:
             _add_at(logits, x_t, self.shift[at])
-        p = logits.sub_(logits.logsumexp(1, keepdim=True)).exp_()  # [n, V]
+        p = _log_softmax_(logits).exp_()  # [n, V]
         p_x0 = p.gather(1, x0[:, None])[:, 0].double()
         p_own = p.gather(1, x_t[:, None])[:, 0].double()
         cp = p * c[:, None].to(p.dtype)  # [n, V]
@@ -245,7 +254,7 @@ class UniformBound:
         dense.scatter_add_(1, x0[:, None], (scale * at_x0).to(p.dtype)[:, None])
         dense.scatter_add_(1, x_t[:, None], (scale * at_own).to(p.dtype)[:, None])
         # the softmax's Jacobian: g_j p_j - p_j sum_i g_i p_i
-        return values, dense.sub_(p.mul_(dense.sum(1, keepdim=True)))
+        return values, dense.addcmul_(p, dense.sum(1, keepdim=True), value=-1)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-LAST = Path("checkpoints") / "last.ckpt"
+from sddlm.train.args import LAST
 
 
 class Checkpoints(Callback):

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from sddlm.data.packed import PackedTokens, StepSampler, TrainRows, order
-from sddlm.errors import ConfigError
-from sddlm.train.args import TrainArgs
+from sddlm.data.packed import PackedTokens, StepSampler, TrainRows
+from sddlm.data.shuffle import order
+from sddlm.train.args import TrainArgs, micro_batch
 
 
 class _ValidationRows(Dataset[dict[str, Any]]):
@@ -88,8 +88,8 @@ class TrainData(LightningDataModule):
         size = micro_batch(args, world)
         loader = _StepLoader(
             TrainRows(self.train),
-            batch_size=size,
-            sampler=sampler,
+            batch_size=None,  # a batch is one item
+            sampler=BatchSampler(sampler, size, drop_last=False),  # type: ignore[arg-type]
             num_workers=args.workers,
             persistent_workers=args.workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -105,22 +105,3 @@ class TrainData(LightningDataModule):
             _ValidationRows(self.validation, rows, rank, world),
             batch_size=micro_batch(self.args, world),
         )
-
-
-def micro_batch(args: TrainArgs, world: int) -> int:
-    """Sequences in a forward pass on one process.
-
-    Raises:
-        ConfigError: if the batch cannot be shared equally.
-    """
-    if args.batch % world:
-        raise ConfigError(
-            f"--train.batch is {args.batch}, must be a multiple of the {world} processes"
-        )
-    share = args.batch // world
-    size = args.micro_batch or share
-    if share % size:
-        raise ConfigError(
-            f"--train.micro_batch is {size}, must divide the {share} sequences of a process"
-        )
-    return size

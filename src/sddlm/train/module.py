@@ -65,6 +65,11 @@ class TrainModule(LightningModule):
             )
         self._latest["gradient_norm"] = norm
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, and the gradients are freed at once instead of behind the next forward."""
+        super().optimizer_step(*args, **kwargs)
+        self.optimizers(use_pl_optimizer=False).zero_grad()
+
     def read_metrics(self) -> dict[str, float]:
         """Training figures of the last step (waits for the device)."""
         self.metrics.update({name: value.item() for name, value in self._latest.items()})

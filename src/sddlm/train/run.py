@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import platform
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,25 +15,15 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch import Trainer
 
 from sddlm import __version__
-from sddlm.data.packed import PackedTokens
 from sddlm.data.prepare import DataArgs, Prepared, prepare
 from sddlm.errors import ConfigError
-from sddlm.model_dir import ModelDir, to_spec
+from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
-from sddlm.sampling.run import sampler_for
-from sddlm.train.args import TrainArgs
-from sddlm.train.checkpoints import LAST, Checkpoints, saved_step
-from sddlm.train.data_module import TrainData, micro_batch
-from sddlm.train.ema import EMA
-from sddlm.train.module import TrainModule
-from sddlm.train.monitor import Monitor
-
-logger = logging.getLogger(__name__)
+from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
 
@@ -85,12 +72,15 @@ def train_model(
     _check(data, model, objective, train, seed)
     if resume:
         _check_resume(run, config)
+    # Lightning takes seconds to import; neither --help nor a wrong option need wait for it
+    from sddlm.train.fit import fit, saved_step
+
     with _run_directory(run, resume):
         prepared = prepare(data)
         network = _network(model, objective, prepared, data.length, seed)
         start_step = saved_step(run) if resume else 0
         _write_config(run, config)
-    _fit(run, train, seed, start_step, network, objective, prepared)
+    fit(run, train, seed, start_step, network, objective, prepared)
     return run
 
 
@@ -138,7 +128,7 @@ def _run_directory(run: Path, resume: bool) -> Iterator[None]:
 
     Only the first process does; it starts the others when the directory is already there.
     """
-    if not _is_first():
+    if not is_first():
         yield
         return
     if not resume and run.exists() and (not run.is_dir() or any(run.iterdir())):
@@ -162,11 +152,6 @@ def _run_directory(run: Path, resume: bool) -> Iterator[None]:
         raise
 
 
-def _is_first() -> bool:
-    """Whether this is the first process of a run, as torchrun and Lightning's launcher tell."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
 def _network(
     model: ModelArgs, objective: Objective, prepared: Prepared, length: int, seed: int
 ) -> DiT:
@@ -182,7 +167,7 @@ def _network(
 
 def _write_config(run: Path, config: dict[str, Any]) -> None:
     """The resolved configuration, and what it ran on; by the first process."""
-    if not _is_first():
+    if not is_first():
         return
     (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     environment = {
@@ -205,113 +190,3 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _fit(
-    run: Path,
-    args: TrainArgs,
-    seed: int,
-    start_step: int,
-    network: DiT,
-    objective: Objective,
-    prepared: Prepared,
-) -> None:
-    """Train, then write the averaged weights; a run stopped by hand is written as well."""
-    train_rows, held_out = _rows(prepared)
-    with warnings.catch_warnings():
-        if not _is_first():  # every process begins, one speaks
-            warnings.simplefilter("ignore")
-        objective.begin(network.vocab_size, lambda: train_rows.counts(network.vocab_size))
-    module = TrainModule(network, objective, args, seed=seed)
-    ema = EMA(network, args)
-    checkpoints = Checkpoints(
-        run, every=args.checkpoint_every, steps=args.steps, start_step=start_step
-    )
-    sampler = sampler_for(objective.estimate, prepared.tokenizer, steps=32)
-
-    def preview(step: int) -> list[str]:
-        drawn = sampler.sample(
-            network,
-            process=objective.process,
-            estimate=objective.estimate,
-            shape=(2, network.length),
-            seed=seed,
-        )
-        return prepared.tokenizer.decode_batch(drawn.tokens.tolist())
-
-    monitor = Monitor(
-        run,
-        args,
-        start_step=start_step,
-        length=network.length,
-        characters_per_token=held_out.characters_per_token,
-        preview=preview,
-        averaged=ema.applied,
-    )
-    data = TrainData(train_rows, held_out, args, seed=seed, start_step=start_step)
-    with _quiet_lightning():
-        trainer = _trainer(args, [ema, monitor, checkpoints])
-        # also after the last step: a run killed before its model was written gets its weights here
-        trainer.fit(module, data, ckpt_path=run / LAST if start_step else None)
-    if not trainer.is_global_zero:
-        return
-    with ema.applied():
-        ModelDir(
-            network,
-            objective.process,
-            objective.estimate,
-            prepared.tokenizer,
-            to_spec(objective),
-            prepared.meta,
-        ).save(run / "model")
-    if checkpoints.stopping:
-        print(
-            f"stopped at step {trainer.global_step} of {args.steps}; go on with:  sddlm train "
-            f"--config {run / 'config.yaml'} --out {run} --resume true",
-            file=sys.stderr,
-        )
-        raise KeyboardInterrupt
-
-
-def _rows(prepared: Prepared) -> tuple[PackedTokens, PackedTokens]:
-    assert prepared.train is not None  # both splits were asked for
-    return prepared.train, prepared.validation
-
-
-def _trainer(args: TrainArgs, callbacks: list[Any]) -> Trainer:
-    """Lightning's engine, with nothing of its own on the screen or on disk."""
-    cuda = torch.cuda.is_available() and args.accelerator != "cpu"
-    precision = {"auto": "bf16-mixed" if cuda else "32-true", "32": "32-true", "bf16": "bf16-mixed"}
-    kind: Any = args.accelerator if args.accelerator != "auto" else "gpu" if cuda else "cpu"
-    devices = args.devices if args.devices != "auto" else -1 if cuda else 1
-    world = devices if devices != -1 else torch.cuda.device_count()
-    accumulate = args.batch // world // micro_batch(args, world)
-    return Trainer(
-        accelerator=kind,
-        devices=devices,
-        strategy="ddp" if world > 1 else "auto",
-        precision=precision[args.precision],
-        max_epochs=-1,
-        max_steps=args.steps,
-        accumulate_grad_batches=accumulate,
-        val_check_interval=args.validate_every * accumulate,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Its greetings and hints are not for our users; warnings of ours and of torch stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        yield

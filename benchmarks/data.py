@@ -1,0 +1,204 @@
+"""The data path: opening an index, reading batches, noising them, making tokens; a step's overhead.
+
+``python benchmarks/data.py [--rounds 5] [--tiny]``; some two minutes at one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import resource
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import interleaved, machine, show
+
+from sddlm import SDDLM, DataArgs, DiT, Draw, ModelArgs, Tokenizer, TrainArgs, UniformProcess
+from sddlm.data.corpora import CORPORA
+from sddlm.data.packed import PackedTokens
+from sddlm.data.packing import write_tokens
+from sddlm.train.data_module import TrainData
+from sddlm.train.ema import EMA
+from sddlm.train.run import train_model
+
+BATCH, V = 32, 4096
+
+
+def packed(path: Path, length: int) -> PackedTokens:
+    return PackedTokens(path, length=length, vocab_size=V, characters=1)
+
+
+def loader(rows: PackedTokens, steps: int, workers: int = 0) -> torch.utils.data.DataLoader:
+    args = TrainArgs(steps=steps, batch=BATCH, workers=workers)
+    return TrainData(rows, rows, args, seed=0, start_step=0).train_dataloader()
+
+
+def timed(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def index(folder: Path, tokens: int) -> None:
+    """Opening a sparse file of many tokens, and the first batches of it."""
+    path = folder / "index.bin"
+    with path.open("wb") as file:
+        file.truncate(2 * tokens)
+    table = []
+    for length in (128, 1024):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        started = time.perf_counter()
+        batches = iter(loader(packed(path, length), 101))
+        opened = time.perf_counter() - started
+        first = timed(lambda it=batches: next(it))
+        more = timed(lambda it=batches: [next(it) for _ in range(100)])
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        row = [length, f"{opened * 1e3:.1f}", f"{first * 1e3:.1f}", f"{more * 10:.2f}"]
+        table.append([*row, f"{grown:.1f}"])
+    path.unlink()
+    columns = ["L", "open (ms)", "first batch (ms)", "a batch after it (ms)", "memory grown (MB)"]
+    show(f"an index of {tokens:,} tokens, none of it read before", columns, table)
+
+
+def loading(folder: Path, rounds: int, batches: int) -> None:
+    """The training loader with its pages in the system's cache, and noising."""
+    path = folder / "tokens.bin"
+    np.random.default_rng(0).integers(0, V, 4_000_000).astype("<u2").tofile(path)
+    table = []
+    for length in (128, 1024):
+        for workers in (0, 2):
+            seconds = []
+            for _ in range(rounds):
+                turn = iter(loader(packed(path, length), batches + 1, workers))
+                next(turn)
+                seconds.append(timed(lambda it=turn: list(it)) / batches)
+            table.append([f"load, {workers} workers", length, *rates(seconds, length)])
+        x0 = next(iter(loader(packed(path, length), 1)))["x0"]
+        times = Draw.simple(0, 0, BATCH).times()
+
+        def noise(x0: torch.Tensor = x0, times: torch.Tensor = times) -> None:
+            for step in range(10):
+                draw = Draw.simple(0, step, BATCH)
+                UniformProcess().corrupt(x0, times, draw, vocab_size=V)
+
+        found = interleaved({"noise": noise}, rounds=rounds)["noise"]
+        table.append(["noise", length, *rates([s / 10 for s in found.seconds], length)])
+    columns = ["", "L", "a batch (ms)", "range", "rows/s", "tokens/s"]
+    show(f"batches of {BATCH}, {machine()}", columns, table)
+
+
+def rates(seconds: list[float], length: int) -> list[str]:
+    """Of a batch, for a table."""
+    s = statistics.median(seconds)
+    spread = f"{min(seconds) * 1e3:.3f} to {max(seconds) * 1e3:.3f}"
+    return [f"{s * 1e3:.3f}", spread, f"{BATCH / s:,.0f}", f"{BATCH * length / s:,.0f}"]
+
+
+def tokens(folder: Path, rounds: int, documents: int) -> None:
+    """Packing text, which is tokenising, hashing and writing, beside tokenising alone."""
+    texts = list(CORPORA["builtin"].documents())[:documents]
+    tokenizer = Tokenizer.train_bpe(texts[:40], V)
+    made = sum(map(len, tokenizer.encode_batch(texts)))
+    pieces = [piece for text in texts for piece in tokenizer.pieces(text)]
+    turn = iter(range(10**6))
+    found = interleaved(
+        {
+            "encode_batch, whole documents": lambda: tokenizer.encode_batch(texts),
+            "encode_batch, pieces": lambda: tokenizer.encode_batch(pieces),
+            "prepare": lambda: write_tokens(
+                folder / f"tokens-{next(turn)}", {"train": texts}, tokenizer, "key"
+            ),
+        },
+        rounds=rounds,
+    )
+    table = [
+        [name, f"{t.median:.2f}", f"{made / t.median:,.0f}", t.ratio] for name, t in found.items()
+    ]
+    title = f"tokens of {sum(map(len, texts)):,} characters, V {V}"
+    show(title, ["", "seconds", "tokens/s", "speed"], table)
+
+
+def overhead(folder: Path, rounds: int, steps: int) -> None:
+    """A step of ``sddlm train`` beside a bare loop with the same loss, clipping and average."""
+    text = folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 2000)
+    data = DataArgs(
+        path=str(text), tokenizer="bytes", length=32, validation=0.1, cache=str(folder / "cache")
+    )
+    model = ModelArgs(preset="mini", blocks=1)
+    args = TrainArgs(
+        steps=steps, batch=BATCH, validate_every=10 * steps, preview_every=0,
+        checkpoint_every=10 * steps,
+    )  # fmt: skip
+    ours, bare, loading = [], [], []
+    for turn in range(rounds):
+        run = folder / f"run-{turn}"
+        train_model(str(run), data, model, SDDLM(), args)
+        with (run / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        first, last = rows[0], rows[-2]  # the last step saves
+        seconds = float(last["seconds"]) - float(first["seconds"])
+        ours.append(seconds / (int(last["step"]) - int(first["step"])))
+        rows_of = packed(next(folder.glob("cache/tokens-*/train.bin")), 32)
+        spent, waited = bare_loop(rows_of, model, args)
+        bare.append(spent)
+        loading.append(waited)
+    medians = [statistics.median(arm) * 1e3 for arm in (ours, bare, loading)]
+    more = [(a - b) * 1e3 for a, b in zip(ours, bare, strict=True)]
+    show(
+        f"a step of a network of 1 block, {BATCH} rows of 32 bytes, {machine()}",
+        ["sddlm train (ms)", "bare loop (ms)", "of it data (ms)", "more than the bare loop (ms)"],
+        [[*(f"{m:.2f}" for m in medians), f"{statistics.median(more):.2f} ({min(more):.2f} to "
+          f"{max(more):.2f})"]],
+    )  # fmt: skip
+
+
+def bare_loop(rows: PackedTokens, model: ModelArgs, args: TrainArgs) -> tuple[float, float]:
+    """Seconds of a step without Lightning, table and bar; of it, waiting for the batch."""
+    network = DiT(model.build(vocab_size=257, length=32, causal=False), seed=0)
+    objective, average = SDDLM(), EMA(network, args)
+    average._start()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+    waited, batches, spent = 0.0, iter(loader(rows, args.steps)), 0.0
+    for step in range(args.steps):
+        started = time.perf_counter()
+        batch = next(batches)
+        loaded = time.perf_counter()
+        draw = Draw(0, step, batch["slot"], BATCH)
+        objective.loss(network, batch["x0"], draw).mean.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(0.99)
+        if step >= 10:  # as the first row of the table
+            waited += loaded - started
+            spent += time.perf_counter() - started
+    return spent / (args.steps - 10), waited / (args.steps - 10)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="small sizes, for a test")
+    chosen = parser.parse_args()
+    tiny, rounds = chosen.tiny, 1 if chosen.tiny else chosen.rounds
+    logging.getLogger("sddlm").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        index(folder, 10**8 if tiny else 10**10)
+        loading(folder, rounds, 5 if tiny else 500)
+        tokens(folder, rounds, 5 if tiny else 400)
+        overhead(folder, rounds, 30 if tiny else 300)
+
+
+if __name__ == "__main__":
+    main()

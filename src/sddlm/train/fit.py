@@ -1,0 +1,139 @@
+"""One training: Lightning's engine, our callbacks, and the averaged weights at the end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from sddlm.data.packed import PackedTokens
+from sddlm.data.prepare import Prepared
+from sddlm.model_dir import ModelDir, to_spec
+from sddlm.models.dit import DiT
+from sddlm.objectives import Objective
+from sddlm.sampling.run import sampler_for
+from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
+from sddlm.train.checkpoints import Checkpoints, saved_step
+from sddlm.train.data_module import TrainData
+from sddlm.train.ema import EMA
+from sddlm.train.module import TrainModule
+from sddlm.train.monitor import Monitor
+
+__all__ = ["fit", "saved_step"]
+
+
+def fit(
+    run: Path,
+    args: TrainArgs,
+    seed: int,
+    start_step: int,
+    network: DiT,
+    objective: Objective,
+    prepared: Prepared,
+) -> None:
+    """Train, then write the averaged weights; a run stopped by hand is written as well."""
+    train_rows, held_out = _rows(prepared)
+    with warnings.catch_warnings():
+        if not is_first():  # every process begins, one speaks
+            warnings.simplefilter("ignore")
+        objective.begin(network.vocab_size, lambda: train_rows.counts(network.vocab_size))
+    module = TrainModule(network, objective, args, seed=seed)
+    ema = EMA(network, args)
+    checkpoints = Checkpoints(
+        run, every=args.checkpoint_every, steps=args.steps, start_step=start_step
+    )
+    sampler = sampler_for(objective.estimate, prepared.tokenizer, steps=32)
+
+    def preview(step: int) -> list[str]:
+        drawn = sampler.sample(
+            network,
+            process=objective.process,
+            estimate=objective.estimate,
+            shape=(2, network.length),
+            seed=seed,
+        )
+        return prepared.tokenizer.decode_batch(drawn.tokens.tolist())
+
+    monitor = Monitor(
+        run,
+        args,
+        start_step=start_step,
+        length=network.length,
+        characters_per_token=held_out.characters_per_token,
+        preview=preview,
+        averaged=ema.applied,
+    )
+    data = TrainData(train_rows, held_out, args, seed=seed, start_step=start_step)
+    with _quiet_lightning():
+        trainer = _trainer(args, [ema, monitor, checkpoints])
+        # also after the last step: a run killed before its model was written gets its weights here
+        trainer.fit(module, data, ckpt_path=run / LAST if start_step else None)
+    if not trainer.is_global_zero:
+        return
+    with ema.applied():
+        ModelDir(
+            network,
+            objective.process,
+            objective.estimate,
+            prepared.tokenizer,
+            to_spec(objective),
+            prepared.meta,
+        ).save(run / "model")
+    if checkpoints.stopping:
+        print(
+            f"stopped at step {trainer.global_step} of {args.steps}; go on with:  sddlm train "
+            f"--config {run / 'config.yaml'} --out {run} --resume true",
+            file=sys.stderr,
+        )
+        raise KeyboardInterrupt
+
+
+def _rows(prepared: Prepared) -> tuple[PackedTokens, PackedTokens]:
+    assert prepared.train is not None  # both splits were asked for
+    return prepared.train, prepared.validation
+
+
+def _trainer(args: TrainArgs, callbacks: list[Any]) -> Trainer:
+    """Lightning's engine, with nothing of its own on the screen or on disk."""
+    cuda = torch.cuda.is_available() and args.accelerator != "cpu"
+    precision = {"auto": "bf16-mixed" if cuda else "32-true", "32": "32-true", "bf16": "bf16-mixed"}
+    kind: Any = args.accelerator if args.accelerator != "auto" else "gpu" if cuda else "cpu"
+    devices = args.devices if args.devices != "auto" else -1 if cuda else 1
+    world = devices if devices != -1 else torch.cuda.device_count()
+    accumulate = args.batch // world // micro_batch(args, world)
+    return Trainer(
+        accelerator=kind,
+        devices=devices,
+        strategy="ddp" if world > 1 else "auto",
+        precision=precision[args.precision],
+        max_epochs=-1,
+        max_steps=args.steps,
+        accumulate_grad_batches=accumulate,
+        val_check_interval=args.validate_every * accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Its greetings and hints are not for our users; warnings of ours and of torch stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        yield
