@@ -177,10 +177,11 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             if parameter.is_meta:
                 continue
             values = self._start(name, parameter.shape, seed)
-            if hasattr(parameter, "placements"):  # a DTensor; the import takes half a second
+            sharded: Any = parameter if hasattr(parameter, "placements") else None
+            if sharded is not None:  # a DTensor, whose module takes half a second to import
                 from torch.distributed.tensor import distribute_tensor
 
-                values = distribute_tensor(values, parameter.device_mesh, parameter.placements)
+                values = distribute_tensor(values, sharded.device_mesh, sharded.placements)
             parameter.copy_(values)
 
     def _start(self, name: str, shape: torch.Size, seed: int) -> Tensor:
