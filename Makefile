@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench docs install clean
+.PHONY: quickstart test lint bench bench-gpu docs install clean
 
 install: $(STAMP)
 
@@ -24,8 +24,19 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/pytest -n 2
 
-bench: $(STAMP)
-	$(BIN)/python benchmarks/head.py
+BENCH := $(BIN)/python benchmarks
+bench: $(STAMP) ## all tables of docs/performance.md, one after the other: two hours on an idle CPU
+	$(BENCH)/startup.py
+	$(BENCH)/data.py
+	$(BENCH)/head.py --rounds 3
+	$(BENCH)/step.py --rounds 3
+	$(BENCH)/step.py --memory
+	$(BENCH)/sampling.py --rounds 2
+	$(BENCH)/growth.py
+
+bench-gpu: $(STAMP) ## the same questions on one GPU, in minutes
+	$(BENCH)/gpu.py --shape small
+	$(BENCH)/gpu.py --shape 1b --batch 4
 
 docs: $(STAMP) ## the documentation as a site in build/site
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -15,6 +15,7 @@ import json
 import resource
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ class LibraryTrainer:
     def loss(self, name: str, x0: Tensor) -> Tensor:
         """The mean loss of a batch: a key of `OBJECTIVES`."""
         self.module.objective = OBJECTIVES[name]()
+        self.model.checkpointing = self.module.args.activation_checkpointing
         step = torch.tensor([self.updates])
         slot = torch.arange(len(x0), device=x0.device)
         return self.module.training_step({"x0": x0, "step": step, "slot": slot}, 0)
@@ -95,12 +97,15 @@ def trainer(kind: str, model: DiT, batch: int) -> LibraryTrainer | TextbookTrain
     """A trainer around a network; the textbook's shares its weights.
 
     Args:
-        kind: textbook or sddlm.
+        kind: textbook, sddlm, or light or full: sddlm with that activation checkpointing.
         model: a network of the library.
         batch: sequences in a step.
     """
     if kind == "sddlm":
         return LibraryTrainer(model, arguments(batch))
+    if kind in ("light", "full"):
+        args = replace(arguments(batch), activation_checkpointing=kind)
+        return LibraryTrainer(model, args)
     return TextbookTrainer(TextbookDiT.around(model), arguments(batch))
 
 

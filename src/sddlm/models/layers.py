@@ -190,10 +190,11 @@ class Block(nn.Module):
     ) -> Tensor:
         """What all (causal: all earlier) positions say to each: ``[B, L, 3 D] -> [B, L, D]``."""
         B, L, _ = qkv.shape
-        qkv = qkv.view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # [3, B, heads, L, dim]
-        q, k = rotate(qkv[:2], cos, sin).unbind(0)  # each [B, heads, L, dim]
+        # unbound, not indexed: each index would fill a gradient of the size of all three with zeros
+        q, k, v = qkv.view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # each [B, heads, L, dim]
         # a view of v would keep the unrotated q and k in memory until the backward pass
-        v = qkv[2].contiguous()
+        v = v.contiguous()
         if cache is None or cache[0].seen == 0:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
             if cache is not None:

@@ -203,7 +203,7 @@ class Ancestral(Sampler):
             v=draw.uniform("pick", run.length),
             greedy=torch.full_like(x, self._greedy(number), dtype=torch.bool),
         )  # [B, L] each
-        cells, asked, fresh = self._ask(run, x, cells, alphas, draw)
+        cells, asked, fresh = self.ask(run, x, cells, alphas, draw)
         # the network sees x as it was, so that noise is laid over the result
         new = x
         busy = asked.any(1)  # [B]
@@ -214,7 +214,7 @@ class Ancestral(Sampler):
             new = x.masked_scatter(asked, self._answers(run, hidden, x[asked], cells[asked]))
         return torch.where(fresh, cells.noise, new), asked
 
-    def _ask(
+    def ask(
         self, run: Run, x: Tensor, cells: Cells, alphas: Tensor, draw: Draw
     ) -> tuple[Cells, Tensor, Tensor]:
         """The cells of a step, which of them the network is asked for, which become noise.

@@ -210,10 +210,10 @@ class Psi(Ancestral):
         """Probability of the posterior in each step of a grid ``[steps + 1]``: ``[steps]``."""
         return schedule_of_kappas(self.kappa, alphas, self.segments)[:-1]
 
-    def _ask(
+    def ask(
         self, run: Run, x: Tensor, cells: Cells, alphas: Tensor, draw: Draw
     ) -> tuple[Cells, Tensor, Tensor]:
-        """See `Ancestral._ask`; asked is where the answer can matter, as in `Lazy`."""
+        """See `Ancestral.ask`; asked is where the answer can matter, as in `Lazy`."""
         fresh = torch.zeros_like(cells.greedy)
         kappa = self.kappas(alphas)[draw.step - 1]
         if kappa < 1 and not self._greedy(draw.step):
