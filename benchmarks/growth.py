@@ -95,6 +95,7 @@ def draw(curves: Mapping[tuple[str, str], Mapping[int, Timing]], path: Path) -> 
     from matplotlib import pyplot as plt
 
     varied = list(dict.fromkeys(vary for _, vary in curves))
+    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(name for name, _ in curves))}
     figure, panels = plt.subplots(1, len(varied), figsize=(4 * len(varied), 3.6), squeeze=False)
     for panel, vary in zip(panels[0], varied, strict=True):
         for (name, other), found in curves.items():
@@ -103,10 +104,14 @@ def draw(curves: Mapping[tuple[str, str], Mapping[int, Timing]], path: Path) -> 
                 lows = [t.median - min(t.seconds) for t in found.values()]
                 highs = [max(t.seconds) - t.median for t in found.values()]
                 label = f"{name}, exponent {exponent(found):.2f}"
-                panel.errorbar([*found], medians, [lows, highs], marker="o", label=label)
+                panel.errorbar(
+                    [*found], medians, [lows, highs], marker="o", label=label, color=colors[name]
+                )
         panel.set(xscale="log", yscale="log", xlabel=vary, ylabel="seconds")
         panel.set_xscale("log", base=2)
-        panel.legend(fontsize="small")
+        bottom, top = panel.get_ylim()
+        panel.set_ylim(bottom, top * (top / bottom) ** 0.35)  # room for the legend
+        panel.legend(fontsize="small", loc="upper left")
     figure.suptitle(machine(), fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
