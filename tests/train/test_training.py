@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from sddlm.cli import main
 from sddlm.model_dir import ModelDir
+from sddlm.train.ema import EMA
 from sddlm.train.monitor import read_metrics
 
 
@@ -116,6 +117,20 @@ def test_micro_batches_do_not_change_the_noise_or_the_result(config, tmp_path):
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=1e-4)
     assert steps(tmp_path / "whole") == steps(tmp_path / "parts")
+
+
+def test_gradients_are_freed_behind_the_step(config, tmp_path, monkeypatch):
+    left = []
+    update = EMA.update
+
+    def watched(self, decay):
+        left.extend(parameter.grad for parameter in self.live)
+        update(self, decay)
+
+    monkeypatch.setattr(EMA, "update", watched)
+    assert train(config, tmp_path / "run", "--train.micro_batch", "4") == 0
+    assert left
+    assert all(grad is None for grad in left)
 
 
 @pytest.mark.parametrize("mode", ["light", "full"])
