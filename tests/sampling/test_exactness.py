@@ -31,8 +31,8 @@ name_of = lambda value: type(value).__name__  # noqa: E731
 class Always(Psi):
     """Psi, but every position meets the network."""
 
-    def ask(self, run, x, cells, alphas, draw):  # type: ignore[no-untyped-def]
-        cells, _, fresh = super().ask(run, x, cells, alphas, draw)
+    def ask(self, run, x, cells, kappa, draw):  # type: ignore[no-untyped-def]
+        cells, _, fresh = super().ask(run, x, cells, kappa, draw)
         return cells, ~fresh, fresh
 
 

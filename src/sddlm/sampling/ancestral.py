@@ -144,6 +144,10 @@ class Ancestral(Sampler):
         """Whether step ``number`` takes the most likely token."""
         return self.tail == "greedy" and number == self.steps
 
+    def kappas(self, alphas: Tensor) -> Tensor:
+        """Probability of the posterior in each step of a grid ``[steps + 1]``: ``[steps]``."""
+        return torch.ones_like(alphas[1:])
+
     def calls(self, length: int) -> int:
         """See `Sampler.calls`."""
         return self.steps
@@ -180,16 +184,20 @@ class Ancestral(Sampler):
     def _run(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From noise to text: tokens ``[B, L]``, network calls and head rows, each ``[B]``."""
         times, alphas = self.grid(run.process.schedule, device=x.device)
+        kappas = self.kappas(alphas).tolist()
         nfe, rows = torch.zeros_like(run.index), torch.zeros_like(run.index)
         for number in range(1, self.steps + 1):
-            x, asked = self._advance(run, x, number, alphas)
+            kappa = 1.0 if self._greedy(number) else kappas[number - 1]
+            x, asked = self._advance(run, x, number, alphas, kappa)
             nfe += asked.any(1)
             rows += asked.sum(1)
             if run.on_step is not None:
                 run.on_step(number, times[number].item(), x)
         return x, nfe, rows
 
-    def _advance(self, run: Run, x: Tensor, number: int, alphas: Tensor) -> tuple[Tensor, Tensor]:
+    def _advance(
+        self, run: Run, x: Tensor, number: int, alphas: Tensor, kappa: float
+    ) -> tuple[Tensor, Tensor]:
         """The tokens after step ``number`` and the positions asked, both ``[B, L]``."""
         draw = Draw(run.seed, number, run.index, len(run.index))
         alpha_t, alpha_s = alphas[number - 1 : number + 1].expand(*x.shape, 2).unbind(-1)
@@ -203,7 +211,7 @@ class Ancestral(Sampler):
             v=draw.uniform("pick", run.length),
             greedy=torch.full_like(x, self._greedy(number), dtype=torch.bool),
         )  # [B, L] each
-        cells, asked, fresh = self.ask(run, x, cells, alphas, draw)
+        cells, asked, fresh = self.ask(run, x, cells, kappa, draw)
         # the network sees x as it was, so that noise is laid over the result
         new = x
         busy = asked.any(1)  # [B]
@@ -215,11 +223,11 @@ class Ancestral(Sampler):
         return torch.where(fresh, cells.noise, new), asked
 
     def ask(
-        self, run: Run, x: Tensor, cells: Cells, alphas: Tensor, draw: Draw
+        self, run: Run, x: Tensor, cells: Cells, kappa: float, draw: Draw
     ) -> tuple[Cells, Tensor, Tensor]:
         """The cells of a step, which of them the network is asked for, which become noise.
 
-        Here all and none; both are ``[B, L]`` bool. ``draw.step`` is the number of the step.
+        Here all and none; both are ``[B, L]`` bool. ``kappa`` is the probability of the posterior.
         """
         return cells, torch.ones_like(cells.greedy), torch.zeros_like(cells.greedy)
 

@@ -119,7 +119,7 @@ class Plan:
         row: its sequence in the batch ``[C]``.
         place: its position ``[C]``.
         cells: its numbers ``[C]``.
-        visit_step: step of each visit ``[W]``.
+        visit_step: step of each visit, and ``steps + 1`` behind the last ``[W + 1]``.
         start: its first cell ``[W]``.
         size: how many cells it has ``[W]``.
         first: first visit of each sequence ``[B]``.
@@ -151,7 +151,7 @@ class Plan:
             row,
             place,
             cells,
-            visits % (steps + 1),
+            torch.nn.functional.pad(visits % (steps + 1), (0, 1), value=steps + 1),
             size.cumsum(0) - size,
             size,
             torch.searchsorted(visit_row, rows),
@@ -168,9 +168,7 @@ class Plan:
 
     def next_step(self, visit: Tensor) -> Tensor:
         """The step at which each sequence stands ``[B]``; behind the last one when it is done."""
-        done = visit == self.last
-        at = visit.clamp(max=max(0, len(self.visit_step) - 1))
-        return torch.where(done, self.steps + 1, self.visit_step[at] if len(at) else at)
+        return torch.where(visit == self.last, self.steps + 1, self.visit_step[visit])
 
 
 class _Predictions:

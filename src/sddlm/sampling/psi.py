@@ -207,16 +207,15 @@ class Psi(Ancestral):
         return times.to(device), alphas.to(device)
 
     def kappas(self, alphas: Tensor) -> Tensor:
-        """Probability of the posterior in each step of a grid ``[steps + 1]``: ``[steps]``."""
+        """See `Ancestral.kappas`."""
         return schedule_of_kappas(self.kappa, alphas, self.segments)[:-1]
 
     def ask(
-        self, run: Run, x: Tensor, cells: Cells, alphas: Tensor, draw: Draw
+        self, run: Run, x: Tensor, cells: Cells, kappa: float, draw: Draw
     ) -> tuple[Cells, Tensor, Tensor]:
         """See `Ancestral.ask`; asked is where the answer can matter, as in `Lazy`."""
         fresh = torch.zeros_like(cells.greedy)
-        kappa = self.kappas(alphas)[draw.step - 1]
-        if kappa < 1 and not self._greedy(draw.step):
+        if kappa < 1:
             w = draw.uniform("part", run.length)  # [B, L]
             fresh = w >= kappa + (1 - kappa) * cells.alpha_s
             # p(x0 | x_t) is the posterior at alpha_s = 1, and is drawn from in the same way
