@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from head import Rows
 from measure import Timing, interleaved, machine, progress, show, synchronize, times
-from shapes import SHAPES, TIME_FREE, names, network, numbers, parser
+from shapes import SHAPES, names, network, numbers, parser
 from step import AR, DIFFUSION, trainer
 from textbook import TextbookDiT, sample
 from torch import Tensor
@@ -233,9 +233,8 @@ def sampling_table(
         "Ancestral": run(Ancestral(few), model),
         "Lazy": run(Lazy(steps), model),
     }
-    if TIME_FREE:
-        free = network(shape, length, time_free=True).to(device.name)
-        arms["Lazy, time-free"] = run(Lazy(steps), free)
+    free = network(shape, length, time_free=True).to(device.name)
+    arms["Lazy, time-free"] = run(Lazy(steps), free)
     units = {name: few if name in ("textbook", "Ancestral") else steps for name in arms}
     timings = interleaved(arms, rounds=rounds, units=units, label=f"sampling {shape}")
     rows = [

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from measure import Timing, interleaved, machine, progress, show
-from shapes import SHAPES, TIME_FREE, names, network, numbers, parser
+from shapes import SHAPES, names, network, numbers, parser
 from textbook import TextbookDiT, sample
 
 from sddlm.models.dit import DiT
@@ -46,7 +46,7 @@ class Cell:
 
     model: DiT
     textbook: TextbookDiT
-    time_free: DiT | None
+    time_free: DiT
     length: int
     batch: int
     steps: int
@@ -134,8 +134,7 @@ def measure(cell: Cell, rounds: int, budget: float, limit: float) -> list[list[o
         return run
 
     arms["Lazy"] = lazy("Lazy", cell.model)
-    if cell.time_free is not None:
-        arms["Lazy, time-free"] = lazy("Lazy, time-free", cell.time_free)
+    arms["Lazy, time-free"] = lazy("Lazy, time-free", cell.time_free)
     units = {name: stops.get(name, cell.steps) for name in arms}
     label = f"L {cell.length}, B {cell.batch}, {cell.steps} steps"
     timings = interleaved(arms, rounds=rounds, warmup=0, units=units, label=label)
@@ -173,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for shape in names(chosen.shape):
         model = network(shape, max(chosen.length))
         textbook = TextbookDiT.around(model)
-        time_free = network(shape, max(chosen.length), time_free=True) if TIME_FREE else None
+        time_free = network(shape, max(chosen.length), time_free=True)
         for length in chosen.length:
             cells = [
                 Cell(model, textbook, time_free, length, batch, steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from typing import Any
 
 from sddlm.models.config import PRESETS, DiTConfig
@@ -20,9 +19,6 @@ SHAPES: dict[str, dict[str, int]] = {
 
 ARGS = TrainArgs(warmup=0, schedule="constant")
 """A long run's optimiser, at its full learning rate."""
-
-TIME_FREE = "time_free" in {f.name for f in fields(DiTConfig)}
-"""Whether the library has networks that are not told the noise level."""
 
 
 def network(shape: str, length: int, **changes: Any) -> DiT:

@@ -1,8 +1,9 @@
 """Packed tokens in rows, and in which order training sees them.
 
-One long file of tokens is mapped into memory and cut into rows when read, so the same file serves
-every length. The order is a function of (seed, epoch, place), see `shuffle`: nothing to store,
-nothing to restore, and no more memory or time for a longer file.
+One long file of tokens is cut into rows when read, so the same file serves every length. Training
+reads rows from all over it, evaluation maps it and goes from row to row. The order is a function of
+(seed, epoch, place), see `shuffle`: nothing to store, nothing to restore, and no more memory or
+time for a longer file.
 """
 
 from __future__ import annotations

@@ -20,13 +20,11 @@ from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
 from sddlm.sampling.run import sampler_for
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
-from sddlm.train.checkpoints import Checkpoints, saved_step
+from sddlm.train.checkpoints import Checkpoints
 from sddlm.train.data_module import TrainData
 from sddlm.train.ema import EMA
 from sddlm.train.module import TrainModule
 from sddlm.train.monitor import Monitor
-
-__all__ = ["fit", "saved_step"]
 
 
 def fit(

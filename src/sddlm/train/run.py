@@ -73,7 +73,8 @@ def train_model(
     if resume:
         _check_resume(run, config)
     # Lightning takes seconds to import; neither --help nor a wrong option need wait for it
-    from sddlm.train.fit import fit, saved_step
+    from sddlm.train.checkpoints import saved_step
+    from sddlm.train.fit import fit
 
     with _run_directory(run, resume):
         prepared = prepare(data)
