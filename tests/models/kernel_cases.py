@@ -181,9 +181,10 @@ def test_what_has_no_kernel_falls_back():
     assert fused(CrossEntropy(torch.zeros(1, dtype=torch.int64)), like.double()) is None
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("case", ["cross-entropy", "V1 of a mixture", "NELBO"])
-def test_the_head_is_the_same_with_and_without(case, half, monkeypatch):
+def test_the_head_is_the_same_with_and_without(case, half, bias, monkeypatch):
     """Across chunks and at a vocabulary that needs padding; autocast rounds the logits too."""
     V, D = 301, 8
     monkeypatch.setattr(vocab_head, "CHUNK_BYTES", 4 * 4 * V)
@@ -192,9 +193,9 @@ def test_the_head_is_the_same_with_and_without(case, half, monkeypatch):
     r["law"] = rows(V)["law"]
     term = CASES[case](r)
     torch.manual_seed(1)
-    head = VocabHead(D, V, input_only=1).to(DEVICE)
-    torch.nn.init.normal_(head.weight)
-    torch.nn.init.normal_(head.bias)
+    head = VocabHead(D, V, bias=bias, input_only=1).to(DEVICE)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
     hidden = torch.randn(N, D, device=DEVICE, requires_grad=True)
 
     def run():
@@ -203,7 +204,8 @@ def test_the_head_is_the_same_with_and_without(case, half, monkeypatch):
         with torch.autocast(DEVICE, torch.bfloat16, enabled=half):
             out = head(hidden, term, r["scale"])
         out.total.backward()
-        return [out.rows, out.total.detach()[None], hidden.grad, head.weight.grad, head.bias.grad]
+        grads = [parameter.grad for parameter in head.parameters()]
+        return [out.rows, out.total.detach()[None], hidden.grad, *grads]
 
     mine = run()
     assert head.weight.grad.shape == (V, D)

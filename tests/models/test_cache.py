@@ -1,5 +1,7 @@
 """The cache of a causal network: the same hidden states, each position computed once."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 
 
-def network(input_conv: int, causal: bool = True) -> DiT:
+def network(input_conv: int, causal: bool = True, architecture: Any = "dit") -> DiT:
     config = DiTConfig(
         vocab_size=11,
         length=12,
@@ -18,17 +20,18 @@ def network(input_conv: int, causal: bool = True) -> DiT:
         causal=causal,
         input_conv=input_conv,
         head_init=0.5,
+        architecture=architecture,
     )
     return DiT(config, seed=1).eval()
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("parts", [[1] * 12, [12], [5, 1, 6], [1, 2, 9]], ids=str)
-@pytest.mark.parametrize("input_conv", [0, 3])
+@pytest.mark.parametrize(("input_conv", "architecture"), [(0, "dit"), (3, "dit"), (3, "llama")])
 def test_hidden_states_are_those_of_the_whole(
-    input_conv: int, parts: list[int], dtype: torch.dtype, atol: float
+    input_conv: int, architecture: str, parts: list[int], dtype: torch.dtype, atol: float
 ) -> None:
-    model = network(input_conv).to(dtype)
+    model = network(input_conv, architecture=architecture).to(dtype)
     x = torch.randint(11, (3, 12), generator=torch.Generator().manual_seed(0))
     sigma = torch.zeros(3)
     with torch.no_grad():

@@ -76,8 +76,13 @@ def test_what_does_not_fit_is_named() -> None:
         from_duo(state)
     with pytest.raises(ConfigError, match=r"no vocab_embed.embedding .* among a"):
         from_duo({"a": torch.ones(1)})
-    with pytest.raises(ConfigError, match="no input convolution"):
-        to_duo(_network(input_conv=3))
+    for changes, message in (
+        ({"input_conv": 3}, "has no input convolution"),
+        ({"architecture": "llama"}, "is no llama"),
+        ({"time_free": True}, "is told the noise level"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            to_duo(_network(**changes))
 
 
 def test_heads_without_the_buffer() -> None:

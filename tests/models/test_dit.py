@@ -22,6 +22,7 @@ from sddlm.models.terms import CrossEntropy
 GOLDEN = Path(__file__).parents[1] / "golden"
 V, L = 11, 8
 AWAKE = {"gate_init": 1.0, "head_init": 0.5}
+LLAMA = {"architecture": "llama", "cond_dim": 128}
 
 
 def small(**changes: Any) -> DiT:
@@ -195,7 +196,9 @@ def test_sharded_start() -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie": True}, {"causal": True}, {"input_conv": 5}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie": True}, {"causal": True}, {"input_conv": 5}, {**LLAMA, "tie": True}]
+)
 def test_gradient_reaches_every_parameter(x_t: torch.Tensor, changes: dict[str, Any]) -> None:
     model = awake(**changes).double().train()
     hidden = model(x_t, SIGMA)
@@ -206,8 +209,9 @@ def test_gradient_reaches_every_parameter(x_t: torch.Tensor, changes: dict[str, 
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_bfloat16(x_t: torch.Tensor) -> None:
-    exact = awake()
+@pytest.mark.parametrize("changes", [{}, LLAMA], ids=str)
+def test_bfloat16(x_t: torch.Tensor, changes: dict[str, Any]) -> None:
+    exact = awake(**changes)
     hidden = copy.deepcopy(exact).bfloat16()(x_t, SIGMA)
     assert hidden.dtype == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):

@@ -14,7 +14,10 @@ from sddlm.models.dit import DiT
 from sddlm.objectives import NELBO, SDDLM
 
 V, B, L = 11, 3, 8
-KINDS: list[dict[str, Any]] = [{}, {"causal": True}, {"time_free": True}, {"input_conv": 3}]
+LLAMA = {"architecture": "llama", "cond_dim": 128}
+KINDS: list[dict[str, Any]] = [
+    {}, {"causal": True}, {"time_free": True}, {"input_conv": 3}, LLAMA, {**LLAMA, "causal": True},
+]  # fmt: skip
 
 
 def network(**changes: Any) -> DiT:
@@ -64,7 +67,7 @@ def test_the_last_mlp_sees_the_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("objective", [SDDLM(), NELBO()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"time_free": True}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"time_free": True}, LLAMA], ids=str)
 def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -> None:
     model = network(**changes).train()
     calls: dict[str, int] = {}
@@ -82,7 +85,8 @@ def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -
         loss = objective.loss(model, X_T, Draw.simple(0, 0, B)).mean
         grads.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
         counts.append(tuple(calls.values()))
-    # block, norm, qkv, out, gelu; a product that ends a part is begun again and left at once
+    # block, norm, qkv, out, gelu or swiglu; a product that ends a part is begun again and left
+    # at once
     assert counts == [(1, 1, 1, 1, 1), (1, 2, 2, 1, 2), (2, 2, 2, 2, 2)]
     for again in grads[1:]:
         for a, b in zip(grads[0], again, strict=True):
@@ -93,9 +97,15 @@ def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -
     assert set(calls.values()) == {1}
 
 
-@pytest.mark.parametrize(("mode", "most"), [("none", 23), ("light", 14), ("full", 2.5)])
-def test_what_a_block_keeps(mode: Any, most: float) -> None:
-    model = network(width=64, blocks=12, length=32)
+@pytest.mark.parametrize(
+    ("changes", "mode", "most"),
+    [
+        ({}, "none", 23), ({}, "light", 14), ({}, "full", 2.5),
+        (LLAMA, "none", 29), (LLAMA, "light", 16), (LLAMA, "full", 2.5),
+    ],
+)  # fmt: skip
+def test_what_a_block_keeps(changes: dict[str, Any], mode: Any, most: float) -> None:
+    model = network(width=64, blocks=12, length=32, **changes)
     model.checkpointing = mode
     kept: dict[int, int] = {}
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sddlm.draw import Draw
+from sddlm.models.attending import Attending
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1
@@ -25,29 +26,38 @@ OBJECTIVES = {
 }
 
 
+#: what is unusual of the network, beside: objective, whether a process has no row that counts
 CASES = [
-    *((name, False, empty) for name in OBJECTIVES for empty in (False, True)),
-    ("SDDLM", True, False),
-    ("SDDLM", True, True),
+    *((name, "", empty) for name in OBJECTIVES for empty in (False, True)),
+    ("SDDLM", "tie", False),
+    ("SDDLM", "tie", True),
+    ("SDDLM", "llama", False),
+    ("SDDLM", "padding", False),
 ]
+ATTEND = torch.arange(L) < torch.tensor([L, 3, 5, 1])[:, None]
 
 
-def network(tie: bool) -> DiT:
+def network(kind: str) -> DiT:
     config = DiTConfig(
-        vocab_size=V, length=L, width=16, heads=2, blocks=2, cond_dim=8, gate_init=1.0, tie=tie,
-        head_init=0.0 if tie else 0.5,
+        vocab_size=V, length=L, width=16, heads=2, blocks=2, tie=kind == "tie",
+        gate_init=0.0 if kind == "llama" else 1.0, head_init=0.0 if kind == "tie" else 0.5,
+        architecture="llama" if kind == "llama" else "dit",
     )  # fmt: skip
     return DiT(config, seed=1)
+
+
+def loss_of(name: str, kind: str, empty: bool, model: DiT, rank: int) -> torch.Tensor:
+    """The second process has no row that counts, if ``empty``."""
+    x0, draw = batch(rank)
+    counted = torch.full((B, L), not (empty and rank == 1))
+    if kind == "padding":
+        return OBJECTIVES[name]().loss(Attending(model, ATTEND), x0, draw, ATTEND).total
+    return OBJECTIVES[name]().loss(model, x0, draw, counted).total
 
 
 def batch(rank: int):
     x0 = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(rank))
     return x0, Draw(3, 0, rank * B + torch.arange(B), PROCESSES * B)
-
-
-def counted(rank: int, empty: bool) -> torch.Tensor:
-    """The second process has no row that counts, if ``empty``."""
-    return torch.full((B, L), not (empty and rank == 1))
 
 
 def work(rank: int, where: str) -> None:
@@ -59,17 +69,16 @@ def work(rank: int, where: str) -> None:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES)
     mesh = dist.init_device_mesh("cpu", (PROCESSES,))
     results = {}
-    for name, tie, empty in CASES:
-        model = network(tie)
+    for name, kind, empty in CASES:
+        model = network(kind)
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
-        fully_shard([model.embedding, model.head] if tie else model.head, mesh=mesh)
+        fully_shard([model.embedding, model.head] if kind == "tie" else model.head, mesh=mesh)
         fully_shard(model, mesh=mesh)
-        x0, draw = batch(rank)
-        loss = OBJECTIVES[name]().loss(model, x0, draw, counted(rank, empty))
-        loss.total.backward()
+        loss = loss_of(name, kind, empty, model, rank)
+        loss.backward()
         grads = {n: p.grad.full_tensor() for n, p in model.named_parameters()}
-        results[name, tie, empty] = (loss.total.detach(), grads)
+        results[name, kind, empty] = (loss.detach(), grads)
     torch.save(results, f"{where}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -94,17 +103,16 @@ def sharded(tmp_path_factory):
     return [torch.load(where / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
-@pytest.mark.parametrize(("name", "tie", "empty"), CASES)
-def test_loss_and_gradients_are_those_of_the_whole_network(name, tie, empty, sharded):
+@pytest.mark.parametrize(("name", "kind", "empty"), CASES)
+def test_loss_and_gradients_are_those_of_the_whole_network(name, kind, empty, sharded):
     """``empty``: one process has no row that counts; it must not leave the other waiting."""
-    model = network(tie)
+    model = network(kind)
     for rank in range(PROCESSES):
-        x0, draw = batch(rank)
-        loss = OBJECTIVES[name]().loss(model, x0, draw, counted(rank, empty))
-        (loss.total / PROCESSES).backward()  # FSDP2 averages over processes
-        torch.testing.assert_close(sharded[rank][name, tie, empty][0], loss.total.detach())
+        loss = loss_of(name, kind, empty, model, rank)
+        (loss / PROCESSES).backward()  # FSDP2 averages over processes
+        torch.testing.assert_close(sharded[rank][name, kind, empty][0], loss.detach())
     for rank in range(PROCESSES):
-        grads = sharded[rank][name, tie, empty][1]
+        grads = sharded[rank][name, kind, empty][1]
         for parameter, whole in model.named_parameters():
             error = (grads[parameter] - whole.grad).norm()
             assert error <= 1e-5 * whole.grad.norm() + 1e-7, (rank, parameter, error)

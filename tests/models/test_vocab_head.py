@@ -153,30 +153,34 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("weighted", "bias"), [(False, True), (True, True), (True, False)])
 @pytest.mark.parametrize("case", CASES)
-def test_value_and_gradients_equal_naive_autograd_to_1e_12(case, weighted):
+def test_value_and_gradients_equal_naive_autograd_to_1e_12(case, weighted, bias):
     r = rows()
     term, naive = CASES[case](r)
     torch.manual_seed(1)
-    head = VocabHead(D, V).double()
-    torch.nn.init.normal_(head.weight)
-    torch.nn.init.normal_(head.bias)
+    head = VocabHead(D, V, bias=bias).double()
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    leaves = [*head.parameters()]
+    assert len(leaves) == 1 + bias
     hidden = torch.randn(N, D, dtype=torch.float64, requires_grad=True)
     weight = torch.rand(N, dtype=torch.float64) if weighted else None
 
     out = head(hidden, term, weight)
     (3 * out.total).backward()
-    ours = [hidden.grad, head.weight.grad, head.bias.grad]
-    hidden.grad = head.weight.grad = head.bias.grad = None
+    leaves.append(hidden)
+    ours = [leaf.grad for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
 
-    expected = naive(hidden @ head.weight.T + head.bias)
+    expected = naive(hidden @ head.weight.T + (head.bias if bias else 0))
     total = (expected * (1 if weight is None else weight)).sum()
     (3 * total).backward()
     torch.testing.assert_close(out.rows, expected.detach(), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(out.total, total, rtol=1e-12, atol=1e-12)
-    for mine, reference in zip(ours, [hidden.grad, head.weight.grad, head.bias.grad], strict=True):
-        assert (mine - reference).norm() / reference.norm() < 1e-12
+    for mine, leaf in zip(ours, leaves, strict=True):
+        assert (mine - leaf.grad).norm() / leaf.grad.norm() < 1e-12
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -195,8 +199,9 @@ def test_without_gradients_the_values_are_the_same(case):
     assert loud.total.requires_grad
 
 
-def test_zero_rows_give_zero_and_zero_gradients():
-    head = VocabHead(D, V)
+@pytest.mark.parametrize("bias", [False, True])
+def test_zero_rows_give_zero_and_zero_gradients(bias):
+    head = VocabHead(D, V, bias=bias)
     hidden = torch.zeros(0, D, requires_grad=True)
     out = head(hidden, CrossEntropy(torch.zeros(0, dtype=torch.int64)))
     out.total.backward()
@@ -218,9 +223,10 @@ def test_one_step_of_float32_stays_close_to_float64_at_a_large_vocabulary():
         torch.testing.assert_close(single.double(), exact, rtol=1e-4, atol=1e-4)
 
 
-def test_autocast_multiplies_in_bfloat16_and_reduces_in_float32():
+@pytest.mark.parametrize("bias", [False, True])
+def test_autocast_multiplies_in_bfloat16_and_reduces_in_float32(bias):
     torch.manual_seed(0)
-    head = VocabHead(D, V)
+    head = VocabHead(D, V, bias=bias)
     torch.nn.init.normal_(head.weight)
     hidden = torch.randn(N, D, requires_grad=True)
     target = torch.randint(V, (N,))
@@ -256,9 +262,10 @@ def test_no_gradient_is_computed_where_none_is_wanted(mode) -> None:
         head(torch.randn(3, 4), term)
 
 
-def test_tokens_that_are_input_only_are_never_predicted() -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_tokens_that_are_input_only_are_never_predicted(bias: bool) -> None:
     torch.manual_seed(0)
-    head = VocabHead(4, 7, input_only=2)
+    head = VocabHead(4, 7, bias=bias, input_only=2)
     head.weight.data.normal_()
     hidden = torch.randn(3, 4, requires_grad=True)
     assert (head.logits(hidden)[:, -2:] == -torch.inf).all()

@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 
 Checkpointing = Literal["none", "light", "full"]
-Preset = Literal["mini", "tiny", "small", "medium", "1b"]
+Architecture = Literal["dit", "llama"]
+Preset = Literal["mini", "tiny", "small", "medium", "1b", "1.1b", "10b"]
 
-PRESETS: dict[str, dict[str, int]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "mini": {"width": 192, "blocks": 4, "heads": 6},
     "tiny": {"width": 256, "blocks": 8, "heads": 8},
     "small": {"width": 768, "blocks": 12, "heads": 12},
     "medium": {"width": 1024, "blocks": 24, "heads": 16},
     "1b": {"width": 2048, "blocks": 21, "heads": 32},
+    "1.1b": {"width": 1792, "blocks": 20, "heads": 14, "architecture": "llama"},
+    "10b": {"width": 4096, "blocks": 36, "heads": 32, "architecture": "llama"},
 }
 """Sizes by name. tiny, small and medium are Duo's (arXiv:2506.10892); 1b has 1.09 billion
-parameters beside the embeddings; mini is for a CPU."""
+parameters beside the embeddings; 1.1b is the 1,028 million of SMDM (arXiv:2410.18514), 1.14 billion
+with the embeddings of 32,000 tokens; 10b has 9.7 billion beside them; mini is for a CPU."""
 
 
 @dataclass(kw_only=True)
@@ -40,7 +44,7 @@ class DiTKnobs:
     """kernel size of a residual convolution over the token embeddings, 0 for none (published)"""
     time_free: bool = False
     """do not tell the network the noise level: plain blocks without adaLN, a slightly worse bound,
-    and sampling reuses a prediction as long as no token has changed"""
+    and sampling reuses a prediction as long as no token has changed; always so in a llama"""
 
 
 @dataclass(kw_only=True)
@@ -61,12 +65,21 @@ class DiTConfig(DiTKnobs):
     """number of transformer blocks"""
     heads: int
     """number of attention heads"""
+    architecture: Architecture = "dit"
+    """what the blocks are made of: see `ModelArgs`"""
     causal: bool = False
     """an autoregressive network: causal attention and no noise level"""
     input_only: int = 0
     """tokens at the end of the vocabulary that are never predicted (a mask)"""
 
     def __post_init__(self) -> None:
+        check_choices(self, "--model.")
+        if self.architecture == "llama":
+            self.time_free = True
+        self._check_sizes()
+        self._check_combinations()
+
+    def _check_sizes(self) -> None:
         for name, least in (
             ("vocab_size", 2),
             ("length", 1),
@@ -91,11 +104,19 @@ class DiTConfig(DiTKnobs):
             raise _wrong("dropout", f"is {self.dropout}, must be in [0, 1)")
         if self.head_init < 0:
             raise _wrong("head_init", f"is {self.head_init}, must not be negative")
+
+    def _check_combinations(self) -> None:
         if self.tie and self.head_init:
             raise _wrong("head_init", "has no meaning with --model.tie true; leave one out")
         if self.gate_init and (self.causal or self.time_free):
             kind = "an autoregressive network" if self.causal else "a time-free network"
-            raise _wrong("gate_init", f"has no meaning in {kind}, which has no gates")
+            kind = "a llama" if self.architecture == "llama" else kind
+            raise _wrong("gate_init", f"has no meaning in {kind}, which has no gates; leave it out")
+        if self.architecture == "llama" and self.cond_dim != DiTKnobs.cond_dim:
+            raise _wrong(
+                "cond_dim",
+                "has no meaning in a llama, which is not told the noise level; leave it out",
+            )
         if not self.causal and self.input_conv and self.input_conv % 2 == 0:
             raise _wrong("input_conv", f"is {self.input_conv}, must be odd (or 0 for none)")
 
@@ -134,7 +155,10 @@ class ModelArgs(DiTKnobs):
 
     preset: Preset = "tiny"
     """size by name: mini (192 wide, 4 blocks), tiny (256, 8), small (768, 12), medium (1024, 24),
-    1b (2048, 21)"""
+    1b (2048, 21), and as llama 1.1b (1792, 20) and 10b (4096, 36)"""
+    architecture: Architecture | None = None
+    """what the blocks are made of, instead of the preset's choice. dit: LayerNorm, GELU, told the
+    noise level by adaLN (published); llama: RMSNorm, SwiGLU, no biases, not told the noise level"""
     width: int | None = None
     """width of the residual stream, instead of the preset's"""
     blocks: int | None = None

@@ -73,8 +73,13 @@ def to_duo(model: DiT) -> dict[str, Tensor]:
     """The weights of a network under Duo's names: what `from_duo` reads.
 
     Raises:
-        ConfigError: for a network with an input convolution, which Duo's has not.
+        ConfigError: for a network that Duo has none like: a llama, a time-free diffusion network
+            or one with an input convolution.
     """
+    if model.config.architecture != "dit":
+        raise ConfigError("Duo's network is no llama (--model.architecture)")
+    if model.time_free and not model.causal:
+        raise ConfigError("Duo's network is told the noise level (--model.time_free)")
     if model.config.input_conv:
         raise ConfigError("Duo's network has no input convolution (--model.input_conv)")
     state = {

@@ -2,6 +2,7 @@
 
 The diffusion transformer of MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892), after DiT
 (arXiv:2212.09748); with ``causal=True`` the autoregressive transformer that they compare with.
+With ``architecture="llama"`` the transformer of SMDM (arXiv:2410.18514), causal that of LLaMA.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sddlm.errors import ConfigError
+from sddlm.models.block import Block, norm_of
 from sddlm.models.cache import Cache
 from sddlm.models.config import Checkpointing, DiTConfig
 from sddlm.models.layers import (
-    Block,
     Embedding,
     InputConv,
     Linear,
@@ -53,8 +54,8 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         causal: a position sees only itself and earlier ones, and the noise level is not used.
         time_free: the noise level is not used, so the output depends on the tokens alone.
         checkpointing: what the backward pass computes again instead of keeping it: ``none``;
-            ``light``, norms and GELU, which is nearly free; ``full``, each block, a third more
-            work.
+            ``light``, norms and what stands between the MLP's products, which is nearly free;
+            ``full``, each block, a third more work.
         head: `VocabHead`, hidden states to the vocabulary.
     """
 
@@ -66,19 +67,21 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         self.causal = config.causal
         self.time_free = config.time_free or config.causal
         self.checkpointing: Checkpointing = "none"
-        width, causal = config.width, config.causal
+        width, causal, architecture = config.width, config.causal, config.architecture
         cond_dim = 0 if self.time_free else config.cond_dim
         self.embedding = Embedding(config.vocab_size, width)
         self.input_conv = InputConv(width, config.input_conv, causal) if config.input_conv else None
         self.sigma = SigmaEmbedder(cond_dim) if cond_dim else None
         self.rotary = Rotary(width // config.heads)
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, cond_dim, config.dropout, causal)
+            Block(width, config.heads, cond_dim, config.dropout, causal, architecture)
             for _ in range(config.blocks)
         )
-        self.norm = nn.LayerNorm(width, bias=False)
+        self.norm = norm_of(architecture, width)
         self.modulation = Linear(cond_dim, 2 * width) if cond_dim else None
-        self.head = VocabHead(width, config.vocab_size, input_only=config.input_only)
+        self.head = VocabHead(
+            width, config.vocab_size, bias=architecture == "dit", input_only=config.input_only
+        )
         self.init(seed)
 
     def new_cache(self, length: int | None = None) -> Cache:
@@ -100,6 +103,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         sigma: Tensor,
         *,
         rows: Tensor | None = None,
+        attend: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
         """Hidden states, ready for the head.
@@ -109,6 +113,10 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             sigma: noise level, -log alpha_t ``[B]``; a time-free network does not look at it.
             rows: positions whose hidden states are wanted, ``b L + l`` of each ``[N]`` int64: of
                 the others the last block computes only what is attended to. None is all.
+            attend: positions that may be looked at ``[B, L]`` bool, the others being padding at
+                the end of a row; None is all. Padding changes nothing elsewhere, and what comes out
+                there means nothing. In a causal network no position sees what is behind it, so
+                there this changes nothing (and does not hide padding at the beginning).
             cache: of `new_cache`; ``x_t`` are then the L positions after those it has seen, and
                 are added to it.
 
@@ -116,19 +124,18 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             ``[B, L, D]``, or ``[N, D]`` of the given rows, in the dtype of the weights.
 
         Raises:
-            ValueError: if ``x_t`` is not ``[B, L]`` with L > 0, or ``sigma`` not ``[B]``,
-                or if the cache has no room or the network is not causal.
+            ValueError: if ``x_t`` is not ``[B, L]`` with L > 0, ``sigma`` not ``[B]`` or ``attend``
+                not ``[B, L]`` bool, or if the cache has no room or the network is not causal.
         """
-        if len(x_t.shape) != 2 or x_t.shape[1] == 0:
-            raise ValueError(f"x_t must be [B, L] with L > 0, got {list(x_t.shape)}")
-        if cache is not None:
-            if not self.causal:
-                raise ValueError("only a causal network takes a cache")
-            cache.check(*x_t.shape)
+        self._check(x_t, attend, cache)
+        attend = None if attend is None or self.causal else _not_blind(attend)
         L = x_t.shape[1]
         x = self.embedding(x_t)  # [B, L, D]
         if self.input_conv is not None:
+            if attend is not None:  # as if the row ended where its padding begins
+                x = x.masked_fill(~attend[:, :, None], 0)
             x = self.input_conv(x, cache)
+        mask = None if attend is None else attend[:, None, None]  # [B, 1, 1, L]
         seen = cache.seen if cache else 0
         turns = self.rotary(seen + L, x.device, x.dtype)
         cos, sin = (part[seen:] for part in turns)  # each [L, D / heads / 2]
@@ -137,6 +144,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             more = (
                 (cache, number) if cache else None,
                 rows if number == len(self.blocks) else None,
+                mask,
             )
             if self.checkpointing == "full" and torch.is_grad_enabled():
                 x = checkpoint(block, x, cond, cos, sin, *more, use_reentrant=False)
@@ -149,6 +157,20 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             return x
         shift, scale = self.modulation(cond)[:, None].chunk(2, dim=-1)  # each [B, 1, D]
         return modulate(x, of_rows(shift, rows, L), of_rows(scale, rows, L))
+
+    def _check(self, x_t: Tensor | SoftTokens, attend: Tensor | None, cache: Cache | None) -> None:
+        """Refuse what `forward` cannot take."""
+        if len(x_t.shape) != 2 or x_t.shape[1] == 0:
+            raise ValueError(f"x_t must be [B, L] with L > 0, got {list(x_t.shape)}")
+        if attend is not None and (attend.shape != x_t.shape or attend.dtype != torch.bool):
+            raise ValueError(
+                f"attend must be {list(x_t.shape)} bool like x_t, "
+                f"got {list(attend.shape)} {attend.dtype}"
+            )
+        if cache is not None:
+            if not self.causal:
+                raise ValueError("only a causal network takes a cache")
+            cache.check(*x_t.shape)
 
     def _condition(self, sigma: Tensor, batch: int) -> Tensor | None:
         """What the blocks are told of the noise level ``[B, cond_dim]``."""
@@ -270,3 +292,8 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         elif not path.is_file():
             raise ConfigError(f"{model_id} has no {WEIGHTS_NAME}")
         return cls.from_state(config, load_file(path, device=map_location))
+
+
+def _not_blind(attend: Tensor) -> Tensor:
+    """The same, but all positions of a row that has none: 0 / 0 in some attention kernels."""
+    return attend | ~attend.any(1, keepdim=True)

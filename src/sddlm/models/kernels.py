@@ -71,7 +71,7 @@ def fused(term: Term, like: Tensor) -> RowLoss | None:
         like: the rows that the logits will be made of, on their device. Tensors on a CPU meet
             kernels in Triton's interpreter only (``TRITON_INTERPRET=1``), for tests.
     """
-    launch = _LAUNCH.get(type(term))
+    launch = LAUNCHES.get(type(term))
     here = like.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
     if launch is None or not here or like.dtype == torch.float64 or _triton() is None:
         return None
@@ -161,7 +161,7 @@ def _tokens(term: Contrastive, chunk: Chunk, target: Tensor) -> tuple[Tensor | N
     return torch.cat(tokens, 1).contiguous(), torch.cat(shares)
 
 
-_LAUNCH: dict[type, Callable[[Any, Chunk], tuple[Tensor, Tensor | None]]] = {
+LAUNCHES: dict[type, Callable[[Any, Chunk], tuple[Tensor, Tensor | None]]] = {
     CrossEntropy: _cross_entropy,
     Contrastive: _contrastive,
     UniformBound: _uniform_bound,
