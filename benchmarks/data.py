@@ -21,6 +21,7 @@ import torch
 from measure import interleaved, machine, show
 
 from sddlm import SDDLM, DataArgs, DiT, Draw, ModelArgs, Tokenizer, TrainArgs, UniformProcess
+from sddlm.data import pieces
 from sddlm.data.corpora import CORPORA
 from sddlm.data.packed import PackedTokens
 from sddlm.data.packing import write_tokens
@@ -106,15 +107,13 @@ def tokens(folder: Path, rounds: int, documents: int) -> None:
     texts = list(CORPORA["builtin"].documents())[:documents]
     tokenizer = Tokenizer.train_bpe(texts[:40], V)
     made = sum(map(len, tokenizer.encode_batch(texts)))
-    pieces = [piece for text in texts for piece in tokenizer.pieces(text)]
+    cut = [piece for text in texts for piece in tokenizer.pieces(text)]
     turn = iter(range(10**6))
     found = interleaved(
         {
             "encode_batch, whole documents": lambda: tokenizer.encode_batch(texts),
-            "encode_batch, pieces": lambda: tokenizer.encode_batch(pieces),
-            "prepare": lambda: write_tokens(
-                folder / f"tokens-{next(turn)}", {"train": texts}, tokenizer, "key"
-            ),
+            "encode_batch, pieces": lambda: tokenizer.encode_batch(cut),
+            "prepare": lambda: packed_into(folder / f"tokens-{next(turn)}", texts, tokenizer),
         },
         rounds=rounds,
     )
@@ -123,6 +122,12 @@ def tokens(folder: Path, rounds: int, documents: int) -> None:
     ]
     title = f"tokens of {sum(map(len, texts)):,} characters, V {V}"
     show(title, ["", "seconds", "tokens/s", "speed"], table)
+
+
+def packed_into(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
+    folder.mkdir()
+    parts = (("train", part) for text in texts for part in pieces.parts(text))
+    write_tokens(folder, parts, tokenizer, splits=["train"], characters=sum(map(len, texts)))
 
 
 def overhead(folder: Path, rounds: int, steps: int) -> None:

@@ -46,8 +46,8 @@ def track(items: Iterable[T], *, total: int, label: str, show: bool = True) -> I
 
 
 @contextmanager
-def bar(label: str, *, total: int, show: bool = True) -> Iterator[Callable[[], None]]:
-    """The bar by itself; call what it gives after each step (see `track`)."""
+def bar(label: str, *, total: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
+    """The bar by itself; call what it gives after each step, or after n of them (see `track`)."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -59,4 +59,4 @@ def bar(label: str, *, total: int, show: bool = True) -> Iterator[Callable[[], N
     disabled = not (show and console.is_terminal)
     with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
         task = progress.add_task(label, total=total)
-        yield lambda: progress.advance(task)
+        yield lambda n=1: progress.advance(task, n)

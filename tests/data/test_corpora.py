@@ -1,66 +1,341 @@
-import re
-import sysconfig
+"""The rows, read from local folders laid out as the repositories are; only the place differs."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
-from sddlm.data.corpora import CORPORA, _builtin, _prose, _raw_documents, builtin_documents
+from sddlm.data import streams
+from sddlm.data.builtin import Builtin, builtin_documents
+from sddlm.data.corpora import CORPORA, Corpus, Role, Split, markdown, names
+from sddlm.data.pieces import Part
+from sddlm.data.regroup import Articles, Text8
+from sddlm.data.sources import Source
 from sddlm.errors import ConfigError
 
-WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?\"')]*")
+# lines of WikiText-2 as they stand on the hub, articles cut short: blank lines are empty rows
+LOBSTER = [
+    "",
+    " = Homarus gammarus = \n",
+    "",
+    " Homarus gammarus , known as the European lobster , is a species of <unk> lobster . \n",
+    "",
+    " = = Description = = \n",
+    "",
+    " It may grow to a length of 60 cm ( 24 in ) . \n",
+]
+BILLIARDS = [
+    "",
+    " = The <unk> ( film ) = \n",
+    "",
+    " The <unk> is credited with a resurgence in the popularity of pool . \n",
+    " = Played , W = \n",  # a table's legend: a title has blank lines around it
+    " The film also brought recognition to Willie <unk> . \n",
+    "",
+]
+LOBSTER_READ = (
+    " = Homarus gammarus =\n\nHomarus gammarus, known as the European lobster, is a species of "
+    "<unk> lobster.\n\n== Description ==\n\nIt may grow to a length of 60 cm (24 in).\n\n"
+)
+BILLIARDS_READ = (
+    " = The <unk> (film) =\n\nThe <unk> is credited with a resurgence in the popularity of pool."
+    "\n= Played, W =\nThe film also brought recognition to Willie <unk>.\n\n"
+)
+
+Rows = Mapping[str, list[str]]  # of a split
 
 
-def test_the_builtin_corpus_is_english_and_large_enough() -> None:
-    docs = list(builtin_documents())
-    text = " ".join(docs)
-    words = text.split()
-    assert len(docs) > 300
-    assert 1_000_000 < len(text) < 5_000_000
-    assert sum(WORD.fullmatch(word) is not None for word in words) / len(words) > 0.9
-    assert sum(word in ("the", "a", "of", "to", "is") for word in words) / len(words) > 0.12
-    assert ">>>" not in text
-    paragraphs = [line for doc in docs for line in doc.splitlines()]
-    assert len(paragraphs) == len(set(paragraphs))  # nothing said twice
+def parquet(folder: Path, rows: Rows, *, column: str = "text", layout: str = "data/{}-0.parquet"):
+    """One file a split, with a column that is of no interest."""
+    for split, texts in rows.items():
+        path = folder / layout.format(split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"label": list(range(len(texts))), column: texts}), path)
 
 
-def test_the_corpus_is_the_same_every_time() -> None:
-    assert list(CORPORA["builtin"].documents()) == list(builtin_documents())
-    first, second = (list(islice(_raw_documents(), 120)) for _ in range(2))  # topics and modules
-    assert first == second
+def configured(folder: Path, rows: Rows, config: str, column: str = "text") -> None:
+    """A configuration beside another one, which the card tells apart as on the hub."""
+    other = {split: ["wrong"] for split in rows}
+    card = ["---", "configs:"]
+    for name, found in (("other", other), (config, rows)):
+        parquet(folder, found, column=column, layout=f"{name}/{{}}-00000-of-00001.parquet")
+        card += [f"- config_name: {name}", "  data_files:"]
+        for split in found:
+            card += [f"  - split: {split}", f"    path: {name}/{split}-*"]
+    (folder / "README.md").write_text("\n".join([*card, "---", ""]))
 
 
-def test_cleaning() -> None:
-    text = """A heading
-*********
+def json_lines(folder: Path, rows: Rows) -> None:
+    for split, texts in rows.items():
+        path = folder / split / "chunk1" / f"example_{split}_0.jsonl.zst"
+        path.parent.mkdir(parents=True)
+        lines = "".join(json.dumps({"text": t, "meta": {"set": "C4"}}) + "\n" for t in texts)
+        path.write_bytes(zstandard.ZstdCompressor().compress(lines.encode()))
 
-The first paragraph runs
-over  two lines with :class:`Names` and ``code``.
 
-   >>> the_doctest(goes, away, with, its, prompt)
-   42
+def three(train: list[str], validation: list[str], test: list[str]) -> Rows:
+    return {"train": train, "validation": validation, "test": test}
 
-Too short.
 
-* the first point is long enough
-* the second point is kept as well
-  over its hanging line
+def converted(config: str, column: str = "text") -> Callable[[Path, Rows], None]:
+    """What the hub makes of a script."""
 
-name -- a definition that goes on
-    behind a hanging indent
+    def build(folder: Path, rows: Rows) -> None:
+        parquet(folder, rows, column=column, layout=config + "/{}/0000.parquet")
 
-   if x < y < z: print(x); print(y); print(z)
-   stmt ::= "if" expression and so on and on
-"""
-    assert list(_prose(text)) == [
-        "The first paragraph runs over two lines with Names and code.",
-        "* the first point is long enough",
-        "* the second point is kept as well over its hanging line",
-        "name -- a definition that goes on behind a hanging indent",
+    return build
+
+
+Build = Callable[[Path, Rows], None]
+ABC = three(["a one", "b two", "c"], ["d"], ["e", "f"])
+SHAPES: dict[str, tuple[Build, Rows, dict[Role, list[str]]]] = {
+    "lm1b": (
+        converted("plain_text"),
+        {"train": ["I don 't .", "It is odd ."], "test": ["Is it ?"]},
+        {"train": ["I don't .", "It is odd."], "validation": ["Is it?"], "test": ["Is it?"]},
+    ),
+    "openwebtext": (parquet, {"train": ["a ,", "b"]}, {"train": ["a ,", "b"]}),
+    "slimpajama": (json_lines, ABC, dict(ABC)),
+    "fineweb-edu": (
+        lambda folder, rows: configured(folder, rows, "sample-10BT"),
+        {"train": ["a", "b"]},
+        {"train": ["a", "b"]},
+    ),
+    "tinystories": (
+        parquet,
+        {"train": ["a ,", "b"], "validation": ["c"]},
+        {"train": ["a ,", "b"], "validation": ["c"]},
+    ),
+    "wikitext-2": (
+        lambda folder, rows: configured(folder, rows, "wikitext-2-raw-v1"),
+        three([*LOBSTER, *BILLIARDS], LOBSTER, BILLIARDS),
+        {
+            "train": [LOBSTER_READ, BILLIARDS_READ],
+            "validation": [LOBSTER_READ.removesuffix("\n")],
+            "test": [BILLIARDS_READ],
+        },
+    ),
+    "wikitext-103": (
+        lambda folder, rows: configured(folder, rows, "wikitext-103-raw-v1"),
+        three(LOBSTER, LOBSTER, BILLIARDS),
+        {
+            "train": [LOBSTER_READ.removesuffix("\n")],
+            "validation": [LOBSTER_READ.removesuffix("\n")],
+            "test": [BILLIARDS_READ],
+        },
+    ),
+    "ptb": (
+        converted("penn_treebank", "sentence"),
+        three(["a price was n't disclosed"], ["down N cents"], ["to $ N a share"]),
+        {
+            "train": ["a price wasn't disclosed"],
+            "validation": ["down 1 cents"],
+            "test": ["to $1 a share"],
+        },
+    ),
+    "lambada": (
+        lambda folder, rows: configured(folder, rows, "default"),
+        {"test": ["“Why?” asked Lulu"]},
+        {"test": ['\n"Why?" asked Lulu']},
+    ),
+    "ag_news": (
+        parquet,
+        {"train": ["a , b", "c"], "test": ["d"]},
+        {"train": ["a , b", "c"], "validation": ["d"], "test": ["d"]},
+    ),
+    **{
+        f"scientific_papers-{name}": (
+            lambda folder, rows: configured(folder, rows, "document", "article"),
+            three(["see @xcite ( fig . 1 ) .\nit is ' so ' ?"], ["b ; c"], ["d"]),
+            {
+                "train": ["see @xcite (fig. 1) .\nit is'so'?"],
+                "validation": ["b; c"],
+                "test": ["d"],
+            },
+        )
+        for name in ("pubmed", "arxiv")
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_network_and_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def moved(corpus: Corpus, folder: Path) -> Corpus:
+    """The same row with its data here."""
+    roles = {}
+    for role, split in corpus.roles.items():
+        assert isinstance(split, Split)
+        roles[role] = replace(split, dataset=str(folder))
+    return replace(corpus, roles=roles)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_split_is_read_as_documents(tmp_path: Path, name: str, streaming: bool) -> None:
+    build, rows, wanted = SHAPES[name]
+    build(tmp_path / "it", rows)
+    corpus = moved(CORPORA[name], tmp_path / "it")
+    for role in ("train", "validation", "test"):
+        source = corpus.source(role, streaming=streaming)
+        assert (source is None) == (role not in wanted)
+        if source:
+            assert source.once == streaming
+            assert list(source.documents()) == wanted[role]
+    if "train" in wanted:
+        assert list(corpus.documents()) == wanted["train"]
+
+
+def test_every_corpus_of_the_hub_was_read_above() -> None:
+    assert {name for name, corpus in CORPORA.items() if corpus.hub} == {*SHAPES, "text8"}
+    for corpus in CORPORA.values():
+        first = next(iter(corpus.roles.values()))
+        if isinstance(first, Split):
+            assert corpus.hub
+            where = [first.dataset, first.config, first.revision]
+            if first.config == "default":
+                where[1] = None
+            assert corpus.hub == ", ".join(filter(None, where))
+
+
+def test_a_signature_tells_detokenizers_apart(tmp_path: Path) -> None:
+    parquet(tmp_path / "it", {"train": ["a ,"]})
+    os.utime(tmp_path / "it" / "data" / "train-0.parquet", (1e9, 1e9))  # not changed just now
+    split = Split(str(tmp_path / "it"), "train")
+    wikitext = CORPORA["wikitext-2"].roles["train"]
+    assert isinstance(wikitext, Split)
+    read = replace(split, detokenizer=wikitext.detokenizer)
+    lines = replace(split, gather=Articles)
+    signatures = [variant(False).signature() for variant in (split, read, lines)]
+    assert None not in signatures
+    assert len(set(signatures)) == 3
+    assert signatures == [variant(False).signature() for variant in (split, read, lines)]
+    assert lines(True).signature() is None
+
+
+class Given(Source):
+    name = "given"
+
+    def __init__(self, *parts: Part) -> None:
+        self.given = parts
+
+    def parts(self):
+        return iter(self.given)
+
+
+@pytest.mark.parametrize("ends", ["\n", ""])
+def test_articles_are_the_file_cut_before_titles(ends: str) -> None:
+    rows = [row.removesuffix("\n") + ends if row else "" for row in LOBSTER + BILLIARDS + LOBSTER]
+    found = list(Articles(Given(*map(Part, rows))).documents())
+    assert [text.count(" = ") > 0 and text.split("\n")[0] for text in found] == [
+        " = Homarus gammarus = ",
+        " = The <unk> ( film ) = ",
+        " = Homarus gammarus = ",
     ]
+    whole = "".join((row.removesuffix("\n") or " ") + "\n" for row in rows)
+    assert " \n" + "".join(found) == whole  # what is before the first title is blank
 
 
-def test_a_python_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(ConfigError, match=r"--data.path FILE"):
-        _builtin.__wrapped__()
+def test_articles_of_rows_that_come_in_parts_or_with_problems() -> None:
+    rows = [Part(row) for row in LOBSTER[:4]]
+    cut = [Part(" Homarus", ends=False), Part(" gammarus is", ends=False), Part(" red . \n")]
+    (whole,) = Articles(Given(*rows[:3], *cut)).documents()
+    assert whole == " = Homarus gammarus = \n \n Homarus gammarus is red . \n"
+    bad = Part("", True, "given, row 4: null")
+    blank = Part("")
+    found = list(Articles(Given(*rows, bad, *rows, blank, *map(Part, BILLIARDS))).parts())
+    assert found[0] == bad  # once, in place of its article
+    assert [part.problem for part in found[1:]] == ["", ""]
+    assert list(Articles(Given(blank, blank)).parts()) == []
+
+
+def sized(tmp_path: Path, rows: Rows) -> Corpus:
+    """text8 as if these were its lengths."""
+    parquet(tmp_path / "it", rows, layout="data/{}-00000-of-00001.parquet")
+    corpus = moved(CORPORA["text8"], tmp_path / "it")
+    roles = {
+        role: replace(split, gather=Text8(9 if role == "train" else 3))
+        for role, split in corpus.roles.items()
+        if isinstance(split, Split)
+    }
+    return replace(corpus, roles=roles)
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
+def test_text8_is_three_documents_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    monkeypatch.setattr(streams, "RECORD", 4)  # what text8 exceeds
+    corpus = sized(tmp_path, three([" anarchis"], ["be "], ["e a"]))
+    for role, text in (("train", " anarchis"), ("validation", "be "), ("test", "e a")):
+        source = corpus.source(role, streaming=streaming)
+        assert source
+        assert list(source.documents()) == [text]
+    lengths = [split.gather.characters for split in CORPORA["text8"].roles.values()]  # type: ignore
+    assert lengths == [90_000_000, 5_000_000, 5_000_000]
+
+
+def test_what_is_not_text8_is_refused(tmp_path: Path) -> None:
+    corpus = sized(tmp_path, three([" anarchi"], ["Be "], ["e\na"]))
+    for role, found in (("train", "8 characters"), ("validation", "'B'"), ("test", r"'\\n'")):
+        source = corpus.source(role)
+        assert source
+        with pytest.raises(ConfigError, match=f"not text8: it has .*{found}"):
+            list(source.documents())
+
+
+def test_the_builtin_corpus_needs_no_hub() -> None:
+    corpus = CORPORA["builtin"]
+    assert isinstance(corpus.source("train"), Builtin)
+    assert corpus.source("validation") is corpus.source("test") is corpus.hub is None
+    assert list(islice(corpus.documents(), 5)) == list(islice(builtin_documents(), 5))
+
+
+def test_a_corpus_for_evaluation_is_not_for_training() -> None:
+    with pytest.raises(ConfigError, match=r"--data.corpus lambada is for evaluation.*--data.path"):
+        CORPORA["lambada"].documents()
+    assert set(names()) - set(names("train")) == {"lambada"}
+
+
+def test_conventions_of_the_field() -> None:
+    scored = {name: corpus.scored for name, corpus in CORPORA.items()}
+    on_test = {"lm1b", "text8", "lambada", "ag_news"}
+    assert {name for name, role in scored.items() if role == "test"} == on_test
+    assert {name for name, corpus in CORPORA.items() if corpus.last} == {"openwebtext"}
+    assert CORPORA["openwebtext"].last == 100_000
+    for name, corpus in CORPORA.items():
+        assert name == corpus.name
+        assert corpus.scored in corpus.roles or "train" in corpus.roles  # a part of it
+        assert all((corpus.description, corpus.licence, corpus.size))
+
+
+def test_the_table_for_people() -> None:
+    lines = markdown().splitlines()
+    assert len(lines) == 2 + len(CORPORA)
+    assert {line.count("|") for line in lines} == {8}
+    rows = {line.split("`")[1]: line for line in lines[2:]}
+    assert list(rows) == list(CORPORA)
+    assert "| train, validation (= test), **test** | lm1b |" in rows["lm1b"]
+    assert "| train, **validation (last 100,000 of train)** | none |" in rows["openwebtext"]
+    assert "| train, **validation (a share of train)** | none | PSF" in rows["builtin"]
+    assert "| train, **validation**, test | wikitext |" in rows["wikitext-2"]
+    assert "| **test** | lambada |" in rows["lambada"]
+    assert "ptb-text-only/ptb_text_only, refs/convert/parquet |" in rows["ptb"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sddlm.data.corpora"], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (markdown() + "\n", "")

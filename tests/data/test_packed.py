@@ -1,24 +1,48 @@
 import pickle
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.utils.data import BatchSampler, DataLoader
 
-from sddlm.data.packed import PackedTokens, StepSampler, TrainRows, token_dtype
-from sddlm.data.shuffle import order
+from sddlm.data.packed import (
+    INDEX_DTYPE,
+    DocumentRows,
+    PackedTokens,
+    Rows,
+    before_padding,
+    token_dtype,
+)
 from sddlm.errors import ConfigError
 
 
-def packed(folder: Path, n: int = 23, *, length: int = 5, vocab_size: int = 100) -> PackedTokens:
+def packed(
+    folder: Path, n: int = 23, *, length: int = 5, vocab_size: int = 100, **more
+) -> PackedTokens:
     path = folder / f"{vocab_size}.bin"
     (np.arange(n) + vocab_size - n).astype(token_dtype(vocab_size)).tofile(path)
-    return PackedTokens(path, length=length, vocab_size=vocab_size, characters=3 * n)
+    return PackedTokens(path, length=length, vocab_size=vocab_size, characters=3 * n, **more)
+
+
+PAD, BOS, EOS = 90, 91, 92
+
+
+def documents(folder: Path, *docs: list[int], length: int, eos: bool, ends: bool) -> DocumentRows:
+    """The files of some documents, as rows."""
+    tail = [EOS] if eos else []
+    tokens = [i for doc in docs for i in [*doc, *tail]]
+    np.array(tokens, "<u2").tofile(folder / "docs.bin")
+    places = np.cumsum([len(doc) + len(tail) for doc in docs])
+    places.astype(INDEX_DTYPE).tofile(folder / "docs.idx")
+    return DocumentRows(
+        folder / "docs.bin",
+        length=length,
+        vocab_size=100,
+        characters=10 * sum(map(len, docs)),
+        ends=(BOS, EOS) if ends else None,
+        eos=eos,
+        pad=PAD,
+    )
 
 
 @pytest.mark.parametrize(("vocab_size", "width"), [(100, 2), (65536, 2), (65537, 4), (1 << 20, 4)])
@@ -65,52 +89,89 @@ def test_pickles_are_small(tmp_path: Path) -> None:
     assert len(pickle.dumps(rows)) < 1000
 
 
-counts = st.integers(1, 100)
+def test_rows_between_their_ends(tmp_path: Path) -> None:
+    rows = packed(tmp_path, ends=(1, 2))
+    assert len(rows) == 23 // 3
+    assert rows[0].tolist() == [1, 77, 78, 79, 2]
+    assert rows.gather(np.array([6, 1])).tolist() == [[1, 95, 96, 97, 2], [1, 80, 81, 82, 2]]
+    assert rows.row_tokens(6).tolist() == rows[6].tolist()
+    assert rows.characters_per_token == pytest.approx(3 * 3 / 5)
+    assert rows.counts().tolist() == brute_counts(rows)
 
 
-@given(rows=counts, share=st.integers(1, 8), world=st.integers(1, 4), start=st.integers(0, 6))
-def test_sampler_laws(rows: int, share: int, world: int, start: int) -> None:
-    batch, stop = share * world, 7
-
-    def places(**kwargs: int) -> list[tuple[int, int, int]]:
-        sampler = StepSampler(rows=rows, batch=batch, seed=3, stop_step=stop, **kwargs)
-        found = list(sampler)
-        assert len(found) == len(sampler)
-        return found
-
-    whole = places()
-    assert [(step, slot) for step, slot, _ in whole] == [
-        (step, slot) for step in range(stop) for slot in range(batch)
-    ]
-    # the rows are the epochs' permutations, one behind the other
-    stream = [row for _, _, row in whole]
-    for epoch in range(len(stream) // rows):
-        assert stream[epoch * rows : (epoch + 1) * rows] == order(3, epoch, rows).tolist()
-    # ranks share each step; a resumed run goes on where the other stopped
-    ranks = [places(rank=rank, world=world) for rank in range(world)]
-    assert sorted(chain(*ranks)) == sorted(whole)
-    assert all(slot // share == rank for rank in range(world) for _, slot, _ in ranks[rank])
-    assert places(start_step=start) == whole[start * batch :]
+DOCS = [[1], [2, 3], [4, 5, 6, 7, 8, 9], [10, 11, 12]]
 
 
-def test_shares_must_be_whole() -> None:
-    with pytest.raises(ConfigError, match=r"global batch of 10 .* such as 12"):
-        StepSampler(rows=5, batch=10, seed=0, stop_step=1, world=3)
-    with pytest.raises(ConfigError, match=r"0 rows"):
-        StepSampler(rows=0, batch=10, seed=0, stop_step=1)
-    with pytest.raises(ValueError, match="rank 2 of 2"):
-        StepSampler(rows=5, batch=10, seed=0, stop_step=1, rank=2, world=2)
+@pytest.mark.parametrize(
+    ("eos", "ends", "expected", "lengths"),
+    [
+        (
+            True,
+            False,
+            [[1, EOS, PAD, PAD], [2, 3, EOS, PAD], [4, 5, 6, 7], [10, 11, 12, EOS]],
+            [2, 3, 4, 4],
+        ),
+        (
+            False,
+            False,
+            [[1, PAD, PAD, PAD], [2, 3, PAD, PAD], [4, 5, 6, 7], [10, 11, 12, PAD]],
+            [1, 2, 4, 3],
+        ),
+        *(
+            (
+                eos,
+                True,
+                [[BOS, 1, EOS, PAD], [BOS, 2, 3, EOS], [BOS, 4, 5, EOS], [BOS, 10, 11, EOS]],
+                [3, 4, 4, 4],
+            )
+            for eos in (True, False)
+        ),
+    ],
+)
+def test_one_document_a_row(tmp_path: Path, eos, ends, expected, lengths) -> None:
+    rows = documents(tmp_path, *DOCS, length=4, eos=eos, ends=ends)
+    order = np.array([2, 0, 3, 1, 0])
+    assert rows.gather(order).tolist() == [expected[i] for i in order]
+    assert rows.lengths(order).tolist() == [lengths[i] for i in order]
+    assert [rows[i].tolist() for i in range(4)] == expected
+    assert rows.row_lengths.tolist() == np.bincount(lengths, minlength=5).tolist()
+    assert rows.mean_length == np.mean(lengths)
+    text = sum(map(len, DOCS)) + (len(DOCS) if eos and not ends else 0)
+    kept = sum(lengths) - (2 * len(DOCS) if ends else 0)
+    assert rows.lost == pytest.approx(1 - kept / text)
+    assert rows.characters_per_token == pytest.approx(120 / text * kept / sum(lengths))
+    assert rows.counts().tolist() == brute_counts(rows)
+    assert pickle.loads(pickle.dumps(rows))[1].tolist() == expected[1]
 
 
-def test_a_loader_makes_micro_batches(tmp_path: Path) -> None:
+def brute_counts(rows: Rows) -> list[int]:
+    found = [0] * rows.vocab_size
+    for i in range(len(rows)):
+        for token in rows[i][: int(rows.lengths(np.array([i]))[0])].tolist():
+            found[token] += 1
+    return found
+
+
+def test_a_file_that_is_too_short_is_an_error(tmp_path: Path) -> None:
+    rows = documents(tmp_path, *DOCS, length=4, eos=True, ends=False)
+    rows.path.write_bytes(rows.path.read_bytes()[:-4])
+    with pytest.raises(OSError, match="ends before token 16"):
+        rows.gather(np.array([3]))
+
+
+def test_counts_of_wrapped_rows(tmp_path: Path) -> None:
     rows = packed(tmp_path)
-    sampler = StepSampler(rows=len(rows), batch=6, seed=0, start_step=4, stop_step=6)
-    micro: Any = BatchSampler(sampler, 3, drop_last=False)  # type: ignore[arg-type]
-    batches = list(DataLoader(TrainRows(rows), batch_size=None, sampler=micro))
-    for batch, places in zip(batches, micro, strict=True):
-        assert batch["x0"].tolist() == [rows[row].tolist() for _, _, row in places]
-    assert [batch["step"].tolist() for batch in batches] == [[4] * 3, [4] * 3, [5] * 3, [5] * 3]
-    assert [batch["slot"].tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5]] * 2
-    assert batches[0]["x0"].shape == (3, 5)
-    assert batches[0]["x0"].dtype == batches[0]["slot"].dtype == torch.int64
-    assert len(TrainRows(rows)) == 4
+    assert rows.counts(105)[:100].tolist() == brute_counts(rows)
+    assert Rows.counts(rows).tolist() == brute_counts(rows)
+
+
+def test_rows_are_chosen_evenly(tmp_path: Path) -> None:
+    rows = packed(tmp_path, 60, length=1)
+    assert rows.choose(None).tolist() == list(range(60))
+    assert rows.choose(100).tolist() == list(range(60))
+    assert rows.choose(4).tolist() == [0, 15, 30, 45]
+
+
+def test_where_padding_begins() -> None:
+    mask = before_padding(torch.tensor([3, 1]), 4)
+    assert mask.tolist() == [[True, True, True, False], [True, False, False, False]]

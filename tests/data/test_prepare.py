@@ -2,6 +2,9 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sddlm.data.cache as cache_room
-import sddlm.data.packing as packing
-from sddlm.data.packed import PackedTokens
-from sddlm.data.prepare import DataArgs, prepare
-from sddlm.data.split import split_documents
+import sddlm.data.prepare as prepare_room
+from sddlm.data.args import DataArgs
+from sddlm.data.packed import DocumentRows, PackedTokens, Rows
+from sddlm.data.prepare import Prepared, prepare, reopened
+from sddlm.data.scan import place
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 
@@ -38,8 +41,8 @@ def write(path: Path, docs: list[str]) -> None:
     path.write_text("".join(json.dumps({"text": doc}) + "\n" for doc in docs))
 
 
-def tokens(rows: PackedTokens | None) -> list[int]:
-    assert rows is not None
+def tokens(rows: Rows | None) -> list[int]:
+    assert isinstance(rows, PackedTokens | DocumentRows)
     found: list[int] = np.fromfile(rows.path, np.uint16).tolist()
     assert len(found) == rows.tokens
     return found
@@ -52,7 +55,8 @@ def folders(args: DataArgs) -> list[str]:
 def test_documents_are_encoded_ended_and_concatenated(args: DataArgs) -> None:
     prepared = prepare(args)
     tokenizer = prepared.tokenizer
-    train, validation = split_documents(DOCS, 0.2)
+    train = [doc for doc in DOCS if place(hashlib.sha256(doc.encode()).digest()) > 0.2]
+    validation = [doc for doc in DOCS if doc not in train]
     assert tokenizer.fingerprint == Tokenizer.train_bpe(train, 300).fingerprint
     for docs, rows in ((train, prepared.train), (validation, prepared.validation)):
         expected = [i for ids in tokenizer.encode_batch(docs) for i in [*ids, tokenizer.eos_id]]
@@ -70,7 +74,9 @@ def test_the_folder_explains_itself(args: DataArgs) -> None:
         "meta.json",
         "tokenizer.json",
         "train.bin",
+        "train.idx",
         "validation.bin",
+        "validation.idx",
     ]
     assert Tokenizer.load(folder).fingerprint == prepared.tokenizer.fingerprint
     said = prepared.meta["splits"]["train"]
@@ -87,7 +93,7 @@ def test_prepared_tokens_are_reused(
 ) -> None:
     first = prepare(args)
     before = folders(args)
-    monkeypatch.setattr(packing, "_pack", None)  # nothing may be packed any more
+    monkeypatch.setattr(prepare_room, "write_tokens", None)  # nothing may be packed any more
     monkeypatch.setattr(Tokenizer, "train_bpe", None)
     with caplog.at_level(logging.INFO):
         second = prepare(args)
@@ -120,36 +126,6 @@ def test_the_key_knows_everything_that_made_the_bytes(args: DataArgs, tmp_path: 
     write(Path(args.path or ""), DOCS[::-1])
     keys.append(key(args))
     assert len(set(keys)) == len(keys)
-
-
-def test_a_kill_leaves_no_half_cache(args: DataArgs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(self: Tokenizer, texts: list[str]) -> list[list[int]]:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Tokenizer, "encode_batch", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(args)
-    assert [name.split("-")[0] for name in folders(args)] == ["tokenizer"]  # learnt, so kept
-    # what a harder kill leaves behind: never taken for a cache, and removed a day later
-    for name, age in (("new", 0), ("old", 2 * 24 * 3600)):
-        left = args.cache_folder / f".unfinished-{name}"
-        left.mkdir()
-        (left / "train.bin").write_bytes(b"half")
-        os.utime(left, (time.time() - age,) * 2)
-    prepared = prepare(args)
-    assert prepared.validation.tokens > 0
-    names = folders(args)
-    assert ".unfinished-new" in names
-    assert ".unfinished-old" not in names
-
-
-def test_who_comes_second_takes_the_first_ones_folder(tmp_path: Path) -> None:
-    for content in ("first", "second"):
-        with cache_room.new_folder(tmp_path / "x") as temporary:
-            (temporary / "a").write_text(content)
-    assert (tmp_path / "x" / "a").read_text() == "first"
-    assert os.listdir(tmp_path) == ["x"]
 
 
 def test_damage_is_told(args: DataArgs) -> None:
@@ -222,8 +198,9 @@ def test_large_vocabularies_get_wide_tokens(args: DataArgs, tmp_path: Path) -> N
     ("wrong", "message"),
     [
         ({"length": 0}, "--data.length 0"),
-        ({"validation": 0.0}, "--data.validation 0.0 .*between 0 and 1"),
-        ({"validation": 1.0}, "--data.validation 1.0"),
+        ({"validation": 0.0}, "--data.validation 0.0 .*between 0"),
+        ({"validation": 1.5}, "--data.validation 1.5"),
+        ({"validation": -1}, "--data.validation -1"),
         ({"vocab_size": 1}, "--data.vocab_size 1"),
         ({"corpus": "owt"}, "--data.corpus owt is unknown; there are: builtin.*--data.path"),
     ],
@@ -250,3 +227,147 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDDLM_CACHE", "/elsewhere")
     assert DataArgs().cache_folder == Path("/elsewhere")
     assert DataArgs(cache="~/mine").cache_folder == Path.home() / "mine"
+
+
+def test_bad_documents_stop_everything_before_anything_is_written(args: DataArgs) -> None:
+    path = Path(args.path or "")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:5], "{broken", *lines[5:]]) + "\n")
+    with pytest.raises(ConfigError, match=r"docs.jsonl, line 6: not JSON.*--data.max_bad"):
+        prepare(args)
+    assert not args.cache_folder.exists()
+    prepared = prepare(replace(args, max_bad=1))
+    (text,) = prepared.meta["texts"]
+    assert text["out"] == 1
+    meta = json.loads((folder_of(prepared) / "meta.json").read_text())
+    assert meta["out"][0].startswith(f"{path}, line 6: not JSON")
+    write(path, DOCS)
+    assert prepare(args).key == prepared.key  # the same good documents
+
+
+def folder_of(prepared: Prepared) -> Path:
+    assert isinstance(prepared.validation, PackedTokens)
+    return prepared.validation.path.parent
+
+
+def test_so_many_documents_at_the_end_and_the_first_ones_only(args: DataArgs) -> None:
+    args = replace(args, tokenizer="bytes", validation=7, limit=30)
+    prepared = prepare(args)
+    decode = prepared.tokenizer.decode
+    assert decode(tokens(prepared.train)) == "".join(DOCS[:23])
+    assert decode(tokens(prepared.validation)) == "".join(DOCS[23:30])
+    with pytest.raises(ConfigError, match=r"--data.validation 30 holds out all 30 documents"):
+        prepare(replace(args, validation=30))
+
+
+def test_without_ends_of_text(args: DataArgs) -> None:
+    prepared = prepare(replace(args, tokenizer="bytes", eos=False))
+    assert prepared.tokenizer.eos_id not in tokens(prepared.train)
+    assert prepared.key != prepare(replace(args, tokenizer="bytes")).key
+
+
+def test_rows_of_any_kind_come_from_the_same_files(args: DataArgs) -> None:
+    args = replace(args, tokenizer="bytes")
+    plain = prepare(args)
+    for change in ({"length": 40}, {"ends": True}, {"packing": "document", "length": 400}):
+        assert prepare(replace(args, **change)).key == plain.key
+    assert len([name for name in folders(args) if name.startswith("tokens-")]) == 1
+    documents = prepare(replace(args, packing="document", length=400))
+    assert documents.train is not None
+    assert documents.train.padded
+    assert documents.meta["row_lengths"][0] == 0
+    assert sum(documents.meta["row_lengths"]) == len(documents.train)
+    n = int(documents.train.lengths(np.array([3]))[0])
+    first = documents.tokenizer.decode(documents.train[3][:n].tolist())
+    assert first in DOCS
+
+
+def test_documents_that_are_cut_are_spoken_of(
+    args: DataArgs, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare(replace(args, tokenizer="bytes", packing="document"))
+    assert "tokens for train are cut off" in caplog.text
+    assert "--data.packing wrap" in caplog.text
+
+
+def test_a_mixture(args: DataArgs, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("<|endoftext|>".join(f"Other {i}: {'la ' * i}" for i in range(40)))
+    parts = {str(args.path): 1.0, str(other): 3.0}
+    mixed = replace(args, path=None, mixture=parts, tokenizer="bytes")
+    prepared = prepare(mixed)
+    assert prepared.train is not None
+    alone = [prepare(replace(args, path=path, tokenizer="bytes")) for path in parts]
+    assert prepared.key not in [one.key for one in alone]
+    assert len([name for name in folders(args) if name.startswith("tokens-")]) == 2  # shared
+    n = [len(one.train or ()) for one in alone]
+    assert len(prepared.train) == sum(n)
+    rows = prepared.train.at(0, np.arange(4000))
+    assert (rows < n[0]).sum() == 1000
+    sums = prepared.meta["splits"]["train"]
+    assert sums["documents"] == sum(one.meta["splits"]["train"]["documents"] for one in alone)
+    assert [text["share"] for text in prepared.meta["texts"]] == [1, 3]
+    assert prepare(replace(mixed, mixture={**parts, str(other): 2.0})).key != prepared.key
+    # one vocabulary, learnt from both
+    learnt = prepare(replace(mixed, tokenizer="bpe", vocab_size=300)).tokenizer
+    assert learnt.fingerprint != prepare(args).tokenizer.fingerprint
+    with pytest.raises(ConfigError, match=r"--data.mixture has no place where a whole text"):
+        prepare(mixed, split="all")
+
+
+def test_what_was_prepared_is_opened_again_without_the_text(args: DataArgs) -> None:
+    for chosen in (args, replace(args, packing="document", ends=True)):
+        first = prepare(chosen)
+        again = reopened(chosen, first.tokenizer, first.meta)
+        assert again is not None
+        assert again.meta == first.meta
+        assert again.validation[0].tolist() == first.validation[0].tolist()
+    assert reopened(args, first.tokenizer, {"key": "of an older version"}) is None
+    shutil.rmtree(folder_of(prepare(args)))
+    assert reopened(args, first.tokenizer, first.meta) is None
+
+
+def test_standard_input_is_read_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from sddlm import DataArgs, prepare;"
+        "print(prepare(DataArgs(path='-', cache=sys.argv[1], vocab_size=300, length=16)).key)"
+    )
+    keys = []
+    for name in ("a", "b"):
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        text = "<|endoftext|>".join(DOCS)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+        keys.append(done.stdout)
+    (tmp_path / "docs.txt").write_text(text)
+    from_file = DataArgs(
+        path=str(tmp_path / "docs.txt"), cache=str(tmp_path), vocab_size=300, length=16
+    )
+    assert {*keys} == {prepare(from_file).key + "\n"}
+    assert not list((tmp_path / "a").glob(".unfinished-*/parts.jsonl"))  # the copy is gone
+
+
+def test_a_second_process_waits_for_the_first(args: DataArgs) -> None:
+    """Two at once give one folder, and neither disturbs the other."""
+    code = (
+        "import sys; from sddlm import DataArgs, prepare;"
+        "print(prepare(DataArgs(path=sys.argv[1], cache=sys.argv[2], tokenizer='bytes')).key)"
+    )
+    command = [sys.executable, "-c", code, str(args.path), str(args.cache)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    keys = {process.communicate()[0] for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(keys) == 1
+    assert [n for n in folders(args) if "tokens" in n] == [f"tokens-{keys.pop().strip()}"]
+
+
+def test_what_nobody_went_on_with_is_removed_after_a_week(args: DataArgs) -> None:
+    for name, days in (("new", 6), ("old", 8)):
+        left = args.cache_folder / f".unfinished-tokens-{name}"
+        left.mkdir(parents=True)
+        (left / "train.bin").write_bytes(b"half")
+        for path in (left / "train.bin", left):
+            os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    prepare(args)
+    names = folders(args)
+    assert ".unfinished-tokens-new" in names
+    assert ".unfinished-tokens-old" not in names

@@ -1,23 +1,30 @@
-import builtins
+"""Sources: what a user may name, in which order it is read, and whether it has changed."""
+
 import importlib
+import io
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from sddlm.data.sources import documents
+from sddlm.data import pieces
+from sddlm.data.hub import HubDataset
+from sddlm.data.sources import Limited, Mapped, Part, Source, StandardInput, open_source
 from sddlm.errors import ConfigError
 
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 zstandard = pytest.importorskip("zstandard")
 
 
-def write(path: Path, content: str | bytes) -> str:
+def write(path: Path, content: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode()
     path.write_bytes(zstandard.compress(data) if path.suffix == ".zst" else data)
     return str(path)
 
@@ -26,102 +33,94 @@ def lines(*records: object) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.txt.zst"])
-def test_text_is_one_document_or_cut(tmp_path: Path, name: str) -> None:
-    plain = write(tmp_path / "1" / name, "one\n\ntwo é\n")
-    assert list(documents(plain)) == ["one\n\ntwo é\n"]
-    assert list(documents(plain, separator="\n\n")) == ["one", "two é\n"]
-    marked = write(tmp_path / "2" / name, "one\n<|endoftext|>two<|endoftext|>\n")
-    assert list(documents(marked)) == ["one\n", "two"]
-    assert list(documents(marked, separator="one")) == ["\n<|endoftext|>two<|endoftext|>\n"]
+def documents(spec: str, **options: Any) -> list[str]:
+    return list(open_source(spec, **options).documents())
 
 
-def test_line_ends_and_byte_order_marks_are_evened_out(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.txt", b"\xef\xbb\xbfone\r\ntwo\rthree\n")
-    assert list(documents(path)) == ["one\ntwo\nthree\n"]
+class Given(Source):
+    """Parts in memory."""
+
+    name = "given"
+
+    def __init__(self, *parts: Part, signature: str | None = "s") -> None:
+        self.given, self.state = parts, signature
+
+    def parts(self) -> Iterator[Part]:
+        yield from self.given
+
+    def signature(self) -> str | None:
+        return self.state
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst", "a.json.zst"])
-def test_json_lines(tmp_path: Path, name: str) -> None:
-    long = "x" * 3_000_000  # longer than what is read at once
-    path = write(tmp_path / name, lines({"text": "a\nb", "body": "B"}, {"text": long}) + "\n")
-    assert list(documents(path)) == ["a\nb", long]
-    path = write(tmp_path / "b" / name, lines({"body": "B"}).rstrip("\n"))
-    assert list(documents(path, field="body")) == ["B"]
-
-
-def test_parquet(tmp_path: Path) -> None:
-    texts = [f"row {i}" for i in range(3000)]
-    pq.write_table(pa.table({"id": list(range(3000)), "text": texts}), tmp_path / "a.parquet")
-    assert list(documents(str(tmp_path / "a.parquet"))) == texts
-    with pytest.raises(ConfigError, match=r"no field 'body'; there are: id, text;.*--data.field"):
-        list(documents(str(tmp_path / "a.parquet"), field="body"))
-    with pytest.raises(ConfigError, match=r"row 1: the field 'id' is a int, not text"):
-        list(documents(str(tmp_path / "a.parquet"), field="id"))
+# ------------------------------------------------------------------ files
 
 
 def test_folders_and_patterns_are_sorted(tmp_path: Path) -> None:
     write(tmp_path / "b.txt", "B")
     write(tmp_path / "a" / "z.md", "Z")
     write(tmp_path / "a" / "y.jsonl", lines({"text": "Y"}))
+    write(tmp_path / "a" / "deep" / "D.TXT.ZST".lower(), "D")
     write(tmp_path / "c.log", "not looked at")
     write(tmp_path / ".hidden" / "h.txt", "nor this")
-    assert list(documents(str(tmp_path))) == ["Y", "Z", "B"]
-    assert list(documents(str(tmp_path / "*" / "*.md"))) == ["Z"]
-    assert list(documents(str(tmp_path / "**" / "*.txt"))) == ["B"]
+    write(tmp_path / "a" / ".h.txt", "nor that")
+    assert documents(str(tmp_path)) == ["D", "Y", "Z", "B"]
+    assert documents(str(tmp_path / "*" / "*.md")) == ["Z"]
+    assert documents(str(tmp_path / "**" / "*.txt")) == ["B"]
+    assert open_source(str(tmp_path)).name == str(tmp_path)
 
 
-def test_several_frames_are_one_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt.zst"
-    path.write_bytes(zstandard.compress(b"one ") + zstandard.compress(b"two"))
-    assert list(documents(str(path))) == ["one two"]
+def test_a_separator_is_taken_literally(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "one.+two.+<|endoftext|>.+\n.+")
+    assert documents(path, separator=".+") == ["one", "two", "<|endoftext|>"]
+    assert documents(path) == ["one.+two.+", ".+\n.+"]
 
 
-BROKEN: list[tuple[str, str | bytes, str]] = [
-    ("a.txt", "", r"a.txt is empty; remove it"),
-    ("a.txt", " \n ", r"no documents in .*--data.path"),
-    ("a.txt", b"text\nx\0y", r"a.txt, line 2: a binary file.*UTF-8"),
-    ("a.txt", b"text\n\xff", r"a.txt, line 2: not UTF-8 \(byte 0xff\).*iconv"),
-    ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}', r"a.jsonl, line 2: not UTF-8"),
-    ("a.jsonl", b'{"text": "a\0"}', r"a.jsonl, line 1: a binary file"),
-    ("a.jsonl", '{"text": "a"}\n{"text": ', r"a.jsonl, line 2: not JSON \(.*column 10\)"),
-    ("a.jsonl", '["a"]', r"a.jsonl, line 1: a JSON list, not an object"),
-    ("a.jsonl", '{"body": "a", "id": 1}', r"line 1: no field 'text'; there are: body, id;.*--data"),
-    ("a.jsonl", '{"text": null}', r"line 1: the field 'text' is null, not text;.*--data.field"),
-    ("a.jsonl", r'{"text": "\ud800"}', r"line 1: .*half a surrogate pair"),
-    ("a.jsonl.zst", '{"text": ', r"a.jsonl.zst, line 1: not JSON"),
-    ("a.parquet", "PAR", r"a.parquet cannot be read as Parquet"),
-    ("a.pdf", "text", r"unknown kind of file;.*\.txt, \.md, \.jsonl.*rename"),
-]
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    assert documents(write(tmp_path / "A.TXT", "x")) == ["x"]
 
 
-@pytest.mark.parametrize(("name", "content", "message"), BROKEN)
-def test_errors_say_where_and_what_to_do(
-    tmp_path: Path, name: str, content: str | bytes, message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        list(documents(write(tmp_path / name, content)))
-
-
-def test_missing_files(tmp_path: Path) -> None:
+def test_what_is_not_there_or_unknown(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.txt", tmp_path / "*.txt"):
-        with pytest.raises(ConfigError, match=r"--data.path .*: no such file"):
-            list(documents(str(path)))
+        with pytest.raises(ConfigError, match=r"--data.path .*: no such file.*quoted pattern"):
+            open_source(str(path))
     with pytest.raises(ConfigError, match=r"no documents in the folder .*\.parquet"):
-        list(documents(str(tmp_path)))
+        open_source(str(tmp_path))
     with pytest.raises(ConfigError, match=r"--data.separator is empty"):
-        list(documents(write(tmp_path / "a.txt", "a"), separator=""))
+        open_source(write(tmp_path / "a.txt", "a"), separator="")
+    with pytest.raises(ConfigError, match=r"unknown kind.*\.txt, \.md, \.jsonl.*\.zst: rename"):
+        open_source(write(tmp_path / "a.pdf", "x"))
+    with pytest.raises(ConfigError, match=r"a.parquet.gz: unknown kind of file"):
+        open_source(write(tmp_path / "a.parquet.gz", "x"))
+    write(tmp_path / "some" / "empty.txt", "")
+    write(tmp_path / "some" / "a.txt", "a")
+    with pytest.raises(ConfigError, match=r"empty.txt is empty; remove it"):
+        open_source(str(tmp_path / "some"))
+    with pytest.raises(ConfigError, match=r"no documents in .*b.txt.*--data.path"):
+        documents(write(tmp_path / "b.txt", " \n "))
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [(lambda data: data[:-5], "cut short"), (lambda data: b"x" + data, "cannot be decompressed")],
-)
-def test_damaged_zstd(tmp_path: Path, spoil: Callable[[bytes], bytes], message: str) -> None:
-    path = tmp_path / "a.txt.zst"
-    path.write_bytes(spoil(zstandard.compress(bytes(range(32, 127)) * 1000)))
-    with pytest.raises(ConfigError, match=message):
-        list(documents(str(path)))
+@pytest.mark.skipif(os.name != "posix", reason="no such permissions")
+def test_a_file_without_permission() -> None:
+    user = os.geteuid()
+    with TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        path = write(Path(name) / "a.txt", "x")
+        os.chmod(path, 0)
+        if user == 0:  # to whom everything is permitted
+            os.seteuid(65534)
+        try:
+            with pytest.raises(ConfigError, match=r"a.txt cannot be read: Permission denied; chec"):
+                documents(path)
+        finally:
+            os.seteuid(user)
+
+
+def test_a_problem_is_an_error_where_documents_are_wanted(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path / "a.jsonl", lines({"text": "a"}, {"text": 1})))
+    found = source.documents()
+    assert next(found) == "a"
+    with pytest.raises(ConfigError, match=r"a.jsonl, line 2: the field 'text' is a int"):
+        next(found)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +129,172 @@ def test_damaged_zstd(tmp_path: Path, spoil: Callable[[bytes], bytes], message: 
 def test_missing_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
 ) -> None:
+    path = write(tmp_path / name, "text")
+    real = importlib.import_module
+
     def absent(wanted: str, *rest: Any) -> Any:
         if wanted == package:
             raise ImportError(wanted)
-        return builtins.__import__(wanted, *rest)
+        return real(wanted, *rest)
 
-    path = write(tmp_path / name, "text")
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(ConfigError, match=rf"{package}: pip install 'sddlm\[data\]'"):
-        list(documents(path))
+        documents(path)
+
+
+# ------------------------------------------------------------------ signatures
+
+
+def old(path: Path, seconds: float = 100) -> None:
+    then = time.time_ns() - int(seconds * 1e9)
+    os.utime(path, ns=(then, then))
+
+
+def changed_size(path: Path) -> None:
+    path.write_text("longer")
+    old(path)
+
+
+def changed_inode(path: Path) -> None:
+    stat = path.stat()
+    other = path.with_name("other")
+    other.write_text("B")
+    os.replace(other, path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    "time": lambda path: old(path, 50),
+    "size": changed_size,
+    "inode": changed_inode,
+    "name": lambda path: path.rename(path.with_name("c.txt")),
+    "one more": lambda path: old(Path(write(path.with_name("c.txt"), "C"))),
+    "one less": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_signatures_change_with_the_files(tmp_path: Path, change: str) -> None:
+    for name in ("a.txt", "b.txt"):
+        old(Path(write(tmp_path / name, name)))
+    before = open_source(str(tmp_path)).signature()
+    assert before == open_source(str(tmp_path)).signature()
+    assert before is not None
+    CHANGES[change](tmp_path / "b.txt")
+    assert open_source(str(tmp_path)).signature() not in (before, None)
+
+
+def test_signatures_change_with_the_options_and_wait_for_the_clock(tmp_path: Path) -> None:
+    path = Path(write(tmp_path / "a.txt", "a"))
+    assert open_source(str(path)).signature() is None
+    old(path)
+    options: list[dict[str, Any]] = [
+        {}, {"field": "body"}, {"separator": "text"}, {"field": "a", "separator": "b"},
+        {"field": "a" + "b"},
+    ]  # fmt: skip
+    said = [open_source(str(path), **option).signature() for option in options]
+    assert len(set(said)) == len(options)
+    source = open_source(str(path))
+    wrapped = [Limited(source, 1), Limited(source, 2), Mapped(source, str, "s"), source]
+    assert len({one.signature() for one in wrapped}) == 4
+    assert Limited(Given(signature=None), 1).signature() is None
+    assert Mapped(Given(signature=None), str, "s").signature() is None
+
+
+# ------------------------------------------------------------------ standard input
+
+
+PRINT = """
+import sys
+from sddlm.data.sources import open_source
+source = open_source(sys.argv[1], separator="|")
+print([*source.parts()][-1].text, source.name, source.once, source.signature())
+"""
+
+
+@pytest.mark.parametrize(
+    ("spec", "content"),
+    [("-", "one|two"), ("-.md", "two"), ("-.jsonl", '{"text": "two"}'), ("-.csv", "text\ntwo\n")],
+)
+@pytest.mark.parametrize("packing", ["", ".zst"])
+def test_standard_input(spec: str, content: str, packing: str) -> None:
+    data = zstandard.compress(content.encode()) if packing else content.encode()
+    spec = (f"{spec}.txt" if spec == "-" else spec) + packing if packing else spec
+    done = subprocess.run([sys.executable, "-c", PRINT, spec], input=data, capture_output=True)
+    assert done.stdout.decode().split() == ["two", "standard", "input", "True", "None"], done
+
+
+def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n|b")))
+    source = open_source("-", separator="|")
+    assert [part.problem or part.text for part in source.parts()] == [
+        "standard input, line 1: not UTF-8 (byte 0xff); convert the file, for example: "
+        "iconv -f LATIN1 -t UTF-8",
+        "b",
+    ]
+    assert not sys.stdin.closed
+    with pytest.raises(ConfigError, match=r"can be read only once.*save it in a file"):
+        list(source.parts())
+
+
+def test_nothing_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(ConfigError, match="no documents in standard input"):
+        documents("-")
+    with pytest.raises(ConfigError, match=r"-\.parquet: .*save it in a file"):
+        documents("-.parquet")
+    with pytest.raises(ConfigError, match=r"-\.pdf: unknown kind of file.*\.jsonl"):
+        open_source("-.pdf")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ConfigError, match="nothing is piped into it; for example: cat FILE"):
+        StandardInput()
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
+def test_a_terminal_is_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = os.openpty()
+    with open(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        with pytest.raises(ConfigError, match="nothing is piped into it"):
+            open_source("-")
+    os.close(ours)
+
+
+def test_specs_of_the_hub() -> None:
+    assert open_source("hf:owner/name:config", field="body", streaming=True) == HubDataset(
+        "owner/name", "config", field="body", streaming=True
+    )
+    assert open_source("hf:./folder") == HubDataset("./folder")
+    with pytest.raises(ConfigError, match="names no data set; use hf:OWNER/NAME"):
+        open_source("hf:")
+
+
+# ------------------------------------------------------------------ wrappers
+
+
+def test_mapped_documents_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "PART", 6)
+    seen = []
+
+    def function(text: str) -> str:
+        seen.append(text)
+        return text.upper() if text != "gone" else " "
+
+    source = Given(
+        Part("one two", False), Part(" three"), Part("x", False), Part("", True, "bad"),
+        Part("gone"), Part("four"),
+    )  # fmt: skip
+    assert list(Mapped(source, function, "shout").parts()) == [
+        Part("ONE TWO", False), Part(" THREE"), Part("", True, "bad"),
+        Part("", True, "given, document 3: shout leaves nothing of it; leave it out"), Part("FOUR"),
+    ]  # fmt: skip
+    assert seen == ["one two three", "gone", "four"]
+
+
+def test_limited_counts_documents_good_and_bad() -> None:
+    given = [Part("a", False), Part("b"), Part("", True, "bad"), Part("c"), Part("d")]
+    assert list(Limited(Given(*given), 1).parts()) == given[:2]
+    assert list(Limited(Given(*given), 2).parts()) == given[:3]
+    assert list(Limited(Given(*given), 9).parts()) == given
+    with pytest.raises(ConfigError, match=r"--data.limit 0 is too small; use at least 1"):
+        Limited(Given(), 0)

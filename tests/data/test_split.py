@@ -1,50 +1,101 @@
+import hashlib
 from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
+from memory_source import MemorySource
 
-from sddlm.data.split import split_documents
+from sddlm.data.scan import good, scan
+from sddlm.data.split import Split
 
 docs = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=60)
+some = docs.filter(lambda docs: docs and not any(doc.startswith("!") for doc in docs))
 shares = st.floats(0.01, 0.99)
 
 
-@given(docs=docs, share=shares, random=st.randoms(use_true_random=False))
-def test_many_documents_are_chosen_whatever_their_order(
+def split(docs: list, held_out: float) -> tuple[list[str], list[str]]:
+    """Whole documents of both sides."""
+    source = MemorySource(docs)
+    found = scan(source)
+    sides: dict[str, list[str]] = {"train": [], "validation": []}
+    now: dict[str, str] = {}
+    for side, part in Split(held_out, found).sides(good(source, found)):
+        now[side] = now.get(side, "") + part.text
+        if part.ends:
+            sides[side].append(now.pop(side))
+    assert not now, "a document that does not end"
+    return sides["train"], sides["validation"]
+
+
+def plainly(docs: list[str], share: float) -> tuple[list[str], list[str]]:
+    """The rule, written for whole documents."""
+    if len(docs) < 20:
+        halves = []
+        for text in docs:
+            cut = round(len(text) * (1 - share))
+            for mark in ("\n", " "):
+                near = text.rfind(mark, max(0, cut - 1000), cut)
+                if near > 0:
+                    cut = near + 1
+                    break
+            halves.append((text[:cut], text[cut:]))
+        return [a for a, _ in halves if a], [b for _, b in halves if b]
+    places = [int(hashlib.sha256(d.encode()).hexdigest()[:12], 16) / 2**48 for d in docs]
+    limit = max(share, min(places))
+    chosen = [place <= limit for place in places]
+    return (
+        [doc for doc, held in zip(docs, chosen, strict=True) if not held],
+        [doc for doc, held in zip(docs, chosen, strict=True) if held],
+    )
+
+
+def cut_up(text: str, random: Random) -> list[str]:
+    cuts = sorted(random.choices(range(len(text) + 1), k=random.randrange(4)))
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def unmarked(pieces: list[str]) -> bool:
+    return not any(piece.startswith("!") for piece in pieces)
+
+
+@given(docs=some, share=shares, random=st.randoms(use_true_random=False))
+def test_sides_are_those_of_the_plain_rule_whatever_the_parts(
     docs: list[str], share: float, random: Random
 ) -> None:
-    docs = docs + [f"document {i}" for i in range(20)]
-    train, validation = split_documents(docs, share)
-    assert sorted(train + validation) == sorted(docs)
-    assert not set(train) & set(validation)
-    assert validation
-    assert [doc for doc in docs if doc in set(train)] == train  # the order is kept
-    shuffled = random.sample(docs, len(docs))
-    again = split_documents(shuffled, share)
-    assert (set(again[0]), set(again[1])) == (set(train), set(validation))
+    for texts in (docs, docs + [f"document {i}" for i in range(20)]):
+        parts = [cut_up(text, random) for text in texts]
+        parts = [p if unmarked(p) else [text] for p, text in zip(parts, texts, strict=True)]
+        assert split(parts, share) == plainly(texts, share)
 
 
-@given(docs=docs.filter(lambda docs: len(docs) < 20), share=shares)
-def test_few_documents_are_cut(docs: list[str], share: float) -> None:
-    train, validation = split_documents(docs, share)
-    assert sum(map(len, train + validation)) == sum(map(len, docs))
-    assert all(any(doc.startswith(head) for doc in docs) for head in train)
-    assert all(any(doc.endswith(tail) for doc in docs) for tail in validation)
+@given(share=shares, random=st.randoms(use_true_random=False), n=st.integers(1, 6000))
+def test_a_long_document_in_parts(share: float, random: Random, n: int) -> None:
+    text = "".join(random.choices("abcdef \n", weights=[9] * 6 + [1, 0.01], k=n))
+    assert split([cut_up(text, random)], share) == plainly([text], share)
 
 
-def test_the_share_is_about_what_was_asked_for() -> None:
-    _, validation = split_documents([f"document {i}" for i in range(5000)], 0.1)
+def test_many_documents_are_chosen_whatever_their_order() -> None:
+    docs = [f"document {i}" for i in range(5000)]
+    train, validation = split(docs, 0.1)
     assert 400 < len(validation) < 600
-    (head,), (tail,) = split_documents(["one two three four five\n" * 1000], 0.1)
+    assert sorted(train + validation) == sorted(docs)
+    shuffled = Random(0).sample(docs, len(docs))
+    again = split(shuffled, 0.1)
+    assert (set(again[0]), set(again[1])) == (set(train), set(validation))
+    _, more = split([*docs, *(f"another {i}" for i in range(200))], 0.1)
+    assert set(validation) == set(more) & set(docs)  # nothing moves when others come
+
+
+def test_few_documents_are_cut_at_lines_or_blanks() -> None:
+    (head,), (tail,) = split(["one two three four five\n" * 1000], 0.1)
     assert head.endswith("\n")
     assert tail.startswith("one")
     assert 2300 <= len(tail) < 2500
-    (head,), (tail,) = split_documents(["word " * 1000], 0.1)
+    (head,), (tail,) = split(["word " * 1000], 0.1)
     assert (head[-1], tail[:4]) == (" ", "word")
 
 
-def test_a_document_stays_where_it_is_when_others_come() -> None:
-    docs = [f"document {i}" for i in range(200)]
-    _, validation = split_documents(docs, 0.2)
-    _, more = split_documents([*docs, *(f"another {i}" for i in range(200))], 0.2)
-    assert set(validation) == set(more) & set(docs)
+def test_the_last_documents() -> None:
+    docs = [f"document {i}" for i in range(30)]
+    assert split(docs, 4) == (docs[:26], docs[26:])
+    assert split([["a", "b"], "c", ["d", "e"]], 1) == (["ab", "c"], ["de"])

@@ -171,8 +171,10 @@ def test_files_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(ConfigError, match=r"bpee: .*hub \(no network\).*bytes, characters, bpe"):
-        Tokenizer.load("bpee")
+    with pytest.raises(ConfigError, match=r"gpt9: .*hub \(no network\).*bytes, characters, bpe"):
+        Tokenizer.load("gpt9")
+    with pytest.raises(ConfigError, match=r"bpee: did you mean bpe\? use one of bytes, charac"):
+        Tokenizer.load("bpee")  # the hub is not asked
 
 
 def test_hub_names_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,3 +197,57 @@ def test_forks_are_quiet_and_can_tokenise() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert (run.stdout.strip(), run.stderr) == ("7", "")
+
+
+def vocabulary_files(folder: Path) -> dict[str, Path]:
+    """One tokenizer of each kind that is about, in its authors' files, and as tokenizer.json."""
+    bpe = hf.ByteLevelBPETokenizer()
+    bpe.train_from_iterator([TEXT], 300, special_tokens=[END_OF_TEXT], show_progress=False)
+    bert = hf.BertWordPieceTokenizer(lowercase=True)
+    bert.train_from_iterator([TEXT], 120, show_progress=False)
+    for name, made in (("gpt2", bpe), ("bert", bert)):
+        (folder / name).mkdir()
+        made.save_model(str(folder / name))
+        made.save_model(str(folder), name)
+        made.save(str(folder / f"{name}.json"))
+    return {"gpt2": folder / "gpt2-vocab.json", "bert": folder / "bert-vocab.txt"}
+
+
+def test_gpt2s_and_berts_own_files(tmp_path: Path) -> None:
+    text = "The CAT sat, naïvely: the dog's mat!\n 42"
+    for name, path in vocabulary_files(tmp_path).items():
+        whole = hf.Tokenizer.from_file(str(tmp_path / f"{name}.json"))
+        expected = whole.encode(text, add_special_tokens=False).ids
+        for place in (path, tmp_path / name, tmp_path / f"{name}.json"):
+            tokenizer = Tokenizer.load(place)
+            assert tokenizer.encode_batch([text]) == [expected]
+            assert tokenizer.vocab_size == whole.get_vocab_size()
+    (tmp_path / "gpt2-merges.txt").unlink()
+    with pytest.raises(ConfigError, match=r"needs gpt2-merges.txt beside it"):
+        Tokenizer.load(tmp_path / "gpt2-vocab.json")
+
+
+def test_special_tokens_are_told_apart(tmp_path: Path) -> None:
+    vocabulary_files(tmp_path)
+    gpt2, bert = (Tokenizer.load(tmp_path / name) for name in ("gpt2", "bert"))
+    assert (gpt2.bos_id, gpt2.eos_id, gpt2.pad_id) == (0, 0, 0)
+    assert gpt2.special == {END_OF_TEXT: 0}
+    assert gpt2.not_sampled == []
+    ids = bert.special
+    assert list(ids) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert (bert.bos_id, bert.eos_id, bert.pad_id) == (ids["[CLS]"], ids["[SEP]"], ids["[PAD]"])
+    assert bert.not_sampled == sorted([ids["[PAD]"], ids["[UNK]"], ids["[MASK]"]])
+
+
+@given(st.lists(st.sampled_from([*"aBsz,1 \n\t", "é", "e\u0301", "日", "\x00"]), max_size=60))
+def test_pieces_of_bert_have_the_ids_of_the_whole(parts: list[str]) -> None:
+    known = ["[UNK]", "[CLS]", "[SEP]", *"abesz1,", "##a", "##b"]
+    bert = hf.BertWordPieceTokenizer({token: i for i, token in enumerate(known)})
+    tokenizer = Tokenizer(hf.Tokenizer.from_str(bert.to_str()))
+    assert tokenizer.local
+    text = "".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "_PIECE", 3)
+        pieces = list(tokenizer.pieces(text))
+        (whole,) = tokenizer.encode_batch([text])
+        assert list(chain(*tokenizer.encode_batch(pieces))) == whole

@@ -1,7 +1,8 @@
-"""Folders that are there whole or not at all."""
+"""Folders that are there whole or not at all, and that a later start goes on filling."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -10,45 +11,62 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from sddlm.errors import ConfigError
 from sddlm.files import make_durable
 
-_PREFIX = ".unfinished-"
-_STALE = 24 * 3600  # seconds after which an unfinished folder is what a kill left behind
+logger = logging.getLogger(__name__)
+
+UNFINISHED = ".unfinished-"
+_STALE = 7 * 24 * 3600  # seconds after which nobody will go on with an unfinished folder
 
 
 def complete(folder: Path) -> bool:
-    """Whether the folder was finished. Only ``new_folder`` gives it this name, so it exists."""
+    """Whether the folder was finished. Only ``filled`` gives it this name, so it exists."""
     return folder.is_dir()
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill; it becomes ``folder`` at the end, and vanishes on an error.
+def filled(folder: Path) -> Iterator[Path | None]:
+    """A folder to fill, one process at a time; it becomes ``folder`` at the end.
 
-    A killed process leaves nothing under the public name; what it leaves under a temporary one is
-    removed by a later call, a day on. If another process finished the same folder first, its
-    folder stays: whoever names folders by their content does not care.
+    What a killed or failed process leaves stands under a temporary name and is given to the next
+    one, which may go on with it. A process that comes while another one is at work waits for it.
 
     Args:
-        folder: the public name.
+        folder: the public name; whoever names folders by their content fills each one once.
+
+    Yields:
+        The folder under its temporary name, or None if there is nothing left to do.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_PREFIX))
+    if complete(folder):
+        yield None
+        return
+    lock = FileLock(folder.parent / f"{UNFINISHED}{folder.name}.lock")
     try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("waiting for another process, which is preparing %s", folder)
+        lock.acquire()
+    try:
+        if complete(folder):
+            yield None
+            return
+        temporary = folder.parent / f"{UNFINISHED}{folder.name}"
+        temporary.mkdir(exist_ok=True)
         yield temporary
         for path in (*temporary.iterdir(), temporary):
             make_durable(path)
-        os.chmod(temporary, 0o755)  # mkdtemp's folders are private
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not complete(folder):
-                raise
+        os.rename(temporary, folder)
         make_durable(folder.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # whoever waits holds the same file open, gets it, and sees what was done meanwhile
+        if complete(folder):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def check_writable(folder: Path) -> None:
@@ -69,6 +87,14 @@ def check_writable(folder: Path) -> None:
 
 
 def _remove_stale(parent: Path) -> None:
-    for path in parent.glob(f"{_PREFIX}*"):
-        if path.is_dir() and time.time() - path.stat().st_mtime > _STALE:
+    """Unfinished folders that nobody has worked on for a week."""
+    for path in parent.glob(f"{UNFINISHED}*"):
+        if path.is_dir() and time.time() - _last_work(path) > _STALE:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_work(folder: Path) -> float:
+    times = [folder.stat().st_mtime]
+    for path in folder.iterdir():
+        times.append(path.stat().st_mtime)
+    return max(times)

@@ -1,14 +1,13 @@
-"""Packed tokens in rows, and in which order training sees them.
+"""Prepared tokens in rows: documents wrapped into full rows, or one document a row.
 
-One long file of tokens is cut into rows when read, so the same file serves every length. Training
-reads rows from all over it, evaluation maps it and goes from row to row. The order is a function of
-(seed, epoch, place), see `shuffle`: nothing to store, nothing to restore, and no more memory or
-time for a longer file.
+The same files serve every length and both packings: rows are made when they are read. Training
+reads rows from all over a file, evaluation maps it and goes from row to row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from sddlm.data.shuffle import shuffled
 from sddlm.errors import ConfigError
 
-#: What a loader's item says: where the row lies in training, and which row it is.
-Place = tuple[int, int, int]
-_AHEAD = 4096  # rows whose places are computed at once; one by one costs more than reading them
+Ints = npt.NDArray[np.int64]
+
+INDEX_DTYPE = np.dtype("<u8")
+_CHUNK = 1 << 20  # numbers read at a time where a whole file is
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -31,163 +31,277 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-class PackedTokens(Dataset[Tensor]):
-    """Rows of ``length`` tokens of a memory-mapped file; row i is ``[L]`` int64.
+def before_padding(lengths: Tensor, length: int) -> Tensor:
+    """Which positions are not padding ``[B, L]`` bool, of rows with so many tokens ``[B]``."""
+    return torch.arange(length, device=lengths.device) < lengths[:, None]
 
-    Tokens behind the last whole row are in no row; ``tokens`` and ``characters`` count the whole
-    file. Pickling takes the path, not the tokens.
+
+class Rows(Dataset[Tensor], ABC):
+    """Rows of ``length`` tokens; row i is ``[L]`` int64.
 
     Attributes:
-        path: the file, nothing but tokens.
         length: L.
         vocab_size: V.
-        tokens: number of tokens in the file, ends of text included.
+        padded: rows may end with padding, see `lengths`.
+        tokens: number of tokens behind the rows, ends of text included.
         characters: number of characters of the text behind them.
     """
 
-    def __init__(self, path: Path, *, length: int, vocab_size: int, characters: int) -> None:
+    length: int
+    vocab_size: int
+    padded: bool = False
+    tokens: int
+    characters: int
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def gather(self, rows: Ints) -> Tensor:
+        """Rows from anywhere ``[B, L]`` int64."""
+
+    def lengths(self, rows: Ints) -> Tensor:
+        """Tokens before the padding in each of the rows ``[B]`` int64."""
+        return torch.full((len(rows),), self.length)
+
+    @property
+    @abstractmethod
+    def characters_per_token(self) -> float:
+        """Characters behind one token of a row, padding not counted, on average."""
+
+    @property
+    def row_lengths(self) -> Ints:
+        """How many rows have so many tokens before their padding ``[L + 1]``."""
+        return np.bincount([self.length], [len(self)], self.length + 1).astype(np.int64)
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens before the padding of a row, on average."""
+        lengths = self.row_lengths
+        return float(lengths @ np.arange(self.length + 1)) / float(lengths.sum())
+
+    def __getitem__(self, i: int) -> Tensor:
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        return self.gather(np.array([i]))[0]
+
+    def at(self, seed: int, places: Ints) -> Ints:
+        """Which rows training takes at places of its endless stream ``[m]``.
+
+        The stream is the epochs' orders, one behind the other (see `shuffle`).
+        """
+        epoch, place = np.divmod(places, len(self))
+        return shuffled(seed, epoch, place, len(self))
+
+    def choose(self, count: int | None) -> Ints:
+        """So many rows for an evaluation, spread evenly; all of them for None."""
+        total = len(self)
+        n = total if count is None else min(count, total)
+        return np.arange(n) * total // max(n, 1)
+
+    def counts(self, vocab_size: int | None = None) -> Tensor:
+        """How often each token occurs in the rows, padding not counted ``[V]`` int64.
+
+        Args:
+            vocab_size: V, if it is larger than that of the file.
+        """
+        counts = torch.zeros(vocab_size or self.vocab_size, dtype=torch.int64)
+        step = max(1, _CHUNK // self.length)
+        for start in range(0, len(self), step):
+            rows = np.arange(start, min(start + step, len(self)))
+            real = before_padding(self.lengths(rows), self.length)
+            counts += torch.bincount(self.gather(rows)[real], minlength=len(counts))
+        return counts
+
+
+class _TokenFile(Rows):
+    """Rows of one file of tokens. Pickling takes its path, not the tokens.
+
+    Attributes:
+        path: the file, nothing but tokens.
+        ends: first and last token of every row; None leaves all places to the text.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        length: int,
+        vocab_size: int,
+        characters: int,
+        ends: tuple[int, int] | None = None,
+    ) -> None:
         if length < 1:
             raise ConfigError(f"--data.length {length} is too small; a row has at least 1 token")
         self.path = Path(path)
         self.length = length
+        self.inner = length - (2 if ends else 0)
         self.vocab_size = vocab_size
         self.characters = characters
-        self.tokens = self.path.stat().st_size // token_dtype(vocab_size).itemsize
-        self._map: npt.NDArray[Any] | None = None
+        self.ends = ends
+        self.dtype = token_dtype(vocab_size)
+        self.tokens = self.path.stat().st_size // self.dtype.itemsize
+
+    def _inside(self, rows: int) -> npt.NDArray[Any]:
+        """Rows to fill, and their ends filled in."""
+        found = np.empty((rows, self.length), self.dtype)
+        if self.ends:
+            found[:, 0], found[:, -1] = self.ends
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_map"}
+
+
+class PackedTokens(_TokenFile):
+    """Documents one behind the other, cut into full rows.
+
+    A row may hold the end of one document and the beginning of the next. Tokens behind the last
+    whole row are in no row; ``tokens`` and ``characters`` count the whole file.
+    """
 
     def __len__(self) -> int:
-        return self.tokens // self.length
+        return self.tokens // self.inner
 
     def __getitem__(self, i: int) -> Tensor:
         return torch.from_numpy(self.row_tokens(i).astype(np.int64))
 
     def row_tokens(self, i: int) -> npt.NDArray[Any]:
-        """Row i as it lies in the file ``[L]`` uint16 or uint32, not to be written to."""
+        """Row i in the file's own type ``[L]`` uint16 or uint32, not to be written to."""
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
-        return self._tokens()[i * self.length : (i + 1) * self.length]
+        text: npt.NDArray[Any] = self._map[i * self.inner : (i + 1) * self.inner]
+        if not self.ends:
+            return text
+        row: npt.NDArray[Any] = self._inside(1)[0]
+        row[1:-1] = text
+        return row
 
-    def gather(self, rows: npt.NDArray[np.int64]) -> Tensor:
+    def gather(self, rows: Ints) -> Tensor:
         """Rows from anywhere in the file ``[B, L]`` int64.
 
         They are read, not mapped: for every row of a map that is not in the system's cache yet the
         system reads ahead (20 times the time), and what was read counts as this process's memory.
         """
-        found = np.empty((len(rows), self.length), token_dtype(self.vocab_size))
+        found = self._inside(len(rows))
+        text = np.empty(self.inner, self.dtype)
         with self.path.open("rb", buffering=0) as file:
             for row, i in zip(found, rows.tolist(), strict=True):
-                file.seek(i * row.nbytes)
-                if file.readinto(row) != row.nbytes:
+                file.seek(i * text.nbytes)
+                if file.readinto(text.data) != text.nbytes:
                     raise OSError(f"{self.path} ends before row {i} does")
+                if self.ends:
+                    row[1:-1] = text
+                else:
+                    row[:] = text
         return torch.from_numpy(found.astype(np.int64))
-
-    def counts(self, vocab_size: int | None = None, *, chunk: int = 1 << 22) -> Tensor:
-        """How often each token occurs in the rows ``[V]`` int64; reads the file once.
-
-        Args:
-            vocab_size: V, if it is larger than that of the file.
-            chunk: tokens read at a time.
-        """
-        whole = len(self) * self.length
-        counts = np.zeros(vocab_size or self.vocab_size, np.int64)
-        with self.path.open("rb") as file:
-            for start in range(0, whole, chunk):
-                size = min(chunk, whole - start)
-                tokens = np.fromfile(file, token_dtype(self.vocab_size), size)
-                counts += np.bincount(tokens, minlength=len(counts))
-        return torch.from_numpy(counts)
-
-    def _tokens(self) -> npt.NDArray[Any]:
-        """The file as it lies."""
-        if self._map is None:  # opened by whoever reads: a loader's worker opens its own
-            # as a plain array, whose slices cost a tenth of a memmap's
-            self._map = np.asarray(np.memmap(self.path, token_dtype(self.vocab_size), mode="r"))
-        return self._map
 
     @property
     def characters_per_token(self) -> float:
         """Characters behind one token, on average over the file."""
-        return self.characters / self.tokens
+        return self.characters / self.tokens * self.inner / self.length
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_map": None}
+    def counts(self, vocab_size: int | None = None) -> Tensor:
+        """See `Rows.counts`; reads the file once, from its beginning to its end."""
+        whole = len(self) * self.inner
+        counts = np.zeros(vocab_size or self.vocab_size, np.int64)
+        with self.path.open("rb") as file:
+            for start in range(0, whole, _CHUNK):
+                tokens = np.fromfile(file, self.dtype, min(_CHUNK, whole - start))
+                counts += np.bincount(tokens, minlength=len(counts))
+        for end in self.ends or ():
+            counts[end] += len(self)
+        return torch.from_numpy(counts)
 
-
-class TrainRows(Dataset[dict[str, Tensor]]):
-    """Rows for training, a whole batch at a time, addressed by a ``StepSampler``.
-
-    Item ``[(step, slot, row), ...]`` is x0 ``[B, L]``, step ``[B]`` and slot ``[B]``, all int64.
-    They are read together: rows that the loader has to stack take longer. So it gets lists
-    (``BatchSampler``) and has nothing to collate (``batch_size=None``).
-    """
-
-    def __init__(self, rows: PackedTokens) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, places: Sequence[Place]) -> dict[str, Tensor]:
-        step, slot, row = np.array(places, np.int64).T.copy()
-        x0 = self.rows.gather(row)
-        return {"x0": x0, "step": torch.from_numpy(step), "slot": torch.from_numpy(slot)}
+    @cached_property
+    def _map(self) -> npt.NDArray[Any]:
+        """The file as it lies; opened by whoever reads: a loader's worker opens its own."""
+        # as a plain array, whose slices cost a tenth of a memmap's
+        return np.asarray(np.memmap(self.path, self.dtype, mode="r"))
 
 
-class StepSampler(Sampler[Place]):
-    """Which row lies where in the global batch of each optimiser step.
-
-    The epochs' orders, one behind the other, are one endless stream; step k takes its items
-    k*batch to (k+1)*batch. So a batch may span epochs, and there may be fewer rows than a batch.
-    Each of ``world`` ranks takes its contiguous share of every step. The items are
-    ``(step, slot, row)``, slot being the place in the *global* batch; a loader cuts them into
-    micro-batches in this order.
+class DocumentRows(_TokenFile):
+    """One document a row, cut at the length, padding behind it.
 
     Attributes:
-        rows: number of rows.
-        batch: size of the global batch.
-        seed: of the order.
-        start_step: first step (a resumed run starts later).
-        stop_step: the step after the last one.
-        rank: which share, 0 to world - 1.
-        world: number of shares.
+        index: file of the places behind each document's last token.
+        eos: whether an end of text stands behind each document in the file.
+        pad: what fills up a row.
     """
+
+    padded = True
 
     def __init__(
         self,
+        path: Path,
         *,
-        rows: int,
-        batch: int,
-        seed: int,
-        stop_step: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        length: int,
+        vocab_size: int,
+        characters: int,
+        ends: tuple[int, int] | None = None,
+        eos: bool,
+        pad: int,
     ) -> None:
-        if rows < 1 or batch < 1:
-            raise ConfigError(
-                f"{rows} rows in batches of {batch}: there must be at least 1 of both"
-            )
-        if batch % world:
-            raise ConfigError(
-                f"a global batch of {batch} cannot be shared by {world} processes; choose a "
-                f"multiple of {world}, such as {-(-batch // world) * world}"
-            )
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} of {world}")
-        self.rows, self.batch, self.seed = rows, batch, seed
-        self.start_step, self.stop_step = start_step, stop_step
-        self.rank, self.world = rank, world
+        super().__init__(
+            path, length=length, vocab_size=vocab_size, characters=characters, ends=ends
+        )
+        self.index = self.path.with_suffix(".idx")
+        self.cut = int(eos and ends is not None)  # the row's own end takes the place of the file's
+        self.pad = pad
 
     def __len__(self) -> int:
-        return max(0, self.stop_step - self.start_step) * (self.batch // self.world)
+        return self.index.stat().st_size // INDEX_DTYPE.itemsize
 
-    def __iter__(self) -> Iterator[Place]:
-        share = self.batch // self.world
-        slots = np.arange(self.rank * share, (self.rank + 1) * share)
-        ahead = max(1, _AHEAD // share)
-        for first in range(self.start_step, self.stop_step, ahead):
-            steps = np.arange(first, min(first + ahead, self.stop_step))
-            step, slot = np.repeat(steps, share), np.tile(slots, len(steps))
-            epoch, place = np.divmod(step * self.batch + slot, self.rows)
-            row = shuffled(self.seed, epoch, place, self.rows)
-            yield from zip(step.tolist(), slot.tolist(), row.tolist(), strict=True)
+    def gather(self, rows: Ints) -> Tensor:
+        """Rows from anywhere in the file ``[B, L]`` int64; read, as in `PackedTokens.gather`."""
+        found = np.full((len(rows), self.length), self.pad, self.dtype)
+        first = int(self.ends is not None)
+        with self.path.open("rb", buffering=0) as file:
+            for row, (start, n) in zip(found, self._spans(rows), strict=True):
+                text = row[first : first + n]
+                file.seek(start * self.dtype.itemsize)
+                if file.readinto(text.data) != text.nbytes:
+                    raise OSError(f"{self.path} ends before token {start + n}")
+                if self.ends:
+                    row[0], row[n + 1] = self.ends
+        return torch.from_numpy(found.astype(np.int64))
+
+    def lengths(self, rows: Ints) -> Tensor:
+        """See `Rows.lengths`."""
+        return torch.tensor([n for _, n in self._spans(rows)]) + (self.length - self.inner)
+
+    def _spans(self, rows: Ints) -> list[tuple[int, int]]:
+        """Where each row's text begins in the file, and how many of its tokens the row takes."""
+        spans = []
+        with self.index.open("rb", buffering=0) as file:
+            for i in rows.tolist():
+                file.seek(max(0, i - 1) * INDEX_DTYPE.itemsize)
+                start, stop = [0, *np.frombuffer(file.read(8 + 8 * (i > 0)), INDEX_DTYPE)][-2:]
+                spans.append((int(start), min(int(stop) - int(start) - self.cut, self.inner)))
+        return spans
+
+    @cached_property
+    def row_lengths(self) -> Ints:  # type: ignore[override]
+        """See `Rows.row_lengths`; reads the index once."""
+        found = np.zeros(self.length + 1, np.int64)
+        before = 0
+        with self.index.open("rb") as file:
+            while len(ends := np.fromfile(file, INDEX_DTYPE, _CHUNK)):
+                n = np.diff(ends.astype(np.int64), prepend=before) - self.cut
+                n = n.clip(max=self.inner) + (self.length - self.inner)
+                found += np.bincount(n, minlength=self.length + 1)
+                before = int(ends[-1])
+        return found
+
+    @property
+    def lost(self) -> float:
+        """Share of the documents' tokens that are cut off at the end of their rows."""
+        ends = self.length - self.inner
+        return 1 - (self.mean_length - ends) * len(self) / (self.tokens - self.cut * len(self))
+
+    @property
+    def characters_per_token(self) -> float:
+        """Characters behind one token of a row, on average."""
+        text = self.tokens - self.cut * len(self)
+        kept = (self.mean_length - (self.length - self.inner)) / self.mean_length
+        return self.characters / text * kept

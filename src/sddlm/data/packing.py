@@ -1,94 +1,258 @@
-"""From documents to one file of tokens for each split."""
+"""From documents to files of tokens, with threads, and from where a killed process stopped.
+
+For each split there is one file of tokens, documents one behind the other, and one with the place
+behind each document's last token, so that documents can be found again. Text is encoded in units
+that do not depend on the number of threads, and written in their order, so neither do the files.
+What is on disk is noted in a journal now and then; who goes on cuts the files back to the last
+note, and reads the source up to there without encoding it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
+import numpy.typing as npt
 
-from sddlm.data.cache import new_folder
-from sddlm.data.packed import token_dtype
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.packed import INDEX_DTYPE, token_dtype
+from sddlm.data.sources import Part
+from sddlm.data.tokenizers import Tokenizer, one_thread_each
+from sddlm.progress import bar
 
-FORMAT = 1  # of the folder; count up when the same request would give other bytes
-_GROUP = 1 << 22  # characters encoded at once
+FORMAT = 2  # of the folder; count up when the same request would give other bytes
+_UNIT = 1 << 18  # characters encoded at once
+_NOTED = 2.0  # seconds between notes in the journal
+_JOURNAL = "journal"
+
+#: a piece of a document: which split, text, whether the document ends with it
+Piece = tuple[str, str, bool]
+
+
+@dataclass
+class Written:
+    """What has been written of a split."""
+
+    tokens: int = 0
+    documents: int = 0
+    characters: int = 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A unit's part of a split.
+
+    Attributes:
+        ids: its tokens.
+        ends: behind which of them a document ends, counted from the beginning of the part.
+        characters: that became these tokens.
+    """
+
+    ids: npt.NDArray[Any]
+    ends: npt.NDArray[Any]
+    characters: int
 
 
 def write_tokens(
-    folder: Path, texts: Mapping[str, Sequence[str]], tokenizer: Tokenizer, key: str
-) -> None:
-    """Write ``folder``: tokens of each split, ``tokenizer.json`` and ``meta.json``, or nothing.
+    folder: Path,
+    parts: Iterable[tuple[str, Part]],
+    tokenizer: Tokenizer,
+    *,
+    splits: Iterable[str],
+    characters: int,
+    eos: bool = True,
+    workers: int | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Write ``NAME.bin`` and ``NAME.idx`` for each split, or go on where the journal ends.
 
     Args:
-        folder: the public name; it appears when everything is on disk.
-        texts: the documents of each split.
+        folder: an empty one, or one that an earlier call with the same arguments did not finish.
+        parts: of the documents, and the split that each is for.
         tokenizer: what makes the tokens.
-        key: what the tokens are known by; only noted.
+        splits: their names, also of those that no document is for.
+        characters: how many there are, for the bar.
+        eos: put the end of text behind each document.
+        workers: threads; None: one a core. They change nothing but the time.
+
+    Returns:
+        of each split ``tokens``, ``documents``, ``characters`` and ``sha256``.
     """
-    with new_folder(folder) as temporary:
-        tokenizer.save(temporary)
-        meta = {
-            "format": FORMAT,
-            "key": key,
-            "vocab_size": tokenizer.vocab_size,
-            "tokenizer": tokenizer.fingerprint,
-            "splits": {
-                name: _pack(temporary / f"{name}.bin", docs, tokenizer)
-                for name, docs in texts.items()
-            },
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-
-
-def _pack(path: Path, texts: Sequence[str], tokenizer: Tokenizer) -> dict[str, Any]:
-    """Write the tokens of ``texts``, an end of text behind each, and say what was written."""
-    dtype = token_dtype(tokenizer.vocab_size)
-    tokens, sha256 = 0, hashlib.sha256()
-    characters = sum(map(len, texts))
-    hidden = not sys.stderr.isatty()
-    with (
-        path.open("wb") as file,
-        Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress,
-    ):
-        bar = progress.add_task(f"tokens for {path.stem}", total=characters)
-        for group in _groups(texts, tokenizer):
-            ids: list[int] = []
-            pieces = [piece for piece, _ in group]
-            for encoded, (_, last) in zip(tokenizer.encode_batch(pieces), group, strict=True):
-                ids.extend(encoded)
-                if last:
-                    ids.append(tokenizer.eos_id)
-            data = np.array(ids, dtype).tobytes()
-            file.write(data)
-            sha256.update(data)
-            tokens += len(ids)
-            progress.advance(bar, sum(map(len, pieces)))
+    names = list(splits)
+    with ExitStack() as files:
+        writer = _Writer(folder, names, tokenizer.vocab_size, files)
+        show = files.enter_context(bar("making tokens", total=characters))
+        units = _skip(_units(parts, tokenizer), writer.unit, show)
+        for unit in _encoded(units, tokenizer, eos, workers or cores()):
+            writer.write(unit)
+            show(sum(part.characters for part in unit.values()))
+        writer.note()
+        written = writer.written
+    (folder / _JOURNAL).unlink()
     return {
-        "tokens": tokens,
-        "characters": characters,
-        "documents": len(texts),
-        "sha256": sha256.hexdigest(),
+        name: asdict(written[name]) | {"sha256": _sha256(folder / f"{name}.bin")} for name in names
     }
 
 
-def _groups(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[tuple[str, bool]]]:
-    """Pieces of the documents, and whether each ends its document, some 4 MB at a time."""
-    group: list[tuple[str, bool]] = []
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _units(parts: Iterable[tuple[str, Part]], tokenizer: Tokenizer) -> Iterator[list[Piece]]:
+    """Pieces of documents, so many at a time that their text has `_UNIT` characters or more."""
+    unit: list[Piece] = []
     size = 0
-    for text in texts:
-        *head, last = tokenizer.pieces(text)
-        for piece, ends in [*((p, False) for p in head), (last, True)]:
-            group.append((piece, ends))
-            size += len(piece)
-            if size >= _GROUP:
-                yield group
-                group, size = [], 0
-    if group:
-        yield group
+    for side, part in _joined(parts, tokenizer):
+        *head, last = tokenizer.pieces(part.text)
+        for text, ends in [*((piece, False) for piece in head), (last, part.ends)]:
+            unit.append((side, text, ends))
+            size += len(text)
+            if size >= _UNIT:
+                yield unit
+                unit, size = [], 0
+    if unit:
+        yield unit
+
+
+def _joined(parts: Iterable[tuple[str, Part]], tokenizer: Tokenizer) -> Iterator[tuple[str, Part]]:
+    """Whole documents where the tokenizer does not give pieces the ids of the whole."""
+    if tokenizer.local:
+        yield from parts
+        return
+    texts: list[str] = []
+    for side, part in parts:
+        texts.append(part.text)
+        if part.ends:
+            yield side, Part("".join(texts))
+            texts = []
+
+
+def _skip(units: Iterator[list[Piece]], count: int, show: Any) -> Iterator[list[Piece]]:
+    """The units behind the first ``count``."""
+    for number, unit in enumerate(units):
+        if number < count:
+            show(sum(len(text) for _, text, _ in unit))
+        else:
+            yield unit
+
+
+def _encoded(
+    units: Iterable[list[Piece]], tokenizer: Tokenizer, eos: bool, workers: int
+) -> Iterator[dict[str, Encoded]]:
+    """Each unit's tokens, in order; some units are ahead of the one that is asked for."""
+    pool = ThreadPoolExecutor(workers)
+    ahead: deque[Future[dict[str, Encoded]]] = deque()
+    try:
+        with one_thread_each():
+            for unit in units:
+                ahead.append(pool.submit(_encode, unit, tokenizer, eos))
+                if len(ahead) > workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _encode(unit: list[Piece], tokenizer: Tokenizer, eos: bool) -> dict[str, Encoded]:
+    ids: dict[str, list[int]] = {}
+    ends: dict[str, list[int]] = {}
+    characters: dict[str, int] = {}
+    encoded = tokenizer.encode_batch([text for _, text, _ in unit])
+    for (side, text, end), piece in zip(unit, encoded, strict=True):
+        mine = ids.setdefault(side, [])
+        mine += piece
+        characters[side] = characters.get(side, 0) + len(text)
+        if end:
+            if eos:
+                mine.append(tokenizer.eos_id)
+            ends.setdefault(side, []).append(len(mine))
+    dtype = token_dtype(tokenizer.vocab_size)
+    return {
+        side: Encoded(
+            np.array(mine, dtype), np.array(ends.get(side, []), np.int64), characters[side]
+        )
+        for side, mine in ids.items()
+    }
+
+
+class _Writer:
+    """The files of all splits, and the journal."""
+
+    def __init__(self, folder: Path, splits: list[str], vocab_size: int, files: ExitStack) -> None:
+        self.dtype = token_dtype(vocab_size)
+        self.journal = folder / _JOURNAL
+        self.unit, self.written = _last_note(self.journal, splits)
+        self.noted = time.monotonic()
+        self.files: dict[str, tuple[IO[bytes], IO[bytes]]] = {}
+        for name in splits:
+            tokens, index = (folder / f"{name}{suffix}" for suffix in (".bin", ".idx"))
+            done = self.written[name]
+            self.files[name] = (
+                files.enter_context(_open_at(tokens, done.tokens * self.dtype.itemsize)),
+                files.enter_context(_open_at(index, done.documents * INDEX_DTYPE.itemsize)),
+            )
+
+    def write(self, unit: dict[str, Encoded]) -> None:
+        for name, part in unit.items():
+            tokens, index = self.files[name]
+            done = self.written[name]
+            tokens.write(part.ids.tobytes())
+            index.write((part.ends + done.tokens).astype(INDEX_DTYPE).tobytes())
+            done.tokens += len(part.ids)
+            done.documents += len(part.ends)
+            done.characters += part.characters
+        self.unit += 1
+        if time.monotonic() - self.noted > _NOTED:
+            self.note()
+
+    def note(self) -> None:
+        """Bring everything to disk, then say so."""
+        for pair in self.files.values():
+            for file in pair:
+                file.flush()
+                os.fsync(file.fileno())
+        splits = {name: asdict(done) for name, done in self.written.items()}
+        with self.journal.open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps({"size": _UNIT, "unit": self.unit, "splits": splits}) + "\n")
+            journal.flush()
+            os.fsync(journal.fileno())
+        self.noted = time.monotonic()
+
+
+def _last_note(journal: Path, splits: list[str]) -> tuple[int, dict[str, Written]]:
+    """Units done and what was written by then."""
+    text = journal.read_text(encoding="utf-8") if journal.is_file() else ""
+    lines = text.split("\n")[:-1]  # what has no line end was cut short by a kill
+    note = json.loads(lines[-1]) if lines else {}
+    if note.get("size") != _UNIT:  # nothing was noted, or by a version with other units
+        return 0, {name: Written() for name in splits}
+    return note["unit"], {name: Written(**note["splits"][name]) for name in splits}
+
+
+def _open_at(path: Path, size: int) -> IO[bytes]:
+    """A file to write behind its first ``size`` bytes; the rest is cut off."""
+    path.touch()
+    file = path.open("r+b")
+    file.truncate(size)
+    file.seek(size)
+    return file
+
+
+def _sha256(path: Path) -> str:
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha256.update(chunk)
+    return sha256.hexdigest()

@@ -1,8 +1,11 @@
-"""From text to packed tokens: split, tokenizer, cache.
+"""From text to packed tokens: scan, split, tokenizer, files, all of them kept in a cache.
 
-Two caches lie in one folder. A trained tokenizer is known by the texts and the request it came
-from; packed tokens are known by the texts, the split and the tokenizer's *fingerprint*. So a run
-and a later evaluation with the run's own tokenizer share the same packed tokens.
+A text is read up to three times: to see what it is and what is wrong with it, to learn a
+vocabulary if one is asked for, and to make tokens. Nothing of it is held in memory. Three kinds of
+things lie in the cache: what a scan told, known by the files' names, sizes and times; a learnt
+tokenizer, known by the texts and the request it came from; packed tokens, known by the texts, the
+split and the tokenizer's *fingerprint*. So a run and a later evaluation with the run's own
+tokenizer share the same packed tokens.
 """
 
 from __future__ import annotations
@@ -10,87 +13,29 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import tokenizers as hf
 
-from sddlm.data.cache import check_writable, complete
-from sddlm.data.corpora import CORPORA
-from sddlm.data.packed import PackedTokens
+from sddlm.data.args import DataArgs
+from sddlm.data.cache import check_writable, complete, filled
+from sddlm.data.mixture import Mixture
+from sddlm.data.packed import DocumentRows, PackedTokens, Rows
 from sddlm.data.packing import FORMAT, write_tokens
-from sddlm.data.sources import documents
-from sddlm.data.split import split_documents
-from sddlm.data.tokenizers import FILE_NAME, Tokenizer
+from sddlm.data.texts import Text, texts
+from sddlm.data.tokenizer_files import FILE_NAME
+from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-Splits = dict[str, list[str]]
-
-
-@dataclass
-class DataArgs:
-    """What to learn from, and as which tokens."""
-
-    path: str | None = None
-    """Text to use instead of the corpus: a file, a folder or a quoted pattern ('texts/*.txt');
-    .txt, .md, .jsonl, .parquet, also .zst."""
-    corpus: str = "builtin"
-    """Corpus known by name, used if no path is given. builtin: the documentation that comes with
-    Python."""
-    validation_path: str | None = None
-    """Text to validate on; all of path or corpus is then for training."""
-    validation: float = 0.05
-    """Share of the documents held out for validation, chosen by a hash of their text; with fewer
-    than 20 documents, the last share of each one."""
-    tokenizer: str = "bpe"
-    """bytes, characters, bpe (learnt from the training text), a tokenizer.json, a folder with one,
-    or a hub name (gpt2)."""
-    vocab_size: int = 4096
-    """Number of tokens that bpe learns, special ones included. Other tokenizers bring their own."""
-    length: int = 128
-    """Tokens in a row, the length the model is trained for."""
-    field: str = "text"
-    """Key or column with the text in JSON lines and Parquet files."""
-    separator: str | None = None
-    """What stands between two documents in a text file, taken literally. Without it a file is cut
-    at <|endoftext|>, or is one document."""
-    cache: str | None = None
-    """Folder for prepared tokens. Without it $SDDLM_CACHE, else ~/.cache/sddlm."""
-
-    def __post_init__(self) -> None:
-        self.check()
-
-    def check(self) -> None:
-        """Refuse what can never work.
-
-        Raises:
-            ConfigError: names the flag, the value and what is allowed.
-        """
-        if self.length < 1:
-            raise ConfigError(f"--data.length {self.length} is too small; use at least 1")
-        if not 0 < self.validation < 1:
-            raise ConfigError(
-                f"--data.validation {self.validation} is no share; use a number between 0 and 1, "
-                "such as 0.05"
-            )
-        if self.vocab_size < 2:
-            raise ConfigError(f"--data.vocab_size {self.vocab_size} is too small; use at least 2")
-        if self.path is None and self.corpus not in CORPORA:
-            raise ConfigError(
-                f"--data.corpus {self.corpus} is unknown; there are: {', '.join(CORPORA)}; for "
-                "your own text use --data.path FILE"
-            )
-
-    @property
-    def cache_folder(self) -> Path:
-        """Where prepared tokens lie."""
-        folder = self.cache or os.environ.get("SDDLM_CACHE") or "~/.cache/sddlm"
-        return Path(folder).expanduser()
+_LEARN = 10**8  # characters that a vocabulary is learnt from, at most
+_LOST = 0.01  # share of tokens cut off behind which we speak of it
 
 
 @dataclass(frozen=True)
@@ -102,12 +47,16 @@ class Prepared:
         validation: rows to validate on.
         tokenizer: what made the tokens.
         key: hash of everything that made the bytes (texts, split, tokenizer, format).
-        meta: ``source``, ``vocab_size``, ``tokenizer`` (fingerprint), ``key`` and for each split
-            ``tokens``, ``characters``, ``documents``, ``sha256``.
+        meta: ``source``, ``vocab_size``, ``tokenizer`` (fingerprint), ``key``, ``packing``,
+            ``special`` (each special token with its id, whether it may be sampled and whether it is
+            scored), ``texts`` (for each: its name, key, share and ``splits`` with ``tokens``,
+            ``characters``, ``documents``, ``sha256``, and how many documents were left ``out``),
+            ``splits``, the sums over the texts, and of documents in rows ``row_lengths``, how many
+            rows have each length.
     """
 
-    train: PackedTokens | None
-    validation: PackedTokens
+    train: Rows | None
+    validation: Rows
     tokenizer: Tokenizer
     key: str
     meta: dict[str, Any]
@@ -119,12 +68,12 @@ def prepare(
     *,
     split: Literal["both", "all"] = "both",
 ) -> Prepared:
-    """Read, split, tokenise and pack a text, or find that done in the cache.
+    """Read, split, tokenise and pack text, or find that done in the cache.
 
-    Each document is encoded and followed by the end of text; the documents of a split are
-    concatenated in the order of the source and cut into rows of ``args.length`` when read. ``bpe``
-    learns from the training split alone; ``characters`` takes its alphabet from both splits, since
-    a character that only the validation text has could otherwise not be scored.
+    Each document is encoded and followed by the end of text; the documents of a split lie one
+    behind the other in the order of the source, and are cut into rows when read. ``bpe`` learns
+    from the training split alone; ``characters`` takes its alphabet from both splits, since a
+    character that only the validation text has could otherwise not be scored.
 
     Args:
         args: what to prepare.
@@ -133,60 +82,87 @@ def prepare(
             score a text as a whole).
 
     Raises:
-        ConfigError: see ``DataArgs``, ``documents`` and ``Tokenizer``; or a split shorter than one
-            row; or a cache that cannot be written to.
+        ConfigError: see ``DataArgs``, ``open_source``, ``scan`` and ``Tokenizer``; or a split
+            shorter than one row; or a cache that cannot be written to.
     """
     args.check()
     cache = args.cache_folder
     check_writable(cache)
-    texts = _splits(args, split)
-    key = _digest("text", *(_digest(name, *docs) for name, docs in texts.items()))
-    if tokenizer is None:
-        tokenizer = _tokenizer(args, texts, key)
-    key = _digest("tokens", FORMAT, hf.__version__, key, tokenizer.fingerprint)[:32]
-    folder = cache / f"tokens-{key}"
+    with ExitStack() as until_done:
+        found = texts(args, split, until_done)
+        if tokenizer is None:
+            tokenizer = _tokenizer(args, found)
+        folders = [_tokens(args, text, tokenizer) for text in found]
+    return _open(folders, args, tokenizer, [text.weight for text in found])
+
+
+def reopened(args: DataArgs, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> Prepared | None:
+    """What `prepare` gave before, without a look at the texts; None if the cache lacks some of it.
+
+    Args:
+        args: as then; nothing of it is checked.
+        tokenizer: as then.
+        meta: what it said of itself.
+    """
+    known = meta.get("texts", [])
+    folders = [args.cache_folder / f"tokens-{text['key']}" for text in known]
+    if not folders or not all(map(complete, folders)):
+        return None
+    return _open(folders, args, tokenizer, [text["share"] for text in known])
+
+
+def _tokens(args: DataArgs, text: Text, tokenizer: Tokenizer) -> Path:
+    """The folder with a text's tokens."""
+    key = _digest("tokens", FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos)[:32]
+    folder = args.cache_folder / f"tokens-{key}"
     if complete(folder):
         logger.info("prepared tokens reused from %s", folder)
-    else:
-        write_tokens(folder, texts, tokenizer, key)
-        logger.info("prepared tokens written to %s", folder)
-    return _open(folder, args, tokenizer)
+        return folder
+    with filled(folder) as temporary:
+        if temporary is None:
+            return folder
+        try:
+            splits = write_tokens(
+                temporary,
+                text.parts(),
+                tokenizer,
+                splits=text.splits,
+                characters=text.characters,
+                eos=args.eos,
+                workers=args.workers,
+            )
+        except ConfigError:  # going on would not help
+            shutil.rmtree(temporary)
+            raise
+        tokenizer.save(temporary)
+        meta = {
+            "format": FORMAT,
+            "key": key,
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer": tokenizer.fingerprint,
+            "name": text.name,
+            "out": text.left_out,
+            "splits": splits,
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    logger.info("prepared tokens written to %s", folder)
+    return folder
 
 
-def _splits(args: DataArgs, split: Literal["both", "all"]) -> Splits:
-    if split == "all" and args.validation_path is not None:
-        raise ConfigError(
-            "--data.validation_path has no place where a whole text is scored; give the text as "
-            "--data.path"
-        )
-    texts = list(_source(args, args.path))
-    if split == "all":
-        return {"validation": texts}
-    if args.validation_path is not None:
-        return {"train": texts, "validation": list(_source(args, args.validation_path))}
-    train, validation = split_documents(texts, args.validation)
-    return {"train": train, "validation": validation}
-
-
-def _source(args: DataArgs, path: str | None) -> Iterator[str]:
-    if path is None:
-        return CORPORA[args.corpus].documents()
-    return documents(path, args.field, args.separator)
-
-
-def _tokenizer(args: DataArgs, texts: Splits, text_key: str) -> Tokenizer:
+def _tokenizer(args: DataArgs, found: list[Text]) -> Tokenizer:
     """The tokenizer asked for; one that takes time to learn is kept in the cache."""
-    train = texts.get("train", texts["validation"])
     if args.tokenizer == "characters":
-        return Tokenizer.characters(text for split in texts.values() for text in split)
+        return Tokenizer.characters(part.text for text in found for _, part in text.parts())
     if args.tokenizer != "bpe":
-        return Tokenizer.choose(args.tokenizer, train, args.vocab_size)
-    key = _digest("bpe", FORMAT, hf.__version__, text_key, args.vocab_size)[:32]
+        return Tokenizer.choose(args.tokenizer, (), args.vocab_size)
+    keys = [text.key for text in found]
+    key = _digest("bpe", FORMAT, hf.__version__, _LEARN, *keys, args.vocab_size)[:32]
     folder = args.cache_folder / f"tokenizer-{key}"
     if (folder / FILE_NAME).is_file():
         return Tokenizer.load(folder)
-    logger.info("learning a vocabulary of %d from %d documents", args.vocab_size, len(train))
-    tokenizer = Tokenizer.train_bpe(train, args.vocab_size)
+    logger.info("learning a vocabulary of %d", args.vocab_size)
+    share = min(1.0, _LEARN / sum(text.characters for text in found))
+    tokenizer = Tokenizer.train_bpe(_some(found, share), args.vocab_size)
     if tokenizer.vocab_size < args.vocab_size:
         logger.warning(
             "the text gives no more than %d tokens of the %d asked for with --data.vocab_size",
@@ -197,33 +173,114 @@ def _tokenizer(args: DataArgs, texts: Splits, text_key: str) -> Tokenizer:
     return tokenizer
 
 
-def _open(folder: Path, args: DataArgs, tokenizer: Tokenizer) -> Prepared:
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    splits: dict[str, PackedTokens] = {}
-    for name, said in meta["splits"].items():
-        rows = PackedTokens(
-            folder / f"{name}.bin",
-            length=args.length,
-            vocab_size=tokenizer.vocab_size,
-            characters=said["characters"],
-        )
-        if rows.tokens != said["tokens"]:
-            raise ConfigError(f"{rows.path} is damaged; remove the folder {folder}, try again")
-        if len(rows) == 0:
-            raise ConfigError(
-                f"the {name} split has {rows.tokens} tokens, fewer than one row: give more text, "
-                f"lower --data.length (now {args.length}) or change --data.validation "
-                f"(now {args.validation})"
-            )
-        splits[name] = rows
-    meta["source"] = args.path or args.corpus
+def _some(found: list[Text], share: float) -> Iterator[str]:
+    """About a share of the training text, spread evenly over it."""
+    seen = taken = 0
+    for text in found:
+        for side, part in text.parts():
+            if side == "train" or "train" not in text.splits:
+                seen += len(part.text)
+                if taken < share * seen:
+                    taken += len(part.text)
+                    yield part.text
+
+
+def _open(
+    folders: list[Path], args: DataArgs, tokenizer: Tokenizer, weights: list[float]
+) -> Prepared:
+    metas = [json.loads((f / "meta.json").read_text(encoding="utf-8")) for f in folders]
+    splits: dict[str, Rows] = {}
+    for name in ("train", "validation"):
+        mine = [(f, meta, w) for f, meta, w in zip(folders, metas, weights, strict=True)
+                if name in meta["splits"]]  # fmt: skip
+        parts = [_rows(f, name, meta["splits"][name], args, tokenizer) for f, meta, _ in mine]
+        if len(parts) > 1:
+            splits[name] = Mixture(parts, [w for _, _, w in mine])
+        elif parts:
+            splits[name] = parts[0]
+    keys = [meta["key"] for meta in metas]
+    key = keys[0] if len(keys) == 1 else _digest("mixture", *keys, *weights)[:32]
     return Prepared(
         train=splits.get("train"),
         validation=splits["validation"],
         tokenizer=tokenizer,
-        key=meta["key"],
-        meta=meta,
+        key=key,
+        meta={
+            "source": ", ".join(args.sources),
+            "key": key,
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer": tokenizer.fingerprint,
+            "packing": {"packing": args.packing, "ends": args.ends, "eos": args.eos},
+            "special": special_tokens(tokenizer),
+            "texts": [
+                {"name": meta["name"], "key": meta["key"], "share": w, "out": len(meta["out"])}
+                | {"splits": meta["splits"]}
+                for meta, w in zip(metas, weights, strict=True)
+            ],
+            "splits": {name: _summed(metas, name) for name in splits},
+        }
+        | _row_lengths(splits.get("train")),
     )
+
+
+def _row_lengths(train: Rows | None) -> dict[str, Any]:
+    """How long samples are to be, where rows differ in length."""
+    return {"row_lengths": train.row_lengths.tolist()} if train and train.padded else {}
+
+
+def _rows(
+    folder: Path, name: str, said: dict[str, Any], args: DataArgs, tokenizer: Tokenizer
+) -> Rows:
+    """The rows of a split, known to be what was written."""
+    path = folder / f"{name}.bin"
+    ends = (tokenizer.bos_id, tokenizer.eos_id) if args.ends else None
+    shape: dict[str, Any] = {
+        "length": args.length,
+        "vocab_size": tokenizer.vocab_size,
+        "characters": said["characters"],
+        "ends": ends,
+    }
+    rows = (
+        PackedTokens(path, **shape)
+        if args.packing == "wrap"
+        else DocumentRows(path, **shape, eos=args.eos, pad=tokenizer.pad_id)
+    )
+    if rows.tokens != said["tokens"]:
+        raise ConfigError(f"{rows.path} is damaged; remove the folder {folder}, try again")
+    if len(rows) == 0:
+        raise ConfigError(
+            f"the {name} split has {rows.tokens} tokens, fewer than one row: give more text, "
+            f"lower --data.length (now {args.length}) or change --data.validation "
+            f"(now {args.validation or 'the default'})"
+        )
+    if isinstance(rows, DocumentRows) and rows.lost > _LOST:
+        logger.warning(
+            "%.1f%% of the tokens for %s are cut off: documents are longer than --data.length %d; "
+            "--data.packing wrap uses all of them",
+            100 * rows.lost,
+            name,
+            args.length,
+        )
+    return rows
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
+    """Each special token: its id, whether samplers may write it, whether the loss counts it.
+
+    Whatever stands in a row counts but for padding: the ends of a row and of documents do.
+    """
+    padding = {tokenizer.pad_id} - {tokenizer.eos_id}
+    return {
+        name: {"id": i, "sampled": i not in tokenizer.not_sampled, "scored": i not in padding}
+        for name, i in sorted(tokenizer.special.items(), key=lambda item: item[1])
+    }
+
+
+def _summed(metas: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Figures of a split over all texts."""
+    said = [meta["splits"][name] for meta in metas if name in meta["splits"]]
+    sums = {what: sum(s[what] for s in said) for what in ("tokens", "characters", "documents")}
+    return sums | ({"sha256": said[0]["sha256"]} if len(said) == 1 else {})
 
 
 def _digest(*parts: object) -> str:

@@ -1,253 +1,243 @@
-"""Documents from files: text, JSON lines, Parquet, compressed or not.
+"""Where documents come from: files, standard input, data sets of the hub.
 
-Everything that is not clearly a document is an error that names the file and the line.
+What is wrong with one document is told where the document would be, and reading goes on; what is
+wrong with a source as a whole is an error.
 """
 
 from __future__ import annotations
 
-import glob
-import importlib
-import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from sddlm.data.tokenizers import END_OF_TEXT
+from sddlm.data.formats import known_suffixes, read
+from sddlm.data.paths import digest, find, state
+from sddlm.data.pieces import Part, parts
+from sddlm.data.streams import Input, standard_input
 from sddlm.errors import ConfigError
 
-#: What a folder is searched for.
-SUFFIXES = (".txt", ".md", ".jsonl", ".parquet", ".txt.zst", ".jsonl.zst", ".json.zst")
+__all__ = [
+    "Files", "Limited", "Mapped", "Part", "Source", "StandardInput", "digest", "open_source", "some"
+]  # fmt: skip
 
-_CHUNK = 1 << 20  # bytes read at once
+
+class Source(ABC):
+    """Where documents come from. Reading it again gives the same parts (unless ``once``).
+
+    Attributes:
+        name: for people and for the report.
+        once: can be read a single time.
+    """
+
+    name: str
+    once: bool = False
+
+    @abstractmethod
+    def parts(self) -> Iterator[Part]:
+        """All documents, in parts.
+
+        Raises:
+            ConfigError: the source as a whole cannot be read, or has no document.
+        """
+
+    def signature(self) -> str | None:
+        """What can be told without reading: changes when the content may have changed.
+
+        None: only reading tells.
+        """
+        return None
+
+    def documents(self) -> Iterator[str]:
+        """Whole documents.
+
+        Raises:
+            ConfigError: see ``parts``; or a document with a problem.
+        """
+        held: list[str] = []
+        for part in self.parts():
+            if part.problem:
+                raise ConfigError(part.problem)
+            held.append(part.text)
+            if part.ends:
+                yield "".join(held)
+                held = []
 
 
-def documents(path: str, field: str = "text", separator: str | None = None) -> Iterator[str]:
-    r"""The documents of a file, a folder or a glob, in sorted order of the files.
-
-    Text files (``.txt``, ``.md``, ``.txt.zst``) are cut at ``separator``; without one, at
-    ``<|endoftext|>`` if it occurs in the file, else the file is one document. Line ends become
-    ``\n`` and a byte order mark goes. JSON lines (``.jsonl``, ``.jsonl.zst``, ``.json.zst``) and
-    Parquet rows are one document each. Blank documents (nothing but white space) are left out. In
-    folders, files of other suffixes and hidden ones are not looked at.
+def open_source(
+    spec: str, *, field: str = "text", separator: str | None = None, streaming: bool = False
+) -> Source:
+    r"""A source by what a user types.
 
     Args:
-        path: a file, a folder (searched to any depth) or a glob pattern.
+        spec: ``-`` is standard input, as plain text; ``-.jsonl`` or another suffix says what it
+            is. ``hf:NAME`` or ``hf:NAME:CONFIG`` is a Hugging Face data set (its ``train`` split),
+            by its name on the hub or as a local folder. All else is a file, a folder (searched to
+            any depth for files of known suffixes, hidden ones left out, links to folders not
+            followed) or a glob pattern; the files are read in sorted order.
         field: key or column that holds the text.
-        separator: what stands between two documents of a text file.
+        separator: what stands between two documents of a text file, taken literally. Without it
+            ``<|endoftext|>`` does, and a file in which that does not occur is one document.
+        streaming: read a data set of the hub while it is downloaded, and keep nothing of it.
 
     Raises:
-        ConfigError: a missing, empty, binary or broken file, an unknown suffix, a missing field, a
-            missing optional package, or no document at all.
+        ConfigError: there is no such thing, a file is empty or of an unknown kind.
     """
     if separator == "":
         raise ConfigError("--data.separator is empty; leave it out, or give what to cut at")
-    found = False
-    for file in _files(path):
-        if file.stat().st_size == 0:
-            raise ConfigError(f"{file} is empty; remove it or give --data.path another file")
-        for document in _reader(file)(file, field, separator):
-            if document.strip():
-                found = True
-                yield document
-    if not found:
-        raise ConfigError(f"no documents in {path}: nothing but white space; give --data.path text")
+    if spec == "-" or spec.startswith("-."):
+        return StandardInput(spec[1:] or ".txt", field=field, separator=separator)
+    if spec.startswith("hf:"):
+        from sddlm.data.hub import HubDataset
+
+        name, _, config = spec[3:].partition(":")
+        return HubDataset(name, config or None, field=field, streaming=streaming)
+    return Files(spec, field=field, separator=separator)
 
 
-def _files(path: str) -> list[Path]:
-    given = Path(path).expanduser()
-    if given.is_file():
-        return [given]
-    if given.is_dir():
-        return _in_folder(given)
-    files = sorted(f for f in map(Path, glob.glob(str(given), recursive=True)) if f.is_file())
-    if not files:
-        raise ConfigError(
-            f"--data.path {path}: no such file or folder, and no file matches it as a pattern; "
-            "give a file, a folder or a quoted pattern such as 'texts/*.txt'"
-        )
-    return files
+class Files(Source):
+    """The documents of files, one file after another."""
+
+    def __init__(self, path: str, *, field: str = "text", separator: str | None = None) -> None:
+        """Find the files.
+
+        Args:
+            path: a file, a folder or a glob pattern.
+            field: key or column that holds the text.
+            separator: what stands between two documents of a text file.
+        """
+        self.name = path
+        self.field, self.separator = field, separator
+        self.files = [Input(str(file), *known_suffixes(str(file)), file) for file in find(path)]
+        for file in self._paths:
+            if file.stat().st_size == 0:
+                raise ConfigError(f"{file} is empty; remove it or give --data.path another file")
+
+    @property
+    def _paths(self) -> list[Path]:
+        return [file.path for file in self.files if file.path]
+
+    def parts(self) -> Iterator[Part]:
+        """See `Source.parts`."""
+        found = (read(file, self.field, self.separator) for file in self.files)
+        return some(chain.from_iterable(found), self.name)
+
+    def signature(self) -> str | None:
+        """Changes with a file's path, size, time and inode; None if one was changed just now."""
+        found = state(self._paths)
+        return found and digest("files", found, self.field, self.separator)
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    def wanted(file: Path) -> bool:
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        return file.name.endswith(SUFFIXES) and not hidden and file.is_file()
+class StandardInput(Source):
+    """The documents of standard input."""
 
-    files = sorted(file for file in folder.rglob("*") if wanted(file))
-    if not files:
-        raise ConfigError(f"no documents in the folder {folder}: none of {_suffixes()} in it")
-    return files
+    name = "standard input"
+    once = True
 
+    def __init__(
+        self, suffix: str = ".txt", *, field: str = "text", separator: str | None = None
+    ) -> None:
+        """Look whether there can be any.
 
-def _suffixes() -> str:
-    return ", ".join(SUFFIXES)
+        Args:
+            suffix: how it is read, as a file whose name ends so.
+            field: key or column that holds the text.
+            separator: what stands between two documents of a text.
+        """
+        self.field, self.separator = field, separator
+        self._input = standard_input(*known_suffixes(f"-{suffix}"))
+        self._read = False
 
-
-def _reader(file: Path) -> Callable[[Path, str, str | None], Iterator[str]]:
-    name = file.name.removesuffix(".zst")
-    if file.name.endswith(SUFFIXES):
-        if name.endswith((".txt", ".md")):
-            return _text
-        return _parquet if name.endswith(".parquet") else _json_lines
-    raise ConfigError(
-        f"{file}: unknown kind of file; the name must end in one of {_suffixes()}: rename it "
-        "(plain text: .txt) or convert it"
-    )
-
-
-# ------------------------------------------------------------------ kinds of files
-
-
-def _text(file: Path, field: str, separator: str | None) -> Iterator[str]:
-    text = _decode(b"".join(_bytes(file)), file).replace("\r\n", "\n").replace("\r", "\n")
-    mark = separator or (END_OF_TEXT if END_OF_TEXT in text else None)
-    yield from text.split(mark) if mark else (text,)
+    def parts(self) -> Iterator[Part]:
+        """See `Source.parts`; a second call has nothing to read."""
+        if self._read:
+            raise ConfigError(
+                "standard input can be read only once, and has been; save it in a file and give "
+                "--data.path FILE"
+            )
+        self._read = True
+        return some(read(self._input, self.field, self.separator), self.name)
 
 
-def _json_lines(file: Path, field: str, separator: str | None) -> Iterator[str]:
-    for number, line in enumerate(_lines(file), start=1):
-        place = f"{file}, line {number}"
-        text = _decode(line, place)
-        if text.strip():  # an empty last line is common
-            yield _member(_record(text, place), field, place)
+class Mapped(Source):
+    """Each whole document of a source through a function. It must fit into memory."""
+
+    def __init__(self, source: Source, function: Callable[[str], str], tag: str) -> None:
+        """Keep them.
+
+        Args:
+            source: where documents come from.
+            function: from a document to another one.
+            tag: names the function; change it when the function changes.
+        """
+        self.name, self.once = source.name, source.once
+        self.source, self.function, self.tag = source, function, tag
+
+    def parts(self) -> Iterator[Part]:
+        """See `Source.parts`. A document of which nothing is left is a problem."""
+        held: list[str] = []
+        number = 1
+        for part in self.source.parts():
+            held.append(part.text)
+            if not part.ends:
+                continue
+            text = "" if part.problem else self.function("".join(held))
+            if text and not text.isspace():
+                yield from parts(text)
+            elif part.problem:
+                yield part
+            else:
+                where = f"{self.name}, document {number}"
+                yield Part("", True, f"{where}: {self.tag} leaves nothing of it; leave it out")
+            held = []
+            number += 1
+
+    def signature(self) -> str | None:
+        """Changes with the source's and with the tag."""
+        inner = self.source.signature()
+        return inner and digest("mapped", inner, self.tag)
 
 
-def _record(line: str, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{place}: not JSON ({error.msg} at column {error.colno}); each line must be an object "
-            'such as {"text": "..."}'
-        ) from error
-    if not isinstance(record, dict):
-        raise ConfigError(
-            f"{place}: a JSON {type(record).__name__}, not an object; each line must be an object "
-            'such as {"text": "..."}'
-        )
-    return record
+class Limited(Source):
+    """The first documents of a source; those with a problem count too."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        """Keep them.
+
+        Args:
+            source: where documents come from.
+            count: how many to take, at most.
+        """
+        if count < 1:
+            raise ConfigError(f"--data.limit {count} is too small; use at least 1, or leave it out")
+        self.name, self.once = source.name, source.once
+        self.source, self.count = source, count
+
+    def parts(self) -> Iterator[Part]:
+        """See `Source.parts`."""
+        left = self.count
+        for part in self.source.parts():
+            yield part
+            left -= part.ends
+            if not left:
+                return
+
+    def signature(self) -> str | None:
+        """Changes with the source's and with the count."""
+        inner = self.source.signature()
+        return inner and digest("limited", inner, self.count)
 
 
-def _member(record: dict[str, Any], field: str, place: str) -> str:
-    if field not in record:
-        raise ConfigError(_no_field(place, field, list(record)))
-    text = record[field]
-    if not isinstance(text, str):
-        raise ConfigError(
-            f"{place}: the field {field!r} is {_kind(text)}, not text; choose another with "
-            "--data.field or repair the line"
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(
-            f"{place}: the field {field!r} holds half a surrogate pair (\\ud800 to \\udfff), which "
-            "is no character; repair the line"
-        ) from error
-    return text
-
-
-def _parquet(file: Path, field: str, separator: str | None) -> Iterator[str]:
-    _optional("pyarrow", file)
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as table:
-            names = table.schema_arrow.names
-            if field not in names:
-                raise ConfigError(_no_field(str(file), field, names))
-            row = 0
-            for batch in table.iter_batches(batch_size=1024, columns=[field]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    yield _member({field: text}, field, f"{file}, row {row}")
-    except pa.ArrowException as error:
-        raise ConfigError(f"{file} cannot be read as Parquet: {error}; get it again") from error
-
-
-# ------------------------------------------------------------------ bytes and lines
-
-
-def _bytes(file: Path) -> Iterator[bytes]:
-    """The content, decompressed, in chunks."""
-    if file.suffix == ".zst":
-        yield from _decompressed(file)
-        return
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            yield chunk
-
-
-def _decompressed(file: Path) -> Iterator[bytes]:
-    """Frame by frame: the library's own stream reader takes a file cut short for complete."""
-    _optional("zstandard", file)
-    import zstandard
-
-    # files made with zstd --long need a window of up to 2 GiB
-    make = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
-    frame = make()
-    try:
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK // 8):
-                while chunk:
-                    frame = make() if frame.eof else frame
-                    yield frame.decompress(chunk)
-                    chunk = frame.unused_data
-    except zstandard.ZstdError as error:
-        raise ConfigError(f"{file} cannot be decompressed: {error}; get it again") from error
-    if not frame.eof:
-        raise ConfigError(f"{file} is cut short: its last zstd frame has no end; get it again")
-
-
-def _lines(file: Path) -> Iterator[bytes]:
-    """Lines without their ends, of any length."""
-    rest: list[bytes] = []
-    for chunk in _bytes(file):
-        head, *more = chunk.split(b"\n")
-        rest.append(head)
-        for part in more:
-            yield b"".join(rest)
-            rest = [part]
-    yield b"".join(rest)
-
-
-def _decode(data: bytes, place: Path | str) -> str:
-    line = data.count(b"\n", 0, data.find(b"\0")) + 1 if b"\0" in data else 0
-    if line:
-        raise ConfigError(
-            f"{place}{_line(place, line)}: a binary file (it holds a NUL byte); text must be UTF-8"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{place}{_line(place, line)}: not UTF-8 (byte 0x{data[error.start]:02x}); convert it, "
-            "for example: iconv -f LATIN1 -t UTF-8"
-        ) from error
-
-
-def _line(place: Path | str, line: int) -> str:
-    """The line, unless the place already names it."""
-    return f", line {line}" if isinstance(place, Path) else ""
-
-
-def _optional(package: str, file: Path) -> None:
-    try:
-        importlib.import_module(package)
-    except ImportError as error:
-        raise ConfigError(
-            f"{file} needs the package {package}: pip install 'sddlm[data]'"
-        ) from error
-
-
-def _no_field(place: str, field: str, there: list[str]) -> str:
-    return (
-        f"{place}: no field {field!r}; there are: {', '.join(there) or 'none'}; "
-        "choose one with --data.field"
-    )
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
+def some(found: Iterator[Part], name: str) -> Iterator[Part]:
+    """The same parts; an error if not a single good document is among them."""
+    first, bad = "", 0
+    for part in found:
+        yield part
+        if part.problem:
+            first, bad = first or part.problem, bad + 1
+        elif part.ends:
+            yield from found
+            return
+    if bad:
+        raise ConfigError(f"no documents in {name}: {bad} with problems; {first}")
+    raise ConfigError(f"no documents in {name}: nothing but white space; give --data.path text")

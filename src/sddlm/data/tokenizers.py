@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 
 import tokenizers as hf
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from sddlm.data.pieces import cut
+from sddlm.data.tokenizer_files import FILE_NAME, byte_level, download, read, vocabulary
 from sddlm.errors import ConfigError
 from sddlm.files import atomic_write
 
 #: The end of a text, where a tokenizer file has none of ``END_OF_TEXTS``.
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXTS = (END_OF_TEXT, "</s>", "[SEP]")
-FILE_NAME = "tokenizer.json"
+#: The beginning of a text, for each of them.
+_BEGIN_OF_TEXTS = {"</s>": "<s>", "[SEP]": "[CLS]"}
+#: Padding, and what stands for something else: never text, so never sampled.
+_PADS = ("[PAD]", "<pad>")
+_STAND_INS = (*_PADS, "[UNK]", "<unk>", "[MASK]", "<mask>")
 KINDS = ("bytes", "characters", "bpe")
 
 _PIECE = 1 << 16  # characters; the library needs some 300 bytes a token for one text
-_CUT = re.compile(r"(?<=\S)(?=[ \n]\S)")  # before a lone blank no byte-level word can end elsewhere
-_HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 # After it has used threads, the library warns on stderr at every fork (a loader's worker) unless
 # the variable is set; and a forked child would wait for ever for threads only its parent has.
@@ -48,6 +53,13 @@ class Tokenizer:
         vocab_size: V, one more than the largest id that can be emitted (added tokens included).
         eos_id: id of the end-of-text token: the first of ``<|endoftext|>``, ``</s>`` and
             ``[SEP]`` that the tokenizer has, else a new ``<|endoftext|>``.
+        bos_id: id of the beginning of a text: ``<s>`` beside ``</s>``, ``[CLS]`` beside ``[SEP]``,
+            else the end of text again.
+        pad_id: what fills up a row; the end of text where there is no padding token. Which one it
+            is changes nothing: padding is neither scored nor looked at.
+        special: every special token and its id.
+        not_sampled: ids of padding, unknown and mask tokens, which samplers never write.
+        local: pieces of a text have the ids of the whole (see `pieces`).
     """
 
     def __init__(self, tokenizer: hf.Tokenizer) -> None:
@@ -65,7 +77,13 @@ class Tokenizer:
         vocab: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         self.eos_id: int = vocab[eos]
         self.vocab_size: int = 1 + max(vocab.values())
-        self._local = _is_local(tokenizer)
+        self.bos_id = vocab.get(_BEGIN_OF_TEXTS.get(eos, eos), self.eos_id)
+        self.pad_id = next((vocab[name] for name in _PADS if name in vocab), self.eos_id)
+        added = tokenizer.get_added_tokens_decoder().items()
+        self.special = {str(token.content): i for i, token in added if token.special}
+        self.special |= {name: vocab[name] for name in _STAND_INS if name in vocab}
+        self.not_sampled = sorted(vocab[name] for name in _STAND_INS if name in vocab)
+        self.local = _is_local(tokenizer)
         if sum(i == self.eos_id for i in vocab.values()) > 1:  # the library counts, not looks
             raise ConfigError(
                 f"the tokenizer has none of {', '.join(END_OF_TEXTS)}, and its ids have gaps, so "
@@ -89,7 +107,7 @@ class Tokenizer:
     def bytes(cls) -> Tokenizer:
         """The 256 bytes of UTF-8 and the end of text: V = 257, no text is unknown."""
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        tokenizer = _byte_level({char: i for i, char in enumerate(alphabet)}, use_regex=False)
+        tokenizer = byte_level({char: i for i, char in enumerate(alphabet)}, use_regex=False)
         return cls(tokenizer)
 
     @classmethod
@@ -122,30 +140,32 @@ class Tokenizer:
                 f"--data.vocab_size {vocab_size} is too small for bpe, which starts from 256 bytes "
                 "and the end of text; use at least 257, or --data.tokenizer characters"
             )
-        tokenizer = _byte_level({}, use_regex=True)
+        tokenizer = byte_level({}, use_regex=True)
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[END_OF_TEXT],
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        tokenizer.train_from_iterator((p for text in texts for p in _cut(text)), trainer)
+        tokenizer.train_from_iterator((p for text in texts for p in cut(text, _PIECE)), trainer)
         return cls(tokenizer)
 
     @classmethod
     def load(cls, name: str | os.PathLike[str]) -> Tokenizer:
         """A ``tokenizer.json``, a folder with one, or a name on the Hugging Face hub.
 
+        GPT-2's own files (``vocab.json`` with ``merges.txt`` beside it) and BERT's (``vocab.txt``,
+        lower case) do as well, as a folder or as the path of the vocabulary, whatever stands before
+        ``vocab`` and ``merges`` in their names.
+
         Raises:
             ConfigError: there is none, or the library cannot read it.
         """
-        path = Path(name)
-        if path.is_dir():
-            path = path / FILE_NAME
+        path = vocabulary(Path(name))
         if not path.is_file():
-            path = _download(os.fspath(name))
+            path = _found(os.fspath(name))
         try:
-            return cls(hf.Tokenizer.from_file(str(path)))
+            return cls(read(path))
         except ConfigError:
             raise
         except Exception as error:  # the library raises bare Exceptions
@@ -197,7 +217,7 @@ class Tokenizer:
         A text of 100 MB in one go needs tens of GB and one core; pieces need neither. Where the
         kind of tokenizer does not promise the same ids, the whole text is the only piece.
         """
-        return _cut(text) if self._local else iter((text,))
+        return cut(text, _PIECE) if self.local else iter((text,))
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``folder/tokenizer.json``, whole or not at all, and return its path."""
@@ -228,16 +248,22 @@ class Tokenizer:
         )
 
 
-def _byte_level(vocab: dict[str, int], *, use_regex: bool) -> hf.Tokenizer:
-    tokenizer = hf.Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Within it a call encodes on its own thread alone, for who calls from several threads."""
+    before = os.environ["TOKENIZERS_PARALLELISM"]
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def _is_local(tokenizer: hf.Tokenizer) -> bool:
-    """Whether text may be cut by ``_CUT`` without any other ids."""
+    """Whether text may be cut by `cut` without any other ids."""
     words = tokenizer.pre_tokenizer
+    if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
+        return isinstance(words, pre_tokenizers.BertPreTokenizer)
     if tokenizer.normalizer is not None:
         return False
     if isinstance(words, pre_tokenizers.ByteLevel):
@@ -245,28 +271,13 @@ def _is_local(tokenizer: hf.Tokenizer) -> bool:
     return isinstance(words, pre_tokenizers.Split) and isinstance(tokenizer.model, models.WordLevel)
 
 
-def _cut(text: str) -> Iterator[str]:
-    start = 0
-    while cut := _CUT.search(text, start + _PIECE):
-        yield text[start : cut.start()]
-        start = cut.start()
-    yield text[start:]
-
-
-def _download(name: str) -> Path:
-    """``tokenizer.json`` of a repository on the hub, from its cache where it is there."""
+def _found(name: str) -> Path:
+    """The file of a tokenizer on the hub."""
     advice = f"use one of {', '.join(KINDS)}, a {FILE_NAME}, a folder with one, or a hub name"
-    if not _HUB_NAME.fullmatch(name) or name.endswith(".json"):
-        raise ConfigError(f"--data.tokenizer {name}: no such file, nor a folder with one; {advice}")
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(name, FILE_NAME)
-    if isinstance(cached, str):  # no look at the network, which retries for half a minute
-        return Path(cached)
+    meant = get_close_matches(name, KINDS, 1)
+    if meant:  # the hub would be asked for it, for half a minute where there is no network
+        raise ConfigError(f"--data.tokenizer {name}: did you mean {meant[0]}? {advice}")
     try:
-        return Path(hf_hub_download(name, FILE_NAME))
-    except Exception as error:  # offline, no such repository, no such file, no permission
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ConfigError(
-            f"--data.tokenizer {name}: no such file, and none from the hub ({reason}); {advice}"
-        ) from error
+        return download(name)
+    except OSError as error:
+        raise ConfigError(f"--data.tokenizer {name}: no such file{error}; {advice}") from error

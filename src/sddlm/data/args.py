@@ -1,0 +1,126 @@
+"""What to learn from, and as which tokens: the options under ``--data``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+from sddlm.data.corpora import CORPORA
+from sddlm.errors import ConfigError, check_choices
+
+
+@dataclass
+class DataArgs:
+    """What to learn from, and as which tokens."""
+
+    path: str | None = None
+    """Text to use instead of the corpus: a file, a folder, a quoted pattern ('texts/*.txt'),
+    '-' for standard input, or hf:NAME, a Hugging Face dataset (a name on the hub or a folder)."""
+    corpus: str = "builtin"
+    """Corpus known by name, used if no path is given. builtin: the documentation that comes with
+    Python; docs/data.md lists the others."""
+    mixture: dict[str, float] | None = None
+    """Several texts at once, each with its share of the rows: names of corpora, or what path
+    takes, and their weights, such as {tinystories: 3, my.txt: 1}."""
+    validation_path: str | None = None
+    """Text to validate on; all of path, corpus or mixture is then for training."""
+    validation: float | None = None
+    """What is held out for validation: a share of the documents, chosen by a hash of their text
+    (with fewer than 20 documents, the last share of each one), or a whole number, so many documents
+    at the end. Without it the corpus' own rule, else 0.05."""
+    tokenizer: str = "bpe"
+    """bytes, characters, bpe (learnt from the training text), a tokenizer.json, a folder with one,
+    GPT-2's or BERT's own files, or a hub name (gpt2)."""
+    vocab_size: int = 4096
+    """Number of tokens that bpe learns, special ones included. Other tokenizers bring their own."""
+    length: int = 128
+    """Tokens in a row, the length the model is trained for."""
+    packing: Literal["wrap", "document"] = "wrap"
+    """wrap: documents one behind the other, cut into full rows; document: one document a row, cut
+    at the length, the rest padding that is neither scored nor looked at."""
+    ends: bool = False
+    """Begin every row with the beginning-of-text token and end it with the end-of-text token."""
+    eos: bool = True
+    """Put the end of text behind each document."""
+    field: str = "text"
+    """Key or column with the text in JSON lines, CSV and Parquet files and Hugging Face datasets.
+    Corpora know their own."""
+    separator: str | None = None
+    """What stands between two documents in a text file, taken literally. Without it a file is cut
+    at <|endoftext|>, or is one document."""
+    streaming: bool = False
+    """Read Hugging Face datasets from the network, without a copy of them on the disk."""
+    limit: int | None = None
+    """Use only so many documents of each text, the first ones."""
+    max_bad: int = 0
+    """How many bad documents (not UTF-8, broken JSON, a missing field, a NUL byte, nothing but
+    white space, a line of more than 64 MiB) to report and leave out before giving up."""
+    workers: int | None = None
+    """Threads that make tokens. Without it one a core."""
+    cache: str | None = None
+    """Folder for prepared tokens. Without it $SDDLM_CACHE, else ~/.cache/sddlm."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse what can never work.
+
+        Raises:
+            ConfigError: names the flag, the value and what is allowed.
+        """
+        check_choices(self, "--data.")
+        if self.length < 1:
+            raise ConfigError(f"--data.length {self.length} is too small; use at least 1")
+        if self.ends and self.length < 3:
+            raise ConfigError(
+                f"--data.length {self.length} leaves no place between --data.ends; use at least 3"
+            )
+        if self.vocab_size < 2:
+            raise ConfigError(f"--data.vocab_size {self.vocab_size} is too small; use at least 2")
+        for name, least in (("limit", 1), ("workers", 1), ("max_bad", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"--data.{name} {value} is too small; use at least {least}")
+        self._check_validation()
+        if self.mixture is not None:
+            self._check_mixture(self.mixture)
+        elif self.path is None and self.corpus not in CORPORA:
+            raise ConfigError(
+                f"--data.corpus {self.corpus} is unknown; there are: {', '.join(CORPORA)}; for "
+                "your own text use --data.path FILE"
+            )
+
+    def _check_validation(self) -> None:
+        share = self.validation
+        if share is None or 0 < share < 1 or (share >= 1 and share == int(share)):
+            return
+        raise ConfigError(
+            f"--data.validation {share} is neither a share nor a number of documents; use a number "
+            "between 0 and 1, such as 0.05, or a whole number, such as 1000"
+        )
+
+    def _check_mixture(self, mixture: dict[str, float]) -> None:
+        if self.path is not None:
+            raise ConfigError(
+                "--data.mixture names its own texts; leave --data.path out, or put it in there"
+            )
+        if len(mixture) < 2 or not all(isfinite(w) and w > 0 for w in mixture.values()):
+            raise ConfigError(
+                f"--data.mixture {mixture} must name at least 2 texts with weights above 0, such "
+                "as {tinystories: 3, my.txt: 1}"
+            )
+
+    @property
+    def sources(self) -> list[str]:
+        """What is read: names of corpora, or what ``path`` takes."""
+        return list(self.mixture) if self.mixture else [self.path or self.corpus]
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where prepared tokens lie."""
+        folder = self.cache or os.environ.get("SDDLM_CACHE") or "~/.cache/sddlm"
+        return Path(folder).expanduser()

@@ -1,0 +1,109 @@
+"""Several texts at once, each with its share of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sddlm.data.packed import Ints, Rows
+from sddlm.data.shuffle import shuffled
+
+_CYCLE = 1000  # rows in which every part has its exact share, to a thousandth
+
+
+class Mixture(Rows):
+    """Rows of several parts. Rows of the first part come first, then those of the second, ...
+
+    In every cycle of a thousand places of training's stream each part has its share of the places,
+    in an order of the cycle's own; within a part the stream is that of the part alone. So the mix
+    is exact, every row of a part comes once before any comes again, and which row lies where is
+    still a function of the seed and the place.
+
+    Args:
+        parts: of equal length, vocabulary and packing.
+        weights: shares, in any unit.
+    """
+
+    def __init__(self, parts: Sequence[Rows], weights: Sequence[float]) -> None:
+        self.parts = list(parts)
+        first = self.parts[0]
+        self.length, self.vocab_size, self.padded = first.length, first.vocab_size, first.padded
+        self.tokens = sum(part.tokens for part in self.parts)
+        self.characters = sum(part.characters for part in self.parts)
+        self.share = _apportion(np.array(weights, np.float64))  # [parts], sums to _CYCLE
+        self.owner = np.repeat(np.arange(len(self.parts)), self.share)  # [_CYCLE]
+        self.starts = np.cumsum([0, *(len(part) for part in self.parts)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def gather(self, rows: Ints) -> Tensor:
+        """Rows of any parts ``[B, L]`` int64."""
+        return self._of_parts(rows, lambda part, mine: part.gather(mine), (self.length,))
+
+    def lengths(self, rows: Ints) -> Tensor:
+        """See `Rows.lengths`."""
+        return self._of_parts(rows, lambda part, mine: part.lengths(mine), ())
+
+    def _of_parts(self, rows: Ints, ask: Any, shape: tuple[int, ...]) -> Tensor:
+        found = torch.empty((len(rows), *shape), dtype=torch.int64)
+        owner = np.searchsorted(self.starts, rows, side="right") - 1
+        for k, part in enumerate(self.parts):
+            mine = np.flatnonzero(owner == k)
+            if len(mine):
+                found[torch.from_numpy(mine)] = ask(part, rows[mine] - self.starts[k])
+        return found
+
+    def at(self, seed: int, places: Ints) -> Ints:
+        """See `Rows.at`."""
+        rows = np.empty_like(places)
+        cycles, place = np.divmod(places, _CYCLE)
+        for cycle in np.unique(cycles):
+            here = np.flatnonzero(cycles == cycle)
+            owners = self.owner[shuffled(~seed, np.full(_CYCLE, cycle), np.arange(_CYCLE), _CYCLE)]
+            for k, part in enumerate(self.parts):
+                earlier = np.cumsum(owners == k) - 1 + cycle * self.share[k]  # of the part's own
+                mine = here[owners[place[here]] == k]
+                rows[mine] = part.at(seed + k, earlier[place[mine]]) + self.starts[k]
+        return rows
+
+    def choose(self, count: int | None) -> Ints:
+        """See `Rows.choose`; each part gives its share, as far as its rows go."""
+        if count is None or count >= len(self):
+            return np.arange(len(self))
+        shares = count * np.cumsum([0, *self.share]) // _CYCLE
+        chosen = [
+            part.choose(int(n)) + start
+            for part, n, start in zip(self.parts, np.diff(shares), self.starts[:-1], strict=True)
+        ]
+        return np.concatenate(chosen)
+
+    @property
+    def characters_per_token(self) -> float:
+        """See `Rows.characters_per_token`, each part by its share."""
+        text = [part.characters_per_token * part.mean_length for part in self.parts]
+        return float(self.share @ np.array(text)) / _CYCLE / self.mean_length
+
+    @property
+    def row_lengths(self) -> Ints:  # type: ignore[override]
+        """How many rows of a million have each length ``[L + 1]``."""
+        found = np.zeros(self.length + 1)
+        for part, share in zip(self.parts, self.share, strict=True):
+            found += part.row_lengths / len(part) * share * 1000
+        return found.round().astype(np.int64)
+
+
+def _apportion(weights: npt.NDArray[np.float64]) -> Ints:
+    """Whole shares of a cycle, at least 1 each, by largest remainders."""
+    exact = weights / weights.sum() * _CYCLE
+    share = np.maximum(np.floor(exact), 1).astype(np.int64)
+    while share.sum() < _CYCLE:
+        share[np.argmax(exact - share)] += 1
+    while share.sum() > _CYCLE:
+        share[np.argmax(share - exact)] -= 1
+    return share

@@ -1,0 +1,72 @@
+"""The verb ``sddlm prepare``: text to tokens, ahead of training or just to see what there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sddlm.data.args import DataArgs
+from sddlm.data.prepare import Prepared, prepare
+
+_DATA = DataArgs()
+
+
+def prepare_text(data: DataArgs = _DATA) -> Prepared:
+    """Turn text into tokens and keep them in the cache, where training finds them.
+
+    What training needs is prepared by ``sddlm train`` as well; this verb does it ahead, and tells
+    what there is. It can be interrupted: the next start goes on.
+
+    Args:
+        data: which text, which tokenizer, how long the rows are.
+
+    Returns:
+        the rows, with the figures in ``meta``.
+
+    Raises:
+        ConfigError: if a text, the tokenizer or an option cannot be used.
+    """
+    prepared = prepare(data)
+    console = Console()
+    console.print(_texts(prepared.meta))
+    console.print(_special(prepared.meta))
+    for rows in (prepared.train, prepared.validation):
+        if rows is not None:
+            name = "train" if rows is prepared.train else "validation"
+            console.print(
+                f"{name}: {len(rows):,} rows of {rows.length} tokens, "
+                f"{rows.characters_per_token:.2f} characters a token",
+                highlight=False,
+            )
+    console.print(
+        f"V = {prepared.meta['vocab_size']:,}; prepared tokens {prepared.key} in "
+        f"{data.cache_folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return prepared
+
+
+def _texts(meta: dict[str, Any]) -> Table:
+    table = Table()
+    table.add_column("text")
+    table.add_column("split")
+    for name in ("documents", "left out", "characters", "tokens"):
+        table.add_column(name, justify="right")
+    for text in meta["texts"]:
+        for name, said in text["splits"].items():
+            figures = (said["documents"], text["out"], said["characters"], said["tokens"])
+            table.add_row(text["name"], name, *(f"{figure:,}" for figure in figures))
+    return table
+
+
+def _special(meta: dict[str, Any]) -> Table:
+    table = Table()
+    for name in ("special token", "id", "sampled", "scored"):
+        table.add_column(name)
+    for name, said in meta["special"].items():
+        marks = ("yes" if said[what] else "no" for what in ("sampled", "scored"))
+        table.add_row(name, str(said["id"]), *marks)
+    return table

@@ -1,0 +1,100 @@
+import os
+import re
+import sys
+import sysconfig
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from sddlm.data import builtin
+from sddlm.data.builtin import Builtin, _builtin, _prose, _raw_documents, builtin_documents
+from sddlm.errors import ConfigError
+
+WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?\"')]*")
+
+
+def test_the_builtin_corpus_is_english_and_large_enough() -> None:
+    docs = list(builtin_documents())
+    text = " ".join(docs)
+    words = text.split()
+    assert len(docs) > 300
+    assert 1_000_000 < len(text) < 5_000_000
+    assert sum(WORD.fullmatch(word) is not None for word in words) / len(words) > 0.9
+    assert sum(word in ("the", "a", "of", "to", "is") for word in words) / len(words) > 0.12
+    assert ">>>" not in text
+    paragraphs = [line for doc in docs for line in doc.splitlines()]
+    assert len(paragraphs) == len(set(paragraphs))  # nothing said twice
+
+
+def test_the_corpus_is_the_same_every_time() -> None:
+    assert list(Builtin().documents()) == list(Builtin().documents()) == list(builtin_documents())
+    first, second = (list(islice(_raw_documents(), 120)) for _ in range(2))  # topics and modules
+    assert first == second
+
+
+def test_cleaning() -> None:
+    text = """A heading
+*********
+
+The first paragraph runs
+over  two lines with :class:`Names` and ``code``.
+
+   >>> the_doctest(goes, away, with, its, prompt)
+   42
+
+Too short.
+
+* the first point is long enough
+* the second point is kept as well
+  over its hanging line
+
+name -- a definition that goes on
+    behind a hanging indent
+
+   if x < y < z: print(x); print(y); print(z)
+   stmt ::= "if" expression and so on and on
+"""
+    assert list(_prose(text)) == [
+        "The first paragraph runs over two lines with Names and code.",
+        "* the first point is long enough",
+        "* the second point is kept as well over its hanging line",
+        "name -- a definition that goes on behind a hanging indent",
+    ]
+
+
+def test_a_python_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(ConfigError, match=r"--data.path FILE"):
+        _builtin.__wrapped__()
+    with pytest.raises(ConfigError, match=r"--data.path FILE"):
+        Builtin().signature()
+
+
+def test_the_signature_changes_with_what_is_read_and_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(name: str, changed: int) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('"""A docstring that has enough words to be kept."""\n')
+        os.utime(path, (changed, changed))
+        return path
+
+    whole = Builtin().signature()
+    assert whole == Builtin().signature()
+    code, *_ = (write(name, 1) for name in ("code/builtin", "one.py", "two.py", "tests/no.py"))
+    monkeypatch.setattr(builtin, "__file__", str(code))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    found = [Builtin().signature()]
+    write("tests/no.py", 2)  # which is not read
+    assert Builtin().signature() == found[0]
+    for name in ("two.py", "code/builtin"):
+        write(name, 2)
+        found.append(Builtin().signature())
+    write("three.py", 1)
+    found.append(Builtin().signature())
+    monkeypatch.setattr(sys, "version", "another Python")
+    found.append(Builtin().signature())
+    assert None not in found
+    assert len({*found, whole}) == 6

@@ -1,0 +1,198 @@
+"""Data sets through the real library: from folders here, and none from the network."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sddlm.data.hub import HubDataset
+from sddlm.data.sources import open_source
+from sddlm.errors import ConfigError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+datasets = pytest.importorskip("datasets")
+
+README = (
+    "---\nconfigs:\n- config_name: {}\n  data_files:\n  - split: train\n    path: train*\n---\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this machine's cache and nothing of the network is used."""
+    import huggingface_hub
+
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "hub"))
+
+
+def table(path: Path, texts: list[str | None], **more: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({**more, "text": texts}), path, use_dictionary=False)
+
+
+def splits(folder: Path) -> str:
+    for name in ("train", "test"):
+        texts: list[str | None] = [f"{name} {i}" for i in range(600)]
+        table(folder / f"{name}-00000-of-00001.parquet", texts, id=list(range(600)))
+    return str(folder)
+
+
+def old(folder: Path) -> None:
+    then = time.time_ns() - 100_000_000_000
+    for file in folder.rglob("*"):
+        os.utime(file, ns=(then, then))
+
+
+def read(source: HubDataset) -> list[str]:
+    return [part.problem or part.text for part in source.parts()]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_by_splits(tmp_path: Path, streaming: bool) -> None:
+    folder = splits(tmp_path / "set")
+    source = open_source(f"hf:{folder}", streaming=streaming)
+    assert source.once is streaming
+    assert source.name == f"hf:{folder}, split train"
+    assert list(source.documents()) == [f"train {i}" for i in range(600)]
+    test = HubDataset(folder, split="test", streaming=streaming)
+    assert read(test) == [f"test {i}" for i in range(600)]
+
+
+def test_a_slice_of_a_split(tmp_path: Path) -> None:
+    folder = splits(tmp_path / "set")
+    assert read(HubDataset(folder, split="train[:-2]")) == [f"train {i}" for i in range(598)]
+    assert read(HubDataset(folder, split="train[-2:]")) == ["train 598", "train 599"]
+    with pytest.raises(ConfigError, match=r"train\[:-2\].*cannot be streamed: leave out --data.st"):
+        read(HubDataset(folder, split="train[:-2]", streaming=True))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+def test_rows_with_problems(tmp_path: Path, kind: str, streaming: bool) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if kind == "txt":
+        (folder / "train.txt").write_text("one\n\nthree\n")
+    else:
+        texts = ["one", None, "three"]
+        rows = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
+        (folder / "train.jsonl").write_text("\n".join(rows))
+    source = HubDataset(str(folder), streaming=streaming)
+    found = read(source)
+    assert (found[0], found[2], len(found)) == ("one", "three", 3)
+    what = "is empty or blank; remove the row" if kind == "txt" else "is null, not text;"
+    assert f"{source.name}, row 2: the field 'text' {what}" in found[1]
+
+
+def test_a_stream_of_parquet_reads_no_other_column(tmp_path: Path) -> None:
+    path = tmp_path / "set" / "train.parquet"
+    table(path, ["x"] * 999, other=[f"{i:x}" * 5 for i in range(999)])
+    column = pq.read_metadata(path).row_group(0).column(0)
+    start, data = column.data_page_offset, bytearray(path.read_bytes())
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    assert read(HubDataset(str(path.parent), streaming=True)) == ["x"] * 999
+    with pytest.raises(ConfigError, match=r"cannot be read: .*; check the name, the split"):
+        read(HubDataset(str(path.parent), streaming=True, field="other"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "dev"}, r"split dev cannot be read: .*\['train', 'test'\]; check"),
+        ({"field": "body"}, r"no field 'body'; there are: id, text; choose one with --data.field"),
+        ({"field": "id"}, r"row 1: the field 'id' is a int, not text"),
+        ({"config": "other"}, r"BuilderConfig 'other' not found. Available: \['default'\]; check"),
+    ],
+)
+def test_what_is_not_there(
+    tmp_path: Path, options: dict[str, Any], message: str, streaming: bool
+) -> None:
+    folder = splits(tmp_path / "set")
+    with pytest.raises(ConfigError, match=message) as caught:
+        list(HubDataset(folder, streaming=streaming, **options).documents())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stream_of_json_lines_knows_its_fields(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"id": 1, "body": "x"}\n')
+    with pytest.raises(ConfigError, match=r"no field 'text'; there are: id, body"):
+        read(HubDataset(str(tmp_path), streaming=True))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_configurations(tmp_path: Path, streaming: bool) -> None:
+    table(tmp_path / "train.parquet", ["x"])
+    (tmp_path / "README.md").write_text(README.format("small"))
+    source = open_source(f"hf:{tmp_path}:small", streaming=streaming)
+    assert list(source.documents()) == ["x"]
+    with pytest.raises(ConfigError, match=r"'large' not found. Available: \['small'\]"):
+        read(HubDataset(str(tmp_path), "large", streaming=streaming))
+
+
+@pytest.mark.parametrize("name", ["owner/nothing-of-this-name", "nothing/at/all/here"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_nothing_from_the_network(name: str, streaming: bool) -> None:
+    with pytest.raises(ConfigError, match=rf"hf:{name}, split train cannot be read: .*network"):
+        read(HubDataset(name, streaming=streaming))
+
+
+@pytest.mark.parametrize("readme", [False, True])
+def test_changed_folders_and_folders_of_one_name(tmp_path: Path, readme: bool) -> None:
+    """With a README.md, the library by itself would go on with what it has prepared before."""
+    said = []
+    for folder in (tmp_path / "1" / "set", tmp_path / "2" / "set"):
+        for text in ("old", "new"):
+            table(folder / "train.parquet", [f"{folder} {text}"])
+            if readme:
+                (folder / "README.md").write_text(README.format("default"))
+            source = HubDataset(str(folder))
+            assert read(source) == [f"{folder} {text}"]
+            assert source.signature() is None  # changed just now
+            old(folder)
+            assert read(HubDataset(str(folder))) == [f"{folder} {text}"]
+            said.append(HubDataset(str(folder)).signature())
+            assert said[-1] == HubDataset(str(folder)).signature()
+    assert len({*said} - {None}) == 4
+
+
+def test_signatures_of_splits_and_fields(tmp_path: Path) -> None:
+    folder = splits(tmp_path / "set")
+    old(tmp_path / "set")
+    sources = [
+        HubDataset(folder), HubDataset(folder, split="test"), HubDataset(folder, field="id"),
+        HubDataset(folder, split="train[:-2]"),
+    ]  # fmt: skip
+    assert len({source.signature() for source in sources} - {None}) == 4
+    assert HubDataset(folder, streaming=True).signature() is None
+
+
+QUIET = """
+import sys
+from sddlm.data.hub import HubDataset
+print(len(list(HubDataset(sys.argv[1]).documents())))
+import datasets
+print(datasets.are_progress_bars_disabled())
+"""
+
+
+def test_nothing_is_drawn_where_there_is_no_terminal(tmp_path: Path) -> None:
+    folder = splits(tmp_path / "set")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", QUIET, folder],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert (done.stdout.split(), done.stderr) == (["600", "False"], "")
