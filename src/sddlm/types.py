@@ -27,6 +27,8 @@ class Noisy:
         resampled: the process replaced the token, possibly by itself ``[B, L]`` bool.
             It cannot be recovered from ``x0`` and ``x_t``.
         vocab_size: V.
+        loss_mask: positions that count at all ``[B, L]`` bool, the others being padding or given;
+            None is all.
     """
 
     x0: Tensor
@@ -36,6 +38,7 @@ class Noisy:
     dalpha_t: Tensor
     resampled: Tensor
     vocab_size: int
+    loss_mask: Tensor | None = None
 
     @property
     def changed(self) -> Tensor:
@@ -98,6 +101,8 @@ class Samples:
         steps: grid intervals.
         seconds: wall-clock time of the whole call.
         rows: positions of each sequence, over all steps, that met the vocabulary ``[B]`` int64.
+        lengths: how many of each sequence's tokens are its own, the others being padding ``[B]``
+            int64; None where there is no padding.
     """
 
     tokens: Tensor
@@ -105,6 +110,17 @@ class Samples:
     steps: int
     seconds: float
     rows: Tensor
+    lengths: Tensor | None = None
+
+    def sequences(self) -> list[Tensor]:
+        """The tokens of each sequence without padding, ``[l]`` int64 each."""
+        return unpadded(self.tokens, self.lengths)
+
+
+def unpadded(tokens: Tensor, lengths: Tensor | None) -> list[Tensor]:
+    """Rows ``[B, L]`` cut to their lengths ``[B]``; None leaves them whole."""
+    stops = [tokens.shape[1]] * len(tokens) if lengths is None else lengths.tolist()
+    return [row[:stop] for row, stop in zip(tokens, stops, strict=True)]
 
 
 #: ``on_step(step, t, x)``: called after each step with the 1-based number of the step, the time

@@ -22,6 +22,8 @@ class Rows:
     """Rows of a tensor, two characters a token."""
 
     characters_per_token = 2.0
+    lengths = None
+    ends = False
 
     def __init__(self, tokens):
         self.tokens = tokens
@@ -40,7 +42,7 @@ class TimesValue:
     def bound(self, model, x0, draw):
         return x0 * draw.times()[:, None]
 
-    def counted(self, x0):
+    def counted(self, x0, loss_mask=None):
         return x0 % 2 == 0
 
 

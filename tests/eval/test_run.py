@@ -142,17 +142,17 @@ def test_samples_from_a_file(trained, tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     read = read_samples(path, Tokenizer.bytes())
-    assert read.tokens.tolist() == [[5, 6, 7], [5, 5, 5]]
+    assert [row.tolist() for row in read.rows] == [[5, 6, 7, 8], [5, 5, 5]]
     result = evaluate(str(trained), metrics="samples", samples=str(path))["samples"]
-    assert (result["count"], result["length"]) == (2, 3)
-    assert result["generated"]["entropy"] == pytest.approx(math.log(3) / 2)
+    assert (result["count"], result["length"]) == (2, 4)
+    assert result["generated"]["entropy"] == pytest.approx(math.log(4) / 2)
     assert result["origin"] == {"file": str(path)}
 
 
 def test_samples_without_tokens_are_encoded(tmp_path):
     path = tmp_path / "samples.jsonl"
     path.write_text('{"text": "abcd"}\n{"text": "abc"}\n')
-    assert read_samples(path, Tokenizer.bytes()).tokens.shape == (2, 3)
+    assert [len(row) for row in read_samples(path, Tokenizer.bytes()).rows] == [3, 3]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from sddlm.data import packed
 from sddlm.data.packed import PackedTokens, token_dtype
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
@@ -241,8 +242,8 @@ def test_the_optimum_is_cut_where_the_law_says():
         (lambda: UniformNegatives("all"), r"--objective\.negatives\.count is 'all'"),
         (lambda: UnigramNegatives(-1), r"--objective\.negatives\.count is -1"),
         (lambda: SequenceNegatives(0), r"--objective\.negatives\.count is 0"),
-        (lambda: TopNegatives(0), r"--objective\.negatives\.count is 0"),
-        (lambda: TopNegatives("exact"), r"--objective\.negatives\.count is exact"),
+        (lambda: TopNegatives(0), r"--objective\.negatives\.top is 0"),
+        (lambda: TopNegatives("exact"), r"--objective\.negatives\.top is exact"),
         (lambda: MixedNegatives([], []), r"--objective\.negatives\.parts is \[\]"),
         (lambda: MixedNegatives(["x"], [1.0]), r"--objective\.negatives\.parts"),
         (lambda: MixedNegatives([NoisyToken()], [1, 2]), r"shares has 2 numbers for 1 parts"),
@@ -301,13 +302,36 @@ def test_a_large_eps_is_warned_of_and_only_that():
 
 
 @pytest.mark.parametrize("vocab_size", [200, 70_000])
-def test_tokens_of_rows_are_counted_by_chunks(tmp_path, vocab_size):
+def test_tokens_of_rows_are_counted_by_chunks(tmp_path, vocab_size, monkeypatch):
     tokens = np.random.default_rng(0).integers(vocab_size, size=1003)
     (tmp_path / "tokens").write_bytes(tokens.astype(token_dtype(vocab_size)).tobytes())
     rows = PackedTokens(tmp_path / "tokens", length=10, vocab_size=vocab_size, characters=1)
     expected = np.bincount(tokens[:1000], minlength=vocab_size + 1)
     for chunk in (isqrt(1000), 10**6):
-        counted = rows.counts(vocab_size + 1, chunk=chunk)
+        monkeypatch.setattr(packed, "_CHUNK", chunk)
+        counted = rows.counts(vocab_size + 1)
         assert counted.dtype == torch.int64
         assert torch.equal(counted, torch.from_numpy(expected))
     assert len(rows.counts()) == vocab_size
+
+
+def test_negatives_of_the_sequence_are_other_positions_that_count():
+    """Each as likely as any other; padding never is one, nor does its content matter."""
+    x0 = torch.tensor(
+        [[10, 11, 12, 13, 99, 99], [20, 21, 99, 99, 99, 99], [30, 99, 99, 99, 99, 99]]
+    )
+    mask = x0 < 99
+    draw = Draw.simple(0, 0, 3)
+    noisy = UniformProcess().corrupt(x0, draw.times(), draw, vocab_size=100)
+    noisy = replace(noisy, loss_mask=mask)
+    (found,) = SequenceNegatives(3000).mixture(noisy, mask, draw)
+    for row, own in zip(found.tokens, x0[mask].tolist(), strict=True):
+        others = [t for t in range(own // 10 * 10, own // 10 * 10 + 4) if t in x0 and t != own]
+        shares = [(row == t).double().mean().item() for t in others]
+        assert sum(shares) == pytest.approx(1 if others else 0)
+        assert all(abs(share - 1 / len(others)) < 0.05 for share in shares)
+        assert others or row.unique().tolist() == [own]
+    (again,) = SequenceNegatives(3000).mixture(
+        replace(noisy, x0=x0.masked_fill(~mask, 7)), mask, draw
+    )
+    assert torch.equal(again.tokens, found.tokens)

@@ -42,6 +42,22 @@ def test_tail_cut() -> None:
     assert torch.equal(gone, torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64))
 
 
+def test_what_is_never_written_is_as_if_it_were_not_in_the_vocabulary() -> None:
+    """Also for the nucleus, whose mass it does not fill; the cut is of the whole V."""
+    logits = 3 * torch.randn(50, 9, generator=torch.Generator().manual_seed(1))
+    logits[:, 2] += 5  # the likeliest by far
+    rest = [i for i in range(9) if i not in (2, 7)]
+    for how in ({}, {"temperature": 0.5}, {"top_p": 0.7}, {"temperature": 2.0, "top_p": 0.5}):
+        p = Truncation(**how, never=(2, 7))(logits)
+        assert (p[:, [2, 7]] == 0).all()
+        torch.testing.assert_close(p[:, rest], Truncation(**how)(logits[:, rest]))
+    p = Truncation(tail_cut=0.9, never=(7, 2))(logits)
+    torch.testing.assert_close(p[:, rest], Truncation(tail_cut=0.7)(logits[:, rest]))
+    assert (p[:, [2, 7]] == 0).all()
+    nothing_left = Truncation(tail_cut=50.0, never=(2, 7))(logits)
+    assert torch.equal(nothing_left.argmax(1), torch.tensor(rest)[logits[:, rest].argmax(1)])
+
+
 @given(
     seed=st.integers(0, 1000),
     temperature=st.floats(0.05, 5),

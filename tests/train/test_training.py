@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from sddlm.cli import main
@@ -207,6 +208,13 @@ def test_resuming_as_another_run_is_refused(config, tmp_path, capsys):
     assert train(config, run) == 0
     assert train(config, run, "--resume", "true", "--train.lr", "1.0") == 2
     assert "--train.lr was 0.003 and is 1.0" in capsys.readouterr().err
+    # an option newer than the run is no difference as long as it is at its default
+    text = yaml.safe_load((run / "config.yaml").read_text())
+    del text["data"]["packing"], text["model"]["architecture"]
+    (run / "config.yaml").write_text(yaml.safe_dump(text))
+    assert train(config, run, "--resume", "true", "--data.packing", "document") == 2
+    assert "--data.packing was wrap and is document" in capsys.readouterr().err
+    assert train(config, run, "--resume", "true") == 0
     assert train(config, run) == 2
     assert "not empty" in capsys.readouterr().err
     assert train(config, tmp_path / "none", "--resume", "true") == 2

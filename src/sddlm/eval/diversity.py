@@ -7,58 +7,62 @@ only between sets of the same number of samples and the same length, and with re
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+#: samples as rows of tokens ``[l]`` int64 of any lengths; ``[B, L]`` is as good
+Rows = Sequence[Tensor] | Tensor
+
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
-def entropies(tokens: Tensor) -> Tensor:
+def entropies(tokens: Rows) -> Tensor:
     """Unigram entropy within each sample, nats ``[B]`` float64.
 
     The entropy of the empirical distribution of a sample's own tokens; at most ``log min(L, V)``.
 
     Args:
-        tokens: ``[B, L]`` int64.
+        tokens: the samples.
     """
     result = torch.empty(len(tokens), dtype=torch.float64)
-    for i, row in enumerate(tokens.cpu()):
-        share = row.unique(return_counts=True)[1].double() / len(row)
+    for i, row in enumerate(tokens):
+        share = row.cpu().unique(return_counts=True)[1].double() / len(row)
         result[i] = -(share * share.log()).sum().clamp(max=0)
     return result
 
 
-def entropy(tokens: Tensor) -> float:
-    """Unigram entropy within a sample, nats, mean over the samples ``[B, L]``."""
+def entropy(tokens: Rows) -> float:
+    """Unigram entropy within a sample, nats, mean over the samples."""
     return float(entropies(tokens).mean())
 
 
-def _distinct(tokens: Tensor, n: int) -> tuple[int, int]:
-    """Number of different n-grams and of n-grams in ``tokens`` ``[B, L]``."""
-    if not 1 <= n <= tokens.shape[1]:
-        raise ValueError(f"n must lie in 1..{tokens.shape[1]} (the length), not {n}")
-    grams = tokens.unfold(1, n, 1).reshape(-1, n)  # [B (L - n + 1), n]
+def _distinct(tokens: Rows, n: int) -> tuple[int, int]:
+    """Number of different n-grams and of n-grams in samples."""
+    longest = max(map(len, tokens))
+    if not 1 <= n <= longest:
+        raise ValueError(f"n must lie in 1..{longest} (the length), not {n}")
+    grams = torch.cat([row.cpu().unfold(0, n, 1) for row in tokens if len(row) >= n])  # [., n]
     return len(grams.unique(dim=0)), len(grams)
 
 
-def distinct_n(tokens: Tensor, n: int) -> float:
+def distinct_n(tokens: Rows, n: int) -> float:
     """Different n-grams over all n-grams of the whole set (Li et al. 2016).
 
     Falls as the set grows, so it compares sets of one size only.
 
     Args:
-        tokens: ``[B, L]`` int64.
-        n: length of the n-grams, at most L.
+        tokens: the samples.
+        n: length of the n-grams, at most that of the longest sample.
     """
-    different, total = _distinct(tokens.cpu(), n)
+    different, total = _distinct(tokens, n)
     return different / total
 
 
-def repeated_ngrams(tokens: Tensor, n: int) -> float:
-    """Share of a sample's n-grams that it has already said, mean over samples ``[B, L]``."""
-    pairs = [_distinct(row[None], n) for row in tokens.cpu()]
+def repeated_ngrams(tokens: Rows, n: int) -> float:
+    """Share of a sample's n-grams that it has already said, mean over samples with any."""
+    pairs = [_distinct([row], n) for row in tokens if len(row) >= n]
     return sum(1 - different / total for different, total in pairs) / len(pairs)
 
 

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sddlm.data.packed import before_padding
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
+from sddlm.models.attending import Attending
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
@@ -21,7 +23,17 @@ from sddlm.sampling.base import device_of, evaluating
 
 
 class Rows(Sized, Protocol):
-    """What is scored: packed rows ``[L]`` int64, as ``PackedTokens`` gives them."""
+    """What is scored: rows ``[L]`` int64."""
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Tokens before the padding of each row ``[n]``; None where there is no padding."""
+        ...
+
+    @property
+    def ends(self) -> bool:
+        """Whether rows begin with a token that stands for no text."""
+        ...
 
     @property
     def characters_per_token(self) -> float:
@@ -38,8 +50,8 @@ class Bounded(Protocol):
         """Nats per position ``[B, L]``."""
         ...
 
-    def counted(self, x0: Tensor) -> Tensor:
-        """Positions that count ``[B, L]`` bool."""
+    def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+        """Those of the given positions that count ``[B, L]`` bool."""
         ...
 
 
@@ -60,9 +72,9 @@ class DiffusionBounded:
         warn_of_bias(self.estimate, model.vocab_size)
         return bound(model, self.process, self.estimate, x0, draw)
 
-    def counted(self, x0: Tensor) -> Tensor:
-        """All of them ``[B, L]`` bool."""
-        return torch.ones_like(x0, dtype=torch.bool)
+    def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+        """All of the given ones ``[B, L]`` bool."""
+        return torch.ones_like(x0, dtype=torch.bool) if loss_mask is None else loss_mask
 
 
 def bounded(process: Process, estimate: Estimate) -> Bounded:
@@ -138,6 +150,16 @@ def spread(total: int, wanted: int | None) -> list[int]:
     return [i * total // wanted for i in range(wanted)]
 
 
+def _seen(
+    model: Any, lengths: Tensor | None, chosen: list[int], x0: Tensor
+) -> tuple[Any, Tensor | None]:
+    """The network, blind to padding, and the positions that are none ``[B, L]``; None is all."""
+    if lengths is None:
+        return model, None
+    real = before_padding(lengths[chosen].to(x0.device), x0.shape[1])
+    return Attending(model, real), real
+
+
 def likelihood(
     model: Any,
     objective: Bounded,
@@ -184,6 +206,7 @@ def likelihood(
     count = len(chosen)
     sums = torch.zeros(count, dtype=torch.float64)
     counts = torch.zeros(count, dtype=torch.float64)
+    real_tokens = 0
     work = [(d, i) for d in range(draws) for i in range(0, count, batch)]
     device = device_of(model)
     with evaluating(model):
@@ -195,11 +218,16 @@ def likelihood(
             part = slice(i, min(i + batch, count))
             x0 = torch.stack([rows[j] for j in chosen[part]]).to(device)  # [b, L]
             draw = Draw(seed, d, strata[d][part].to(device), count)
-            nats = objective.bound(model, x0, draw).double()  # [b, L]
-            counted = objective.counted(x0)  # [b, L]
+            seen, real = _seen(model, rows.lengths, chosen[part], x0)
+            nats = objective.bound(seen, x0, draw).double()  # [b, L]
+            counted = objective.counted(x0, real)  # [b, L]
             sums[part] += nats.where(counted, nats.new_zeros(())).sum(1).cpu() / draws
             counts[part] = counted.sum(1).double().cpu()
+            if d == 0:
+                real_tokens += x0.numel() if real is None else int(real.sum())
     tokens = counts.sum()
+    # a first token that is not scored takes its share of the text with it, if it stands for any
+    covered = float(real_tokens if rows.ends else tokens)
     nll = sums.sum() / tokens
     residuals = ((sums - nll * counts) ** 2).sum() * count / max(count - 1, 1)
     return Likelihood(
@@ -207,7 +235,7 @@ def likelihood(
         stderr=float(residuals.sqrt() / tokens) if count > 1 else float("nan"),
         prior_kl=prior_kl,
         tokens=int(tokens),
-        characters=float(tokens) * rows.characters_per_token,
+        characters=covered * rows.characters_per_token,
         rows=count,
         draws=draws,
     )

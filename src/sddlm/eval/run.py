@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
-from sddlm.data.prepare import DataArgs
+from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import distinct_n, entropy, known_words, repeated_ngrams
 from sddlm.eval.generative import Judge, generative_perplexity
@@ -21,7 +21,8 @@ from sddlm.eval.report import table, write_json
 from sddlm.eval.texts import END, HeldOut, SampleSet, TrainingText, held_out, read_samples
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.base import choose_device
-from sddlm.sampling.run import check_writable, draw_samples, sampler_for
+from sddlm.sampling.run import begins, check_writable, draw_samples, sampler_for
+from sddlm.types import unpadded
 
 METRICS = ("likelihood", "baselines", "samples", "generative")
 
@@ -178,24 +179,28 @@ def _baselines(text: HeldOut, training: TrainingText | None) -> dict[str, Any]:
 
 def _draw(loaded: ModelDir, *, count: int, steps: int, batch: int, seed: int) -> SampleSet:
     """Samples of the model's length by the library's sampler for its kind."""
-    sampler = sampler_for(loaded.estimate, loaded.tokenizer, steps=steps)
-    shape = (count, loaded.model.length)
-    drawn = draw_samples(loaded, sampler, shape, batch=batch, seed=seed)
+    ends = begins(loaded.data)
+    sampler = sampler_for(loaded.estimate, loaded.tokenizer, steps=steps, ends=ends)
+    drawn = draw_samples(loaded, sampler, count=count, batch=batch, seed=seed)
+    rows = drawn.sequences()
     origin = {
         "sampler": type(sampler).__name__,
         "steps": drawn.steps,
         "nfe": round(float(drawn.nfe.double().mean()), 2),
         "seconds": round(drawn.seconds, 3),
     }
-    return SampleSet(drawn.tokens, loaded.tokenizer.decode_batch(drawn.tokens.tolist()), origin)
+    texts = loaded.tokenizer.decode_batch([row.tolist() for row in rows])
+    return SampleSet(rows, texts, origin)
 
 
 def real_beside(text: HeldOut, drawn: SampleSet) -> SampleSet:
-    """As many real rows as samples (or all there are), cut to the samples' length."""
+    """As many real rows as samples (or all there are), none longer than the longest sample."""
     chosen = spread(len(text), len(drawn.texts))
-    tokens = text.tokens[chosen, : drawn.tokens.shape[1]]
+    longest = max(map(len, drawn.rows))
+    lengths = None if text.lengths is None else text.lengths[chosen]
+    rows = [row[:longest] for row in unpadded(text.tokens[chosen], lengths)]
     texts = [text.texts[i].replace(END, "") for i in chosen]
-    return SampleSet(tokens, texts, {"text": text.source})
+    return SampleSet(rows, texts, {"text": text.source})
 
 
 def _samples(drawn: SampleSet, beside: SampleSet, training: TrainingText | None) -> dict[str, Any]:
@@ -203,16 +208,18 @@ def _samples(drawn: SampleSet, beside: SampleSet, training: TrainingText | None)
     n = min(len(drawn.texts), len(beside.texts))
     return {
         "count": n,
-        "length": drawn.tokens.shape[1],
+        "length": max(map(len, drawn.rows)),
         "origin": drawn.origin,
-        "generated": figures(drawn.tokens[:n], drawn.texts[:n], training),
-        "real": figures(beside.tokens[:n], beside.texts[:n], training),
+        "generated": figures(drawn.rows[:n], drawn.texts[:n], training),
+        "real": figures(beside.rows[:n], beside.texts[:n], training),
     }
 
 
-def figures(tokens: Tensor, texts: list[str], training: TrainingText | None) -> dict[str, float]:
-    """Every figure of a set of samples ``[n, L]``; the last two only with the training text."""
-    longest = tokens.shape[1]
+def figures(
+    tokens: list[Tensor], texts: list[str], training: TrainingText | None
+) -> dict[str, float]:
+    """Every figure of a set of samples; the last two only with the training text."""
+    longest = max(map(len, tokens))
     found = {
         "entropy": entropy(tokens),
         "distinct_1": distinct_n(tokens, 1),

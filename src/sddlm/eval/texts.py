@@ -9,17 +9,18 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
 
-from sddlm.data.packed import PackedTokens
-from sddlm.data.prepare import DataArgs, prepare
+from sddlm.data.args import DataArgs
+from sddlm.data.packed import Rows, before_padding
+from sddlm.data.prepare import prepare, reopened
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import words
 from sddlm.eval.ngram import NGram
-from sddlm.eval.perplexity import spread
 from sddlm.model_dir import ModelDir
 
 logger = logging.getLogger(__name__)
@@ -40,11 +41,15 @@ class HeldOut:
         tokens: ``[n, L]`` int64.
         texts: each row decoded, documents joined by `END`.
         source: what they come from.
+        lengths: tokens before the padding of each row ``[n]`` int64; None where there is none.
+        ends: rows begin with the beginning of text, which stands for no characters.
     """
 
     tokens: Tensor
     texts: list[str]
     source: str
+    lengths: Tensor | None = None
+    ends: bool = False
 
     @property
     def characters(self) -> int:
@@ -54,7 +59,8 @@ class HeldOut:
     @property
     def characters_per_token(self) -> float:
         """Characters behind one token, on average over these rows."""
-        return self.characters / self.tokens.numel()
+        tokens = self.tokens.numel() if self.lengths is None else int(self.lengths.sum())
+        return self.characters / tokens
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -72,7 +78,7 @@ class TrainingText:
         tokenizer: decodes them.
     """
 
-    rows: PackedTokens
+    rows: Rows
     tokenizer: Tokenizer
     _texts: list[str] = field(default_factory=list, init=False, repr=False)
     _models: dict[int, NGram] = field(default_factory=dict, init=False, repr=False)
@@ -107,8 +113,9 @@ class TrainingText:
         read = 0
         for start in range(0, len(self.rows), _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, len(self.rows))
-            ids = torch.cat([self.rows[i] for i in range(start, stop)])
-            text = with_ends(self.tokenizer, ids.tolist())
+            chosen = np.arange(start, stop)
+            real = before_padding(self.rows.lengths(chosen), self.rows.length)
+            text = with_ends(self.tokenizer, self.rows.gather(chosen)[real].tolist())
             yield text
             read += len(text)
             if read >= MOST_CHARACTERS:
@@ -150,8 +157,9 @@ def held_out(
     Args:
         place: the run or model directory that ``loaded`` came from.
         loaded: the model; its own tokenizer and length are used.
-        data: a text to score as a whole; None for the held-out part of what the model was trained
-            on, and so is naming that text itself: its training part would be no test.
+        data: a text to score as a whole, in rows as those the model was trained on; None for the
+            held-out part of what it was trained on, and so is naming that text itself: its training
+            part would be no test.
         rows: so many rows, spread evenly; None for all.
 
     Raises:
@@ -161,9 +169,14 @@ def held_out(
     if own is not None and data is not None and _same_text(own, data):
         own, data = replace(own, cache=data.cache or own.cache), None
     training, other = None, None
-    if own is not None and (data is None or _readable(own)):
-        prepared = prepare(replace(own, length=length), tokenizer)
-        if prepared.key != loaded.data.get("key", prepared.key):
+    prepared = None
+    if own is not None:
+        own = replace(own, length=length)
+        prepared = reopened(own, tokenizer, loaded.data)
+        if prepared is None and (data is None or _readable(own)):
+            prepared = prepare(own, tokenizer)
+    if prepared is not None:
+        if not _same_tokens(prepared.meta, loaded.data):
             logger.warning(
                 "%s is not what the model was trained on any more: its held-out part may hold "
                 "text that was trained on",
@@ -172,29 +185,53 @@ def held_out(
         if prepared.train is not None:
             training = TrainingText(prepared.train, tokenizer)
     if data is not None:
-        other = prepare(replace(data, length=length), tokenizer, split="all")
-    elif own is None:
+        conventions = loaded.data.get("packing", {})
+        other = prepare(replace(data, length=length, **conventions), tokenizer, split="all")
+    elif prepared is None:
         raise ConfigError(
             f"{place} does not say what the model was trained on (no config.yaml of a run); give "
             "a text to evaluate on: --data.path FILE"
         )
     scored = other or prepared
-    chosen = spread(len(scored.validation), rows)
-    tokens = torch.stack([scored.validation[i] for i in chosen])  # [n, L]
-    texts = [with_ends(tokenizer, row) for row in tokens.tolist()]
-    return HeldOut(tokens, texts, str(scored.meta["source"])), training
+    assert scored is not None
+    chosen = scored.validation.choose(rows)
+    tokens = scored.validation.gather(chosen)  # [n, L]
+    lengths = scored.validation.lengths(chosen)  # [n]
+    texts = [
+        with_ends(tokenizer, row[:n])
+        for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)
+    ]
+    padded = lengths if scored.validation.padded else None
+    ends = bool(scored.meta["packing"]["ends"])
+    return HeldOut(tokens, texts, str(scored.meta["source"]), padded, ends), training
+
+
+def _same_tokens(now: dict[str, Any], then: dict[str, Any]) -> bool:
+    """Whether two records of prepared text are of the same tokens, as far as they tell.
+
+    Keys are of a version of this package; the sums of the files show that one of an older version
+    means the same.
+    """
+    if then.get("key", now["key"]) == now["key"]:
+        return True
+    found, known = (
+        {name: split.get("sha256") for name, split in meta.get("splits", {}).items()}
+        for meta in (now, then)
+    )
+    return found == known and None not in found.values()
 
 
 def _same_text(a: DataArgs, b: DataArgs) -> bool:
     """Whether both name one text."""
     if a.path is None or b.path is None:
-        return a.path is b.path and a.corpus == b.corpus
+        return a.path is b.path and a.sources == b.sources
     return Path(a.path).resolve() == Path(b.path).resolve()
 
 
 def _readable(own: DataArgs) -> bool:
-    """Whether the training text can still be there (a pattern is tried when it is read)."""
-    return own.path is None or any(c in own.path for c in "*?[") or Path(own.path).exists()
+    """Whether the training text can still be there (what is no plain file is tried)."""
+    path = own.path
+    return path is None or path.startswith("hf:") or "*" in path or Path(path).exists()
 
 
 @dataclass(frozen=True)
@@ -202,12 +239,12 @@ class SampleSet:
     """Samples with their text and where they come from.
 
     Attributes:
-        tokens: ``[n, L]`` int64.
+        rows: the tokens of each ``[l]`` int64.
         texts: decoded, special tokens left out.
         origin: facts for the report (sampler, steps, nfe, seconds; or the file).
     """
 
-    tokens: Tensor
+    rows: list[Tensor]
     texts: list[str]
     origin: dict[str, Any]
 
@@ -215,7 +252,7 @@ class SampleSet:
 def read_samples(path: str | Path, tokenizer: Tokenizer) -> SampleSet:
     """Samples from JSON lines with ``text`` and, best, ``tokens``.
 
-    Without tokens the texts are encoded again and cut to the shortest.
+    Where one is without tokens, all texts are encoded again and cut to the shortest.
 
     Raises:
         ConfigError: no such file, or a line that is no sample.
@@ -238,8 +275,7 @@ def read_samples(path: str | Path, tokenizer: Tokenizer) -> SampleSet:
         raise ConfigError(f"--samples {path} is empty")
     if any(row is None for row in rows):
         rows = tokenizer.encode_batch(texts)
-    shortest = min(map(len, rows))
-    if not shortest:
+        rows = [row[: min(map(len, rows))] for row in rows]
+    if not all(rows):
         raise ConfigError(f"--samples {path} has a sample without a token")
-    tokens = torch.tensor([row[:shortest] for row in rows])
-    return SampleSet(tokens, texts, {"file": str(path)})
+    return SampleSet([torch.tensor(row) for row in rows], texts, {"file": str(path)})

@@ -6,6 +6,7 @@ the leaf's module, and names that module lacks would silence the checks of all t
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -116,6 +117,7 @@ class DiffusionObjective(Objective):
         counted = self.counted(noisy.x0, loss_mask)
         # whatever makes a GPU wait (how many rows?) comes before the network, not behind it
         at = self.select(noisy) & counted  # [B, L]
+        noisy = noisy if loss_mask is None else replace(noisy, loss_mask=loss_mask)
         rows = at.flatten().nonzero()[:, 0]  # [N]
         term = self.term(noisy, at, draw)
         rows_weight = None if weight is None else weight[rows // at.shape[1]]

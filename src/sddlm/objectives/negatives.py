@@ -142,7 +142,9 @@ class SequenceNegatives(Negatives):
 
     Of the sequence and not of the micro-batch, because all randomness of training must not depend
     on ranks and micro-batches. n is how frequent a token is in the sequence around the position,
-    given what the network sees: V1 with them unlearns to repeat the topic.
+    given what the network sees: V1 with them unlearns to repeat the topic. Positions that do not
+    count (padding) are no negatives; a sequence with one that counts has only itself, and the two
+    terms of its loss cancel.
     """
 
     count: int = 1
@@ -165,9 +167,21 @@ class SequenceNegatives(Negatives):
                 "SequenceNegatives needs other positions: --data.length is 1, must be at least 2"
             )
         here = torch.arange(L, device=noisy.x0.device)[:, None]
-        other = (here + 1 + draw.integers(name, L, self.count, high=L - 1)) % L  # [B, L, K]
+        if noisy.loss_mask is None:
+            other = (here + 1 + draw.integers(name, L, self.count, high=L - 1)) % L  # [B, L, K]
+        else:
+            other = self._counting(noisy.loss_mask, draw.uniform(name, L, self.count))
         tokens = noisy.x0.gather(1, other.view(B, -1)).view(B, L, self.count)
         return (Tokens(tokens[at]),)
+
+    def _counting(self, loss_mask: Tensor, u: Tensor) -> Tensor:
+        """Other positions that count, from uniform numbers ``[B, L, K]``."""
+        n = loss_mask.sum(1)[:, None, None]  # [B, 1, 1]
+        rank = loss_mask.cumsum(1)[:, :, None] - 1  # among those that count  [B, L, 1]
+        step = 1 + (u * (n - 1)).long().clamp(max=(n - 2).clamp(min=0))
+        wanted = (rank + step) % n.clamp(min=1)  # [B, L, K]
+        first = loss_mask.long().argsort(dim=1, descending=True, stable=True)  # [B, L]
+        return first.gather(1, wanted.flatten(1)).view_as(wanted)
 
 
 @dataclass
@@ -178,17 +192,20 @@ class TopNegatives(Negatives):
     the gradient.
     """
 
-    count: int = 8
+    top: int = 8  # not `count`: the command line hands a law's count on to the law chosen after it
     """How many."""
 
     def __post_init__(self) -> None:
-        _check_count(self)
+        if not isinstance(self.top, int) or self.top < 1:
+            raise ConfigError(
+                f"--objective.negatives.top is {self.top}, must be 1 or more tokens, e.g. 8"
+            )
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
     ) -> tuple[Part, ...]:
         """Chosen in the head, where the logits are; nothing is drawn."""
-        return (Top(self.count),)
+        return (Top(self.top),)
 
 
 @dataclass

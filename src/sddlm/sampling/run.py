@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,20 +36,28 @@ def sampler_for(
     steps: int = 128,
     tail: Literal["sample", "greedy"] = "sample",
     truncation: Truncation | None = None,
+    ends: bool = False,
 ) -> Sampler:
     """The library's sampler for a kind of model: lazy for diffusion, left to right else.
 
     Args:
         estimate: what the model's output means.
-        tokenizer: an autoregressive model begins at its end-of-text token.
+        tokenizer: an autoregressive model begins at its end-of-text token; padding, unknown and
+            mask tokens are never written.
         steps: of a diffusion sampler.
         tail: of a diffusion sampler.
         truncation: of every prediction.
+        ends: the model's rows begin with the beginning-of-text token.
     """
-    truncation = truncation or Truncation()
+    truncation = replace(truncation or Truncation(), never=tuple(tokenizer.not_sampled))
     if estimate.diffusion:
         return Lazy(steps, tail, truncation)
-    return Autoregressive(truncation, tokenizer.eos_id)
+    return Autoregressive(truncation, tokenizer.bos_id if ends else tokenizer.eos_id)
+
+
+def begins(data: Mapping[str, Any]) -> bool:
+    """Whether rows begin with the beginning-of-text token, from a model's record of its data."""
+    return bool(data.get("packing", {}).get("ends", False))
 
 
 def sample(
@@ -73,7 +83,8 @@ def sample(
         model_dir: run or model directory.
         steps: denoising steps; more is closer to the model's own law.
         count: number of samples.
-        length: tokens of a sample; default: the length that the model was trained for.
+        length: tokens of a sample; default: the length that the model was trained for, or where
+            its rows were single documents, the lengths of those.
         batch: samples drawn together.
         seed: same seed, same text.
         temperature: below 1 is sharper.
@@ -105,13 +116,17 @@ def sample(
         check_writable(path)
     loaded = ModelDir.load(model_dir, choose_device(device))
     sampler = sampler_for(
-        loaded.estimate, loaded.tokenizer, steps=steps, tail=tail, truncation=truncation
+        loaded.estimate,
+        loaded.tokenizer,
+        steps=steps,
+        tail=tail,
+        truncation=truncation,
+        ends=begins(loaded.data),
     )
     settings = {
         "steps": steps, "seed": seed, "temperature": temperature, "top_p": top_p,
         "tail_cut": tail_cut, "tail": tail,
     }  # fmt: skip
-    shape = (count, length or loaded.model.length)
     with ExitStack() as views:
         recorder = Recorder(samples=4) if html else None
         viewers: list[OnStep] = [recorder] if recorder else []
@@ -120,13 +135,14 @@ def sample(
         drawn = draw_samples(
             loaded,
             sampler,
-            shape,
+            count=count,
+            length=length,
             batch=batch,
             seed=seed,
             on_step=_together(viewers),
             progress=not watch,
         )
-    texts = loaded.tokenizer.decode_batch(drawn.tokens.tolist())
+    texts = loaded.tokenizer.decode_batch([row.tolist() for row in drawn.sequences()])
     write_samples(target, texts, drawn, settings)
     if html and recorder:
         note = (
@@ -150,58 +166,96 @@ def _together(viewers: list[OnStep]) -> OnStep | None:
 def draw_samples(
     loaded: ModelDir,
     sampler: Sampler,
-    shape: tuple[int, int],
     *,
+    count: int,
+    length: int | None = None,
     batch: int,
     seed: int,
     on_step: OnStep | None = None,
     progress: bool = True,
 ) -> Samples:
-    """Draw ``shape[0]`` sequences in batches; which batch one is in does not change its noise.
+    """Draw sequences in batches; which batch one is in does not change its noise.
 
     Args:
         loaded: the model.
         sampler: how.
-        shape: (B, L).
+        count: B.
+        length: L; None: see `sample`.
         batch: sequences drawn together.
         seed: of all randomness.
         on_step: watches the first batch.
         progress: show a bar on a terminal.
     """
+    lengths = _lengths(loaded, count, length)
+    cuts = [
+        (first, min(first + batch, stop), wide)
+        for start, stop, wide in _runs(lengths)
+        for first in range(start, stop, batch)
+    ]
     parts = []
-    firsts = range(0, shape[0], batch)
-    total = sampler.calls(shape[1]) * len(firsts)
+    total = sum(sampler.calls(wide) for _, _, wide in cuts)
     with bar("sampling", total=total, show=progress) as advance:
-        for first in firsts:
+        for first, stop, wide in cuts:
             watching = [on_step] if on_step and first == 0 else []
             part = sampler.sample(
                 loaded.model,
                 process=loaded.process,
                 estimate=loaded.estimate,
-                shape=(min(batch, shape[0] - first), shape[1]),
+                shape=(stop - first, wide),
                 seed=seed,
                 first_index=first,
                 on_step=_together([*watching, lambda *_: advance()]),
             )
             parts.append(part)
+    fill = (max(lengths), loaded.tokenizer.pad_id)
     return Samples(
-        tokens=torch.cat([part.tokens for part in parts]).cpu(),
+        tokens=torch.cat([_padded(part.tokens.cpu(), *fill) for part in parts]),
         nfe=torch.cat([part.nfe for part in parts]).cpu(),
-        steps=parts[0].steps,
+        steps=max(part.steps for part in parts),
         seconds=sum(part.seconds for part in parts),
         rows=torch.cat([part.rows for part in parts]).cpu(),
+        lengths=torch.tensor(lengths) if len(set(lengths)) > 1 else None,
     )
+
+
+def _lengths(loaded: ModelDir, count: int, length: int | None) -> list[int]:
+    """Length of each sample: that asked for or trained for, or those of the training documents.
+
+    The documents' lengths are taken at evenly spaced quantiles, the longest first. Documents in
+    which the tokenizer finds no token are left out.
+    """
+    rows = loaded.data.get("row_lengths")  # how many have each length
+    if length is not None or rows is None:
+        return [length or loaded.model.length] * count
+    below = torch.tensor([0, *rows[1:]], dtype=torch.float64).cumsum(0)
+    quantiles = (torch.arange(count, dtype=torch.float64) + 0.5) / count * below[-1]
+    return [int(n) for n in torch.searchsorted(below, quantiles).flip(0)]
+
+
+def _runs(lengths: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Beginning, end and length of each run of equal lengths."""
+    start = 0
+    for wide, run in groupby(lengths):
+        stop = start + len(list(run))
+        yield start, stop, wide
+        start = stop
+
+
+def _padded(tokens: Tensor, length: int, pad: int) -> Tensor:
+    """Rows ``[B, l]`` filled up to ``[B, length]``."""
+    return torch.nn.functional.pad(tokens, (0, length - tokens.shape[1]), value=pad)
 
 
 def write_samples(
     path: Path, texts: list[str], drawn: Samples, settings: Mapping[str, object]
 ) -> None:
     """One JSON object a line: text, tokens, network calls, and how it was drawn."""
+    rows = drawn.sequences()
     with atomic_write(path) as file:
         for i, text in enumerate(texts):
             record = {
                 "text": text,
-                "tokens": drawn.tokens[i].tolist(),
+                "tokens": rows[i].tolist(),
                 "nfe": int(drawn.nfe[i]),
                 "index": i,
                 **settings,

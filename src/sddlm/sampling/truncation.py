@@ -23,11 +23,13 @@ class Truncation:
         tail_cut: subtract ``tail_cut / V`` from every probability and drop what falls below zero:
             the distribution that the contrastive loss of Eq. 9 of arXiv:2510.22926 is minimised
             by, with ``tail_cut`` in place of its weight. >= 0; 0 cuts nothing.
+        never: tokens that are not text and so are never written (padding, masks).
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     tail_cut: float = 0.0
+    never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -54,6 +56,9 @@ class Truncation:
             ``[..., V]`` float64, normalised.
         """
         logits = logits.double()
+        if self.never:
+            never = torch.tensor(self.never, device=logits.device)
+            logits = logits.index_fill(-1, never, -torch.inf)
         if self.temperature != 1:
             logits = logits / self.temperature
         p = logits.softmax(-1)

@@ -8,29 +8,35 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from sddlm.data.packed import PackedTokens, StepSampler, TrainRows
+from sddlm.data.packed import Rows
 from sddlm.data.shuffle import order
+from sddlm.data.steps import StepSampler, TrainRows
 from sddlm.train.args import TrainArgs, micro_batch
 
 
 class _ValidationRows(Dataset[dict[str, Any]]):
-    """The first ``rows`` held-out rows; times are dealt to them by a fixed permutation.
+    """So many held-out rows, spread evenly; times are dealt to them by a fixed permutation.
 
     In the order of the text a row's place in it would decide its time.
     """
 
-    def __init__(self, tokens: PackedTokens, rows: int, rank: int, world: int) -> None:
+    def __init__(self, tokens: Rows, rows: int, rank: int, world: int) -> None:
         self.tokens = tokens
-        self.rows = rows
-        self.mine = range(rank, rows, world)
-        self.slots = order(0, 0, rows)
+        self.chosen = tokens.choose(rows)
+        self.rows = len(self.chosen)
+        self.mine = range(rank, self.rows, world)
+        self.slots = order(0, 0, self.rows)
 
     def __len__(self) -> int:
         return len(self.mine)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        row = self.mine[i]
-        return {"x0": self.tokens[row], "slot": int(self.slots[row]), "rows": self.rows}
+        n = self.mine[i]
+        row = int(self.chosen[n])
+        item = {"x0": self.tokens[row], "slot": int(self.slots[n]), "rows": self.rows}
+        if self.tokens.padded:
+            item["lengths"] = self.tokens.lengths(self.chosen[n : n + 1])[0]
+        return item
 
 
 class _StepLoader(DataLoader[Any]):
@@ -58,8 +64,8 @@ class TrainData(LightningDataModule):
 
     def __init__(
         self,
-        train: PackedTokens,
-        validation: PackedTokens,
+        train: Rows,
+        validation: Rows,
         args: TrainArgs,
         *,
         seed: int,
@@ -77,7 +83,7 @@ class TrainData(LightningDataModule):
         rank, world = self._world()
         args = self.args
         sampler = StepSampler(
-            rows=len(self.train),
+            rows=self.train,
             batch=args.batch,
             seed=self.seed,
             start_step=self.start_step,
@@ -87,7 +93,7 @@ class TrainData(LightningDataModule):
         )
         size = micro_batch(args, world)
         loader = _StepLoader(
-            TrainRows(self.train),
+            TrainRows(self.train, seed=self.seed, batch=args.batch),
             batch_size=None,  # a batch is one item
             sampler=BatchSampler(sampler, size, drop_last=False),  # type: ignore[arg-type]
             num_workers=args.workers,
@@ -100,8 +106,7 @@ class TrainData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """Held-out rows, split over the processes."""
         rank, world = self._world()
-        rows = min(self.args.validation_rows, len(self.validation))
         return DataLoader(
-            _ValidationRows(self.validation, rows, rank, world),
+            _ValidationRows(self.validation, self.args.validation_rows, rank, world),
             batch_size=micro_batch(self.args, world),
         )

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from sddlm.data.packed import PackedTokens
+from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared
 from sddlm.model_dir import ModelDir, to_spec
 from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
-from sddlm.sampling.run import sampler_for
+from sddlm.sampling.run import begins, sampler_for
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
 from sddlm.train.checkpoints import Checkpoints
 from sddlm.train.data_module import TrainData
@@ -47,14 +47,18 @@ def fit(
     checkpoints = Checkpoints(
         run, every=args.checkpoint_every, steps=args.steps, start_step=start_step
     )
-    sampler = sampler_for(objective.estimate, prepared.tokenizer, steps=32)
+    sampler = sampler_for(
+        objective.estimate, prepared.tokenizer, steps=32, ends=begins(prepared.meta)
+    )
+
+    length = max(1, round(train_rows.mean_length))
 
     def preview(step: int) -> list[str]:
         drawn = sampler.sample(
             network,
             process=objective.process,
             estimate=objective.estimate,
-            shape=(2, network.length),
+            shape=(2, length),
             seed=seed,
         )
         return prepared.tokenizer.decode_batch(drawn.tokens.tolist())
@@ -63,8 +67,8 @@ def fit(
         run,
         args,
         start_step=start_step,
-        length=network.length,
-        characters_per_token=held_out.characters_per_token,
+        length=length,
+        characters_per_token=_characters_per_token(held_out, objective, prepared),
         preview=preview,
         averaged=ema.applied,
     )
@@ -93,9 +97,16 @@ def fit(
         raise KeyboardInterrupt
 
 
-def _rows(prepared: Prepared) -> tuple[PackedTokens, PackedTokens]:
+def _rows(prepared: Prepared) -> tuple[Rows, Rows]:
     assert prepared.train is not None  # both splits were asked for
     return prepared.train, prepared.validation
+
+
+def _characters_per_token(rows: Rows, objective: Objective, prepared: Prepared) -> float:
+    """Characters behind a scored token: a first one that stands for no text is not scored."""
+    silent = objective.causal and begins(prepared.meta)
+    n = rows.mean_length
+    return rows.characters_per_token * (n / (n - 1) if silent else 1.0)
 
 
 def _trainer(args: TrainArgs, callbacks: list[Any]) -> Trainer:

@@ -8,7 +8,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from sddlm.data.packed import before_padding
 from sddlm.draw import Draw
+from sddlm.models.attending import Attending
 from sddlm.models.dit import DiT
 from sddlm.objectives.base import Objective
 from sddlm.train.args import TrainArgs
@@ -39,16 +41,29 @@ class TrainModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of a micro-batch. Its noise depends on (seed, step, slot) alone.
 
-        Every packed row has the same number of counted positions, so that the mean over
-        processes and micro-batches, which Lightning takes, is the mean over the global batch.
+        Lightning takes the mean over processes and micro-batches. Where every row has the same
+        number of counted positions that is the mean over the global batch; rows with padding have
+        not, so theirs is divided by the count of the global batch, of which this is a share.
         """
         step = int(batch["step"][0])
         draw = Draw(self.seed, step, batch["slot"], self.args.batch, t_max=self.args.t_max(step))
         if self.model.config.dropout:  # torch's own generator; so that a resumed run is the same
             torch.manual_seed(int(draw.integers("dropout", high=2**53)[0]))
-        loss = self.objective.loss(self.model, batch["x0"], draw)
+        model, loss_mask = self._seen(batch)
+        loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
         self._latest = {"loss": loss.mean.detach(), **loss.metrics}
-        return loss.mean
+        if loss_mask is None:
+            return loss.mean
+        whole = before_padding(batch["step_lengths"], loss_mask.shape[1])  # [batch, L]
+        count = self.objective.counted(whole.long(), whole).sum().clamp(min=1)
+        return loss.total / count * (len(whole) / len(loss_mask))
+
+    def _seen(self, batch: dict[str, Tensor]) -> tuple[Any, Tensor | None]:
+        """The network, blind to padding, and the positions that are none; None is all."""
+        if "lengths" not in batch:
+            return self.model, None
+        real = before_padding(batch["lengths"], batch["x0"].shape[1])
+        return Attending(self.model, real), real
 
     def configure_gradient_clipping(
         self,
@@ -83,9 +98,10 @@ class TrainModule(LightningModule):
         """The bound and the loss on held-out rows, with the same noise at every validation."""
         rows = int(batch["rows"][0])
         draw = Draw(self.seed, -1, batch["slot"], rows)
-        counted = self.objective.counted(batch["x0"])
-        bound = self.objective.bound(self.model, batch["x0"], draw)
-        loss = self.objective.loss(self.model, batch["x0"], draw)
+        model, loss_mask = self._seen(batch)
+        counted = self.objective.counted(batch["x0"], loss_mask)
+        bound = self.objective.bound(model, batch["x0"], draw)
+        loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
         self._sums += torch.stack(
             [bound.double()[counted].sum(), counted.sum(), loss.total.double(), loss.count]
         ).cpu()
@@ -94,8 +110,8 @@ class TrainModule(LightningModule):
         """Means over all processes."""
         sums = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum")
         nelbo, counted, loss, count = sums.tolist()
-        self.metrics["val_nelbo"] = nelbo / counted
-        self.metrics["val_loss"] = loss / count
+        self.metrics["val_nelbo"] = nelbo / max(counted, 1)
+        self.metrics["val_loss"] = loss / max(count, 1)
 
     def configure_optimizers(self) -> Any:
         """Fused AdamW; the learning rate is a function of the step."""

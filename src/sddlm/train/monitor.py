@@ -36,7 +36,7 @@ class Monitor(Callback):
         run: the run directory.
         args: of the training.
         start_step: steps done before, in a resumed run.
-        length: positions of a row.
+        length: tokens of a row, on average.
         characters_per_token: of the held-out text, for bits per character.
         preview: draws sample texts from the network as it stands.
         averaged: context in which the network has its averaged weights.

@@ -17,7 +17,8 @@ import torch
 import yaml
 
 from sddlm import __version__
-from sddlm.data.prepare import DataArgs, Prepared, prepare
+from sddlm.data.args import DataArgs
+from sddlm.data.prepare import Prepared, prepare
 from sddlm.errors import ConfigError
 from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
@@ -34,7 +35,7 @@ FREE = frozenset(
         "validate_every", "validation_rows", "preview_every", "checkpoint_every", "micro_batch",
         "workers", "devices", "accelerator", "activation_checkpointing",
     )
-)  # fmt: skip
+) | {"data.workers", "data.cache"}  # fmt: skip
 
 
 def train_model(
@@ -98,6 +99,11 @@ def _check(
         raise ConfigError("--train.accelerator is gpu, but torch finds none here; use auto or cpu")
     if objective.causal and data.length < 2:
         raise ConfigError("--data.length is 1, but next-token prediction needs at least 2")
+    if objective.causal and data.packing == "document" and not data.ends:
+        raise ConfigError(
+            "--data.packing document gives next-token prediction nothing to begin a document from; "
+            "add --data.ends true"
+        )
 
 
 def _check_resume(run: Path, config: dict[str, Any]) -> None:
@@ -106,6 +112,9 @@ def _check_resume(run: Path, config: dict[str, Any]) -> None:
         raise ConfigError(f"--resume: there is no checkpoint {run / LAST}; leave --resume out")
     before = _flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
     now = _flat(config)
+    # an option that the run does not name is newer than the run, which was as its default is
+    parts = (("data", asdict(_DATA)), ("model", asdict(_MODEL)), ("train", asdict(_TRAIN)))
+    before = _flat(dict(parts)) | before
     changed = [k for k in now if k not in FREE and before.get(k) != now[k]]
     if changed:
         listed = ", ".join(f"--{k} was {before.get(k)} and is {now[k]}" for k in changed)
