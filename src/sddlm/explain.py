@@ -5,16 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from sddlm.errors import ConfigError
+from sddlm.inherit import File
 
 #: what a parser's message names on the way to the option that it is about
 _TOKENS = re.compile(
@@ -30,42 +28,30 @@ _VALUES = re.compile(
 )
 
 
-def check_file(path: str, function: Callable[..., Any]) -> None:
-    """Refuse what is no YAML file with sections and options.
+def check_sections(file: File, function: Callable[..., Any]) -> None:
+    """Refuse a section of options that is none.
 
     Args:
-        path: the file.
+        file: what a file says itself.
         function: what the options are for.
 
     Raises:
-        ConfigError: names the file and what is wrong with it.
+        ConfigError: names the option and the file.
     """
-    try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} is no YAML file: {_problem(error)}") from error
-    if not isinstance(found, dict):
-        given = "is empty" if found is None else f"holds {str(found)[:40]!r}"
-        raise ConfigError(f"--config {path} {given}, must hold options, such as: seed: 0")
-    for key, value in found.items():
-        kind = _kinds(_hints(function).get(key, Any))[0]
-        if is_dataclass(kind) and value is not None and not isinstance(value, dict):
-            raise ConfigError(f"--{key} is {value!r} in {path}, must be a section of options")
-
-
-def _problem(error: Exception) -> str:
-    """Where a file is not YAML."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)
+    hints = _hints(function)
+    for key, value in file.options.items():
+        hint = hints.get(key, Any)
+        fits = isinstance(value, dict) or (value is None and type(None) in get_args(hint))
+        if is_dataclass(_kinds(hint)[0]) and not fits:
+            given = "empty" if value is None else repr(value)
+            raise ConfigError(f"--{key} is {given} in {file.path}, must be a section of options")
 
 
 def explain(
     error: BaseException,
     function: Callable[..., Any],
     keys: Sequence[str],
-    files: Sequence[str],
+    origins: Mapping[str, str],
     flags: Sequence[str],
     example: str,
 ) -> str:
@@ -75,7 +61,7 @@ def explain(
         error: of the parser.
         function: what the options are for.
         keys: options by their dotted names.
-        files: YAML files that were read.
+        origins: the YAML file that decides an option, by the option's dotted name.
         flags: the rest of the command line.
         example: a complete command.
     """
@@ -84,7 +70,7 @@ def explain(
     text = str(error)
     return (
         _flag_line(text, keys, example)
-        or _option_line(text, function, keys, files, flags)
+        or _option_line(text, function, keys, origins, flags)
         or " ".join(text.split())
     )
 
@@ -110,7 +96,7 @@ def _option_line(
     text: str,
     function: Callable[..., Any],
     keys: Sequence[str],
-    files: Sequence[str],
+    origins: Mapping[str, str],
     flags: Sequence[str],
 ) -> str | None:
     """For an option that is unknown, or has a value that it cannot have."""
@@ -123,7 +109,7 @@ def _option_line(
             given = ".".join(filter(None, [*path, token["group"], token["extra"]]))
             if hint is not function:
                 keys = [".".join([*path, name]) for name in _hints(hint)]
-            return f"--{given} is no option{_where(given, files, flags)}{_suggest(given, keys)}"
+            return f"--{given} is no option{_where(given, origins, flags)}{_suggest(given, keys)}"
         else:
             for name in token["key"].split("."):
                 path, hint = [*path, name], _hints(_kinds(hint)[0]).get(name, Any)
@@ -132,13 +118,16 @@ def _option_line(
     key = ".".join(path)
     found = ["".join(group or "" for group in match.groups()) for match in _VALUES.finditer(text)]
     value = found[-1] if found else ""
-    return f"--{key} is {value!r}{_where(key, files, flags)}, must be {_allowed(hint, value)}"
+    return f"--{key} is {value!r}{_where(key, origins, flags)}, must be {_allowed(hint, value)}"
 
 
-def _where(key: str, files: Sequence[str], flags: Sequence[str]) -> str:
+def _where(key: str, origins: Mapping[str, str], flags: Sequence[str]) -> str:
     """The YAML file to look into, for an option that is not on the command line."""
-    typed = {flag.split("=")[0].replace(".init_args", "") for flag in flags}
-    return "" if f"--{key}" in typed or not files else f" in {', '.join(files)}"
+    if f"--{key}" in {flag.split("=")[0].replace(".init_args", "") for flag in flags}:
+        return ""
+    while key and key not in origins:
+        key = key.rpartition(".")[0]
+    return f" in {origins[key]}" if key else ""
 
 
 def _suggest(key: str, keys: Sequence[str]) -> str:
