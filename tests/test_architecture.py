@@ -45,8 +45,10 @@ ROOMS = {
     "sampling/run.py": {"process", "data", "model_dir", "demo"},  # the verb
     "eval": {"process", "models", "data", "objectives", "sampling", "model_dir"},
     "train": {"process", "models", "data", "objectives", "sampling", "model_dir"},
-    "explain": set(),
-    "cli": {"explain"},
+    "plan": {"process", "models", "data", "objectives", "train"},
+    "inherit": set(),
+    "explain": {"inherit"},
+    "cli": {"explain", "inherit"},
     "__main__": {"cli"},
 }
 #: library: the only files that may import it
@@ -54,18 +56,20 @@ ONLY_IN = {
     "lightning": {name for name in TREES if name.startswith("train/")},
     "transformers": {"eval/generative.py"},
     "matplotlib": {"train/curves.py"},
-    "pyarrow": {"data/sources.py"},
-    "zstandard": {"data/sources.py"},
+    "pyarrow": {"data/parquet_files.py"},
+    "zstandard": {"data/streams.py"},
+    "datasets": {"data/hub.py"},
+    "filelock": {"data/cache.py"},
     "jsonargparse": {"cli.py"},
-    "tokenizers": {"data/tokenizers.py", "data/prepare.py"},
-    "huggingface_hub": {"data/tokenizers.py", "models/dit.py"},
+    "tokenizers": {"data/tokenizers.py", "data/tokenizer_files.py", "data/prepare.py"},
+    "huggingface_hub": {"data/tokenizer_files.py", "models/dit.py"},
     "safetensors": {"models/dit.py", "model_dir.py"},
     "triton": {"models/row_kernels.py"},  # which is imported only where there is a GPU
 }
 #: what the core install may import anywhere
 CORE = {"torch", "numpy", "rich", "yaml"}
 #: what only one file of an extra may import, and only when it is needed
-LATE = {"transformers", "matplotlib", "pyarrow", "zstandard", "jsonargparse"}
+LATE = {"transformers", "matplotlib", "pyarrow", "zstandard", "datasets", "jsonargparse"}
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
@@ -226,7 +230,7 @@ def options() -> str:
 
 
 def test_verbs_are_frozen() -> None:
-    assert list(VERBS) == ["train", "sample", "eval"]
+    assert list(VERBS) == ["prepare", "plan", "train", "sample", "eval"]
 
 
 def test_options_are_frozen() -> None:

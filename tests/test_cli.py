@@ -4,13 +4,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from sddlm import ConfigError, TrainArgs
-from sddlm.cli import main
-from sddlm.objectives import SDDLM, SDDLMV1, SDDLMV2
+import sddlm
+from sddlm import ConfigError, Cosine, DataArgs, TrainArgs, UniformProcess, objectives
+from sddlm.cli import READS_RECIPES, VERBS, _parse, main
+from sddlm.objectives import NELBO, SDDLM, SDDLMV1, SDDLMV2, Objective
+from sddlm.objectives.negatives import NoisyToken, UniformNegatives
 from sddlm.sampling.lazy import Lazy
 
 FILES = {
@@ -18,6 +22,7 @@ FILES = {
     "type.yaml": b"train: {steps: abc}\n",
     "top.yaml": b"steps: 3\n",
     "section.yaml": b"train: 5\n",
+    "hollow.yaml": b"train:\n",
     "literal.yaml": b"train: {schedule: cosin}\n",
     "objective.yaml": b"objective: SDDLMX\n",
     "positions.yaml": b"objective:\n  class_path: SDDLM\n  init_args: {positions: foo}\n",
@@ -27,6 +32,31 @@ FILES = {
     "broken.yaml": b"a: [1\nb: }\n",
     "empty.yaml": b"",
     "binary.yaml": bytes(range(256)),
+    "heir.yaml": b"inherit: [typo.yaml]\n",
+    "heir2.yaml": b"inherit: type.yaml\ntrain: {batch: 2}\n",
+    "heir3.yaml": b"inherit: objective.yaml\nobjective: {init_args: {positions: changed}}\n",
+    "heir4.yaml": b"inherit: heir.yaml\ntrain: {stpes: 4}\n",
+    "heir5.yaml": b"inherit: plain.yaml\nobjective: {init_args: {positions: foo}}\n",
+    "plain.yaml": b"objective: SDDLM\n",
+    "parts.yaml": b"objective: {class_path: SDDLMV1, init_args: {negatives: {class_path: "
+    b"MixedNegatives, init_args: {shares: [1], parts: [{class_path: UniformNegatives, "
+    b"init_args: {count: x}}]}}}}\n",
+    "orphan.yaml": b"inherit: no.yaml\n",
+    "orphan2.yaml": b"inherit: folder\n",
+    "orphan3.yaml": b"inherit: [orphan.yaml]\n",
+    "unread.yaml": b"inherit: broken.yaml\n",
+    "wordy.yaml": b"inherit: word.yaml\n",
+    "sectioned.yaml": b"inherit: section.yaml\ntrain: {steps: 3}\n",
+    "inherit.yaml": b"inherit: 5\n",
+    "inherit2.yaml": b"inherit: {a: b}\n",
+    "inherit3.yaml": b"inherit: [typo.yaml, 5]\n",
+    "inherit4.yaml": b"inherit:\n",
+    "inherit5.yaml": b"inherit: ['']\n",
+    "circle.yaml": b"inherit: circle2.yaml\n",
+    "circle2.yaml": b"inherit: [text.yaml, ./circle3.yaml]\n",
+    "circle3.yaml": b"inherit: folder/../circle2.yaml\n",
+    "self.yaml": b"inherit: self.yaml\n",
+    "text.yaml": b"seed: 1\n",
     "empty.txt": b"",
     "binary.txt": bytes(range(256)),
     "text.txt": b"The quick brown fox jumps over the lazy dog.\n" * 20,
@@ -37,7 +67,7 @@ ONE_OF = "must be one of NaiveDenoising, CalibratedDenoising, SDDLM, SDDLMV1, SD
 #: what is typed (``train`` means ``train --out r``), and a part of the line that answers
 WRONG = [
     # verbs and flags
-    ("trian", "there is no verb trian, only train, sample, eval; did you mean train?"),
+    ("trian", f"there is no verb trian, only {', '.join(VERBS)}; did you mean train?"),
     ("train! --seed 1", "--out is missing: type sddlm train --out"),
     ("train! --out", "--out needs a value"),
     ("train more", "more is one argument too many"),
@@ -115,6 +145,38 @@ WRONG = [
     ("train --config objective.yaml", "--objective is 'SDDLMX' in objective.yaml, must be one of"),
     ("train --config positions.yaml", "--objective.positions is 'foo' in positions.yaml, must be"),
     ("train --config option.yaml", "did you mean --objective.positions?"),
+    ("train --config hollow.yaml", "--train is empty in hollow.yaml, must be a section of options"),
+    # YAML that inherits: the file that says it is the one named
+    ("train --config heir.yaml", "stpes is no option in typo.yaml; did you mean --train.steps?"),
+    ("train --config heir2.yaml", "--train.steps is 'abc' in type.yaml, must be a whole number"),
+    ("train --config heir3.yaml", "--objective is 'SDDLMX' in objective.yaml, must be one of"),
+    ("train --config heir4.yaml", "stpes is no option in heir4.yaml; did you mean"),
+    ("train --config parts.yaml", "--objective.negatives.parts.count is 'x' in parts.yaml, must"),
+    ("train --config heir5.yaml", "--objective.positions is 'foo' in heir5.yaml, must be"),
+    ("train --config ok.yaml --config heir.yaml", "--config ok.yaml cannot be read"),
+    ("train --config text.yaml --config heir.yaml", "stpes is no option in typo.yaml"),
+    (
+        "train --config orphan.yaml",
+        "no.yaml, which orphan.yaml inherits, cannot be read: No such file or directory",
+    ),
+    ("train --config orphan2.yaml", "folder, which orphan2.yaml inherits, cannot be read: Is a"),
+    ("train --config orphan3.yaml", "no.yaml, which orphan.yaml inherits, cannot be read"),
+    (
+        "train --config unread.yaml",
+        "broken.yaml, which unread.yaml inherits, is no YAML file: line 2",
+    ),
+    ("train --config wordy.yaml", "word.yaml, which wordy.yaml inherits, holds 'hello', must hold"),
+    ("train --config sectioned.yaml", "--train is 5 in section.yaml, must be a section"),
+    ("train --config inherit.yaml", "inherit is 5 in inherit.yaml, must be a path or a list"),
+    ("train --config inherit2.yaml", "inherit is {'a': 'b'} in inherit2.yaml, must be a path"),
+    ("train --config inherit3.yaml", "inherit is ['typo.yaml', 5] in inherit3.yaml, must be a"),
+    ("train --config inherit4.yaml", "inherit is None in inherit4.yaml, must be a path"),
+    ("train --config inherit5.yaml", "inherit is [''] in inherit5.yaml, must be a path"),
+    (
+        "train --config circle.yaml",
+        "--config circle.yaml inherits in a circle: circle2.yaml -> circle3.yaml -> circle2.yaml",
+    ),
+    ("train --config self.yaml", "inherits in a circle: self.yaml -> self.yaml"),
     # values
     ("train --train.steps 0", "--train.steps is 0, must be at least 1"),
     ("train --data.length 0", "--data.length 0 is too small; use at least 1"),
@@ -199,8 +261,6 @@ def test_a_wrong_choice_is_refused_from_python_too(make) -> None:
 
 
 def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
-    from sddlm.cli import _parse
-
     Path("ok.yaml").write_text("train: {steps: 7, batch: 5}\nseed: 3\n")
     typed = ["--train.steps", "9", "--config", "ok.yaml", "--resume", "--out", "r", "--model.tie"]
     _, chosen = _parse("train", typed)
@@ -211,6 +271,123 @@ def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
     for typed in (["--watch", "run"], ["run", "--watch"], ["run", "--watch=true"]):
         _, chosen = _parse("sample", typed)
         assert (chosen["watch"], chosen["model_dir"]) == (True, "run")
+
+
+def chosen(*typed: str) -> dict[str, Any]:
+    """What ``sddlm train`` would be called with."""
+    return _parse("train", ["--out", "r", *typed])[1]
+
+
+def write(files: dict[str, str]) -> None:
+    for name, text in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+
+
+def test_later_files_win_then_the_file_itself_then_flags(place: Path) -> None:
+    write({
+        "a/heir.yaml": "inherit: [../b/one.yaml, ../b/two.yaml]\ntrain: {batch: 3}\n",
+        "b/base.yaml": "train: {steps: 1, batch: 1, lr: 1e-3, warmup: 1, ema: 0.1}\nseed: 5\n",
+        "b/one.yaml": "inherit: base.yaml\ntrain: {steps: 2, batch: 2, warmup: 2}\n",
+        "b/two.yaml": f"inherit: {place / 'b' / 'base.yaml'}\ntrain: {{warmup: 4, ema: 0.4}}\n",
+    })  # fmt: skip
+    found = chosen("--config", "a/heir.yaml", "--train.ema", "0.5")
+    train = found["train"]
+    # the base that both build on is read once, so that two.yaml does not bring its steps back
+    assert (train.steps, train.batch, train.lr, train.warmup) == (2, 3, 1e-3, 4)
+    assert (train.ema, found["seed"]) == (0.5, 5)
+    assert "inherit" not in found
+    # but a base that is asked for itself is read again
+    again = chosen("--config", "a/heir.yaml", "--config", "b/base.yaml")["train"]
+    assert (again.steps, again.batch, again.warmup) == (1, 1, 1)
+
+
+CHANGED = "objective: {class_path: SDDLM, init_args: {positions: changed}}\n"
+
+
+@pytest.mark.parametrize(
+    ("base", "heir", "objective"),
+    [
+        (CHANGED, "objective: SDDLM\n", SDDLM(positions="changed")),
+        (CHANGED, "objective: sddlm.SDDLM\n", SDDLM(positions="changed")),
+        (CHANGED, "objective: NELBO\n", NELBO()),
+        (CHANGED, "objective: {class_path: SDDLMV1}\n", SDDLMV1()),
+        (
+            CHANGED,
+            "objective: {class_path: SDDLMV1, init_args: {weight: 2}}\n",
+            SDDLMV1(weight=2.0),
+        ),
+        (
+            CHANGED,
+            "objective: {init_args: {process: {init_args: {schedule: Cosine}}}}\n",
+            SDDLM(UniformProcess(Cosine()), "changed"),
+        ),
+        ("objective: SDDLMV2\n", "objective: {init_args: {weight: 2}}\n", SDDLMV2(weight=2.0)),
+        ("objective: SDDLMV2\n", CHANGED, SDDLM(positions="changed")),
+        (
+            "objective: {class_path: SDDLMV1, init_args: {weight: 3, negatives: "
+            "{class_path: UniformNegatives, init_args: {count: 4}}}}\n",
+            "objective: {init_args: {negatives: {class_path: NoisyToken}}}\n",
+            SDDLMV1(weight=3.0, negatives=NoisyToken()),
+        ),
+        (
+            "objective: {class_path: SDDLMV1, init_args: {negatives: UniformNegatives}}\n",
+            "objective: {init_args: {negatives: {init_args: {count: exact}}}}\n",
+            SDDLMV1(negatives=UniformNegatives("exact")),
+        ),
+    ],
+)
+def test_a_class_merges_with_itself_and_replaces_another(
+    place: Path, base: str, heir: str, objective: Objective
+) -> None:
+    write({"base.yaml": base, "heir.yaml": "inherit: base.yaml\n" + heir})
+    assert chosen("--config", "heir.yaml")["objective"] == objective
+    write({"heir.yaml": heir})  # two files in a row are merged alike
+    assert chosen("--config", "base.yaml", "--config", "heir.yaml")["objective"] == objective
+
+
+def test_a_run_says_what_it_inherited(place: Path) -> None:
+    write({
+        "base.yaml": "data: {path: text.txt, tokenizer: bytes, length: 8, validation: 0.2}\n"
+        "model: {preset: mini, width: 32, heads: 2, blocks: 1}\n",
+        "heir.yaml": "inherit: base.yaml\ntrain: {steps: 1, batch: 2, accelerator: cpu}\n",
+    })  # fmt: skip
+    assert main(["train", "--config", "heir.yaml", "--out", "r"]) == 0
+    written = yaml.safe_load(Path("r/config.yaml").read_text())
+    assert (written["data"]["path"], written["train"]["batch"]) == ("text.txt", 2)
+    assert "inherit" not in written
+    again = chosen("--config", "r/config.yaml")
+    assert again == chosen("--config", "heir.yaml")
+
+
+def reads_data(
+    data: DataArgs = DataArgs(),  # noqa: B008
+    name: str = "",
+) -> DataArgs:
+    """A verb that reads the data section of a recipe, and something of its own."""
+    return data
+
+
+def test_a_verb_beside_train_takes_its_part_of_a_recipe(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = (__name__, "reads_data", False, "")
+    for verb in READS_RECIPES:
+        monkeypatch.setitem(VERBS, verb, row)
+    write({
+        "base.yaml": "data: {length: 9}\ntrain: {steps: 5}\nobjective: NELBO\nseed: 3\n",
+        "recipe.yaml": "inherit: base.yaml\nmodel: {preset: mini}\nout: run\nname: mine\n",
+        "typo.yaml": "inherit: recipe.yaml\ntrian: 5\n",
+    })  # fmt: skip
+    for verb in READS_RECIPES:
+        _, arguments = _parse(verb, ["--config", "recipe.yaml"])
+        assert arguments == {"data": DataArgs(length=9), "name": "mine"}
+        assert main([verb, "--config", "typo.yaml"]) == 2
+        assert "--trian is no option in typo.yaml" in capsys.readouterr().err
+        assert main([verb, "--train.steps", "3"]) == 2
+        assert "--train.steps is no option" in capsys.readouterr().err
+    assert main(["sample", "folder", "--config", "base.yaml"]) == 2  # not for train's recipes
+    assert "is no option in base.yaml" in capsys.readouterr().err
 
 
 def test_help_shows_the_documentation_of_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,3 +458,21 @@ def test_nobody_reads_the_output(place: Path) -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+LAWS = ("Uniform", "Unigram", "Sequence", "Top", "Mixed")
+CHOICES = [
+    *(("", name) for name in objectives.__all__ if name != "Objective"),
+    *((f"SDDLMV1 --objective.negatives {law}Negatives", f"{law}Negatives") for law in LAWS),
+    *((f"NELBO --objective.process {name}", name) for name in ("HybridProcess", "MaskedProcess")),
+]
+
+
+@pytest.mark.parametrize(("place", "name"), CHOICES)
+def test_what_is_chosen_by_name_has_its_own_defaults(place: str, name: str) -> None:
+    """And not those of what stood there before, which may have an option of the same name."""
+    flags = (place or name).split()
+    chosen = _parse("train", ["--out", "x", "--objective", *flags])[1]["objective"]
+    if place:
+        chosen = getattr(chosen, flags[1].rpartition(".")[2])
+    assert chosen == getattr(sddlm, name)()

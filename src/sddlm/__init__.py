@@ -12,13 +12,14 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Ancestral": "sampling.ancestral",
+    "Attending": "models.attending",
     "Autoregressive": "objectives.autoregressive",
     "CalibratedDenoising": "objectives.denoising",
     "ConfigError": "errors",
     "Cosine": "process.schedule",
     "CosinePower": "process.schedule",
     "D3PM": "objectives.discrete",
-    "DataArgs": "data.prepare",
+    "DataArgs": "data.args",
     "DiT": "models.dit",
     "DiTConfig": "models.config",
     "Draw": "draw",
@@ -56,6 +57,7 @@ _PUBLIC = {
     "UnigramNegatives": "objectives.negatives",
     "World": "worlds",
     "evaluate": "eval.run",
+    "make_plan": "plan.run",
     "prepare": "data.prepare",
     "sample": "sampling.run",
     "train_model": "train.run",

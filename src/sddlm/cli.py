@@ -13,16 +13,25 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 from sddlm.errors import ConfigError
 
+if TYPE_CHECKING:
+    from sddlm.inherit import File
+
 #: verb: (module, function, required arguments are positional, what it does)
 VERBS: dict[str, tuple[str, str, bool, str]] = {
+    "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
+    "plan": ("sddlm.plan.run", "plan", False, "tell what a training will need and cost"),
     "train": ("sddlm.train.run", "train_model", False, "train a model on text"),
     "sample": ("sddlm.sampling.run", "sample", True, "write text with a trained model"),
     "eval": ("sddlm.eval.run", "evaluate", True, "measure a trained model"),
 }
+
+#: verbs that take a recipe for ``train`` and leave aside the sections that are not theirs
+READS_RECIPES = {"prepare", "plan"}
 
 USAGE = """usage: sddlm VERB [options]
 
@@ -112,7 +121,11 @@ def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
     module, name, positional, _ = VERBS[verb]
     function = getattr(importlib.import_module(module), name)
     parser = ArgumentParser(prog=f"sddlm {verb}", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="YAML file with any of the options; inherit: FILE in it builds on another",
+    )
     parser.add_function_arguments(function, as_positional=positional, sub_configs=False)
     if verb == "train":
         parser.set_defaults({"objective": "SDDLM"})
@@ -121,24 +134,47 @@ def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
 
 def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The verb's function, and its arguments from the command line and YAML files."""
-    from sddlm.explain import check_file, explain
+    import yaml
+
+    from sddlm.explain import explain
+    from sddlm.inherit import merged, origins
 
     function, parser = _parser(verb)
     defaults = dict(parser.get_defaults().items())
     switches = {f"--{key}" for key, value in defaults.items() if isinstance(value, bool)}
-    files, flags = _files_and_flags(arguments, switches)
-    for path in files:
-        check_file(path, function)
+    paths, flags = _files_and_flags(arguments, switches)
+    files = _read(verb, function, paths)
+    config = [f"--config={yaml.safe_dump(merged(files))}"] if files else []
     try:
-        parsed = parser.parse_args([*(f"--config={path}" for path in files), *flags])
+        parsed = parser.parse_args([*config, *flags])
         chosen = parser.instantiate(parsed)
     except ConfigError:
         raise
     except Exception as error:
         example = f"sddlm {verb} {'RUN' if VERBS[verb][2] else '--out runs/first'}"
-        raise ConfigError(explain(error, function, [*defaults], files, flags, example)) from error
+        told = explain(error, function, [*defaults], origins(files), flags, example)
+        raise ConfigError(told) from error
     chosen.pop("config", None)
     return function, chosen.as_dict()
+
+
+def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[File]:
+    """The YAML files and those they inherit from, with what the verb is to know of them."""
+    from sddlm.explain import check_sections
+    from sddlm.inherit import File, read_files
+
+    files = read_files(paths)
+    if files and verb in READS_RECIPES:
+        module, name, *_ = VERBS["train"]
+        recipe = signature(getattr(importlib.import_module(module), name)).parameters
+        foreign = recipe.keys() - signature(function).parameters.keys()
+        files = [
+            File(path, {key: options[key] for key in options if key not in foreign})
+            for path, options in files
+        ]
+    for file in files:
+        check_sections(file, function)
+    return files
 
 
 def _files_and_flags(arguments: list[str], switches: set[str]) -> tuple[list[str], list[str]]:

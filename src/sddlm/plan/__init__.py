@@ -1,0 +1,1 @@
+"""How long, how many GPUs, does it fit: before anything is spent."""

@@ -1,0 +1,261 @@
+"""A training step without memory: every operation of forward and backward, none carried out.
+
+torch's fake tensors have shapes, no numbers. The library's own network and head run on them, so
+what is counted is what will happen, whatever the architecture: products, the bytes alive at each
+moment, and the operations with the shapes of their operands.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
+
+from sddlm.models.config import Checkpointing, DiTConfig
+from sddlm.models.dit import DiT
+from sddlm.models.vocab_head import CHUNK_BYTES
+from sddlm.plan.probe import Call
+from sddlm.types import SoftTokens
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor's shape; of whole numbers (indices) that are known, the numbers too."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    numbers: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        """The operand that a tensor is; anything else as it is."""
+        if not isinstance(value, Tensor):
+            return value
+        known = type(value) is Tensor and not value.is_floating_point()
+        return cls(tuple(value.shape), value.stride(), value.dtype, value if known else None)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the step.
+
+    Attributes:
+        function: torch's operator.
+        args: its arguments, tensors as `Operand`.
+        kwargs: the same.
+        count: how often it occurs.
+        flops: of one.
+    """
+
+    function: Any
+    args: Any
+    kwargs: Any
+    count: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a forward and backward pass of a micro-batch takes.
+
+    Attributes:
+        forward: FLOPs of the network's forward pass.
+        head: FLOPs of the vocabulary head, forward and backward.
+        backward: FLOPs of the network's backward pass, what is computed again included.
+        earlier: bytes of gradients that are there from the beginning.
+        kept: bytes alive between forward and head, without parameters and their gradients.
+        in_head: most bytes that come to it within the head.
+        in_backward: most bytes alive at any moment behind the head, gradients included.
+        gradients: bytes of the parameters' gradients at that moment.
+        casts: bytes of ``kept`` that are parameters in the precision of the products.
+        rows: positions that met the vocabulary.
+        events: what is allocated (its number and bytes) and freed (its number and 0), in order.
+        operations: all of it.
+    """
+
+    forward: int
+    head: int
+    backward: int
+    earlier: int
+    kept: int
+    in_head: int
+    in_backward: int
+    gradients: int
+    casts: int
+    rows: int
+    events: list[tuple[int, int]]
+    operations: list[Operation]
+
+    @property
+    def flops(self) -> int:
+        """All together."""
+        return self.forward + self.head + self.backward
+
+
+class _Record(TorchDispatchMode):
+    """Notes operations, FLOPs and what is alive."""
+
+    def __init__(self, weights: set[int], *, detailed: bool) -> None:
+        super().__init__()
+        self.detailed = detailed
+        self.weights = weights  # storages of the parameters
+        self.sizes: dict[int, int] = {}
+        self.born: dict[int, int] = {}
+        self.events: list[tuple[int, int]] = []
+        self.live = self.peak = self.peak_at = self.clock = self.flops = self.casts = 0
+        self.found: dict[str, Operation] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func.namespace == "prim":
+            return out
+        self.clock += 1
+        made = sum(self.hold(part) for part in tree_leaves(out) if isinstance(part, Tensor))
+        if func is torch.ops.aten._to_copy.default and _storage(args[0]) in self.weights:
+            self.casts += made
+        flops = _flops(func, args, kwargs, out)
+        self.flops += flops
+        if self.detailed:
+            self._note(func, tree_map(Operand.of, args), tree_map(Operand.of, kwargs), flops)
+        return out
+
+    def _note(self, func: Any, args: Any, kwargs: Any, flops: int) -> None:
+        """One more of an operation."""
+        key = f"{func} {args} {kwargs}"
+        before = self.found.get(key)
+        count = 1 if before is None else before.count + 1
+        self.found[key] = Operation(func, args, kwargs, count, flops)
+
+    def hold(self, tensor: Tensor) -> int:
+        """Count a storage until it is freed; its bytes if it is new."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.sizes or key in self.weights:
+            return 0
+        size = self.sizes[key] = storage.nbytes()
+        self.born[key] = self.clock
+        weakref.finalize(storage, self._free, key)
+        self.live += size
+        self.events.append((key, size))
+        if self.live > self.peak:
+            self.peak, self.peak_at = self.live, self.clock
+        return size
+
+    def _free(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)
+        self.events.append((key, 0))
+
+    def restart(self) -> int:
+        """Forget the peak so far; the bytes alive."""
+        self.peak, self.peak_at = self.live, self.clock
+        return self.live
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """As torch counts, and what its table lacks: products in place, and attention on a CPU.
+
+    That computes the scores again in its backward pass: 5 products, 2 in the forward pass.
+    """
+    name = func._overloadpacket.__name__
+    packet = getattr(torch.ops.aten, name.rstrip("_")) if func.namespace == "aten" else None
+    if packet in flop_registry:
+        return int(flop_registry[packet](*args, **kwargs, out_val=out))
+    if "scaled_dot_product" in name:
+        backward = "backward" in name
+        q, k = args[1:3] if backward else args[:2]
+        return int((10 if backward else 4) * q.numel() * k.shape[-2])
+    return 0
+
+
+class Tracer:
+    """Traces steps of a network that is never built.
+
+    Args:
+        config: its measures.
+        checkpointing: what the backward pass computes again.
+        bf16: whether the products are in bfloat16.
+    """
+
+    def __init__(self, config: DiTConfig, checkpointing: Checkpointing, *, bf16: bool) -> None:
+        self.bf16 = bf16
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        with torch.device("meta"):
+            self.network = DiT(config)
+        with self.mode:
+            self.network.to_empty(device="cpu")
+        if config.tie:
+            self.network.head.weight = self.network.embedding.get_parameter("weight")
+        self.network.checkpointing = checkpointing
+
+    def step(
+        self,
+        asked: Call,
+        mixture: int = 0,
+        *,
+        whole: bool = False,
+        again: bool = False,
+        detailed: bool = False,
+    ) -> Step:
+        """Trace a forward and backward pass.
+
+        Args:
+            asked: the call that an objective makes.
+            mixture: let the network see mixtures of so many tokens instead of tokens.
+            whole: they are mixtures of the whole vocabulary, in order.
+            again: gradients of an earlier micro-batch are there already.
+            detailed: note the operations, and go through all chunks of the vocabulary head; else
+                through two, which is enough to know the others.
+        """
+        parameters = list(self.network.parameters())
+        with self.mode:
+            record = _Record({_storage(p) for p in parameters}, detailed=detailed)
+            for parameter in parameters:
+                parameter.grad = torch.empty_like(parameter) if again else None
+            before = sum(record.hold(p.grad) for p in parameters if p.grad is not None)
+            x = self._mixed(asked.x, mixture, whole) if mixture else asked.x
+            if isinstance(x, SoftTokens):
+                record.hold(x.weights)
+            with record, torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                hidden = self.network(x, asked.sigma, rows=asked.rows)
+                kept, forward, casts = record.restart(), record.flops, record.casts
+                count = asked.count if detailed else self._two_chunks(asked.count)
+                if asked.rows is None:  # a loss that does not say which chooses them afterwards
+                    hidden = hidden.flatten(0, 1)
+                weight = None if asked.weight is None else asked.weight[:count]
+                total = self.network.head(hidden[:count], asked.term, weight).total
+                in_head, head = record.peak - kept, record.flops - forward
+                record.restart()
+            with record:
+                (total / max(1, count)).backward()
+            there = {_storage(p.grad) for p in parameters if p.grad is not None}
+        backward = record.flops - forward - head
+        born = [k for k in there & record.sizes.keys() if record.born[k] <= record.peak_at]
+        return Step(
+            forward=forward, head=head * asked.count // max(1, count), backward=backward,
+            earlier=before, kept=kept - before, in_head=in_head, in_backward=record.peak,
+            gradients=sum(record.sizes[k] for k in born), casts=casts, rows=asked.count,
+            events=record.events, operations=list(record.found.values()),
+        )  # fmt: skip
+
+    def _two_chunks(self, rows: int) -> int:
+        return min(rows, 2 * max(1, CHUNK_BYTES // (4 * self.network.vocab_size)))
+
+    def _mixed(self, x: Tensor | SoftTokens, mixture: int, whole: bool) -> SoftTokens:
+        shape = (*x.shape, mixture)
+        ids = None if whole else torch.zeros(shape, dtype=torch.int64)
+        return SoftTokens(torch.empty(shape), ids)

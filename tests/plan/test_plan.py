@@ -1,0 +1,201 @@
+"""The plan as a whole: parameters, laws, errors, tables, and nothing downloaded."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sddlm.cli import main
+from sddlm.data.args import DataArgs
+from sddlm.data.prepare import prepare
+from sddlm.data.tokenizers import Tokenizer
+from sddlm.errors import ConfigError
+from sddlm.models.config import ModelArgs
+from sddlm.models.dit import DiT
+from sddlm.objectives import MDLM, SDDLM
+from sddlm.plan.devices import DEVICES
+from sddlm.plan.run import make_plan, plan, recipe_table
+from sddlm.plan.sizes import parameters, vocabulary
+from sddlm.train.args import TrainArgs
+
+DATA = DataArgs(tokenizer="gpt2", length=32)
+TOY = ModelArgs(preset="mini", width=64, blocks=2, heads=2)
+TRAIN = TrainArgs(steps=100, batch=64, micro_batch=4)
+GPU: dict[str, Any] = {"device": "h100-sxm", "devices": 8}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plan needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("SDDLM_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("model", [TOY, replace(TOY, tie=True), replace(TOY, time_free=True)])
+@pytest.mark.parametrize("objective", [SDDLM(), MDLM()])
+def test_parameters_are_exact(model: ModelArgs, objective: SDDLM | MDLM) -> None:
+    made = make_plan(DATA, model, objective, TRAIN, **GPU)
+    extra = objective.process.extra_tokens
+    config = model.build(vocab_size=50257 + extra, length=32, input_only=extra)
+    parts = dict(made.parameters)
+    assert parts["all"] == sum(p.numel() for p in DiT(config).parameters())
+    assert parts.pop("all") == sum(parts.values())
+    assert parts["embedding"] == (50257 + extra) * 64
+    assert (parts["conditioning"] == 0) is model.time_free
+
+
+@pytest.mark.parametrize(
+    ("preset", "V", "millions"),
+    [("small", 50258, 169.63), ("medium", 30522, 384.04), ("1.1b", 32000, 1142.4),
+     ("10b", 32000, 9926.1)],
+)  # fmt: skip
+def test_presets_have_their_published_size(preset: Any, V: int, millions: float) -> None:
+    with torch.device("meta"):
+        found, _ = parameters(DiT(ModelArgs(preset=preset).build(vocab_size=V, length=8)))
+    assert found["all"] / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+def test_more_devices_take_less_time_and_as_many_hours() -> None:
+    made = make_plan(DATA, TOY, SDDLM(), TRAIN, **GPU)
+    assert [row["devices"] for row in made.scaling] == [1, 8, 64]
+    days = [row["days"] for row in made.scaling]
+    assert days == sorted(days, reverse=True)
+    assert len({round(row["device_hours"], 12) for row in made.scaling}) == 1
+    one = make_plan(DATA, TOY, SDDLM(), TRAIN, device="h100-sxm")
+    assert one.seconds["step"] == pytest.approx(8 * made.seconds["step"])
+    assert one.scaling == made.scaling
+
+
+def test_time_is_flops_over_the_rate_that_is_reached() -> None:
+    made = make_plan(DATA, TOY, SDDLM(), TRAIN, utilization=0.5, **GPU)
+    assert made.seconds["step"] == pytest.approx(made.flops["step"] / 8 / (0.5 * 989e12))
+    half = make_plan(DATA, TOY, SDDLM(), replace(TRAIN, precision="32"), utilization=0.25, **GPU)
+    assert half.seconds["step"] == pytest.approx(made.flops["step"] / 8 / (0.25 * 67e12))
+    assert made.flops["run"] == pytest.approx(100 * made.flops["step"])
+    assert made.tokens == 100 * 64 * 32
+
+
+def test_tokens_instead_of_steps() -> None:
+    made = make_plan(DATA, TOY, SDDLM(), TRAIN, tokens=64 * 32 * 7 + 1, **GPU)
+    assert made.steps == 8
+    assert made.accumulate == 2
+
+
+def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
+    data, train = replace(DATA, length=1024), TrainArgs(batch=2048)
+    model = ModelArgs(preset="mini", width=256, blocks=2, heads=4)
+    made = make_plan(data, model, SDDLM(), train, device="l4")
+    assert not made.fits
+    assert made.largest is not None
+    for size, fits in ((made.largest, True), (2 * made.largest, False)):
+        again = make_plan(data, model, SDDLM(), replace(train, micro_batch=size), device="l4")
+        assert again.fits is fits
+
+
+def test_what_does_not_fit_at_all() -> None:
+    model = ModelArgs(preset="10b", blocks=18)
+    made = make_plan(DATA, model, SDDLM(), TrainArgs(batch=2), device="l4")
+    assert made.largest is None
+    assert not made.fits
+
+
+def test_known_text_gives_epochs_and_files(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("<|endoftext|>".join(f"text {i} of many" for i in range(99)))
+    data = DataArgs(path=str(tmp_path / "text.txt"), tokenizer="bytes", length=8)
+    unknown = make_plan(data, TOY, SDDLM(), TRAIN, **GPU)
+    assert unknown.epochs is None
+    assert "tokens" not in unknown.disk
+    said = prepare(data).meta["splits"]["train"]
+    made = make_plan(data, TOY, SDDLM(), TRAIN, **GPU)
+    assert made.epochs == pytest.approx(100 * 64 * 8 / said["tokens"])
+    assert made.disk["tokens"] == 2 * said["tokens"]
+    assert made.disk["document index"] == 8 * said["documents"]
+    assert made.disk["checkpoint"] == 16 * made.parameters["all"]
+
+
+def test_vocabulary(tmp_path: Path) -> None:
+    Tokenizer.characters(["abc"]).save(tmp_path)
+    for name, V in (("bytes", 257), ("gpt2", 50257), ("bpe", 4096), (str(tmp_path), 4)):
+        assert vocabulary(DataArgs(tokenizer=name), None) == V
+    assert Tokenizer.bytes().vocab_size == 257
+    assert vocabulary(DataArgs(tokenizer="characters"), 27) == 27
+    for name in ("characters", "someone/something"):
+        with pytest.raises(ConfigError, match="say it with --vocab_size"):
+            vocabulary(DataArgs(tokenizer=name), None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "h1000"}, f"--device h1000 is unknown; there are {', '.join(DEVICES)}"),
+        ({**GPU, "utilization": 0.0}, "--utilization is 0.0, must be above 0, at most 1"),
+        ({**GPU, "utilization": 1.1}, "--utilization is 1.1, must be above 0, at most 1"),
+        ({"device": "here", "utilization": 0.5}, "--utilization has no meaning for --device here"),
+        ({"device": "here", "devices": 2}, "--devices is 2, but here is one machine"),
+        ({"device": "l4", "devices": 0}, "--devices is 0, must be at least 1"),
+        ({"device": "l4", "devices": 3}, "--train.batch is 64, must be a multiple of the 3"),
+        ({**GPU, "tokens": 0.0}, "--tokens is 0.0, must be above 0"),
+        ({**GPU, "vocab_size": 1}, "--vocab_size is 1, must be at least 2"),
+        ({**GPU, "strategy": "dpp"}, "--strategy is dpp, must be ddp or fsdp"),
+    ],
+)  # fmt: skip
+def test_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        make_plan(DATA, TOY, SDDLM(), TRAIN, **options)
+
+
+def test_the_table_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "plan.json"
+    made = plan(DATA, TOY, SDDLM(), TRAIN, json=str(out), **GPU)
+    assert json.loads(out.read_text()) == json.loads(json.dumps(asdict(made)))
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in ("8 x h100-sxm", "40%", "No GPU was measured", f"{made.parameters['all']:,}"):
+        assert words in printed
+    with pytest.raises(ConfigError, match="cannot write to --json"):
+        plan(DATA, TOY, SDDLM(), TRAIN, json=str(tmp_path / "no" / "plan.json"), **GPU)
+
+
+def test_this_machine_is_measured() -> None:
+    """Rates are those of the machine, so only what must hold anywhere is asked."""
+    made = make_plan(DATA, TOY, SDDLM(), TrainArgs(batch=4), device="here", vocab_size=300)
+    parts = {name: value for name, value in made.seconds.items() if name != "step"}
+    assert set(parts) == {"products", "attention", "other passes", "noise", "optimizer"}
+    assert min(parts.values()) > 0
+    assert sum(parts.values()) == pytest.approx(made.seconds["step"])
+    assert made.fits
+    assert not made.bf16
+    assert len(made.scaling) == 1
+
+
+def test_a_page_of_recipes() -> None:
+    recipes = [(name, DATA, TOY, SDDLM(), replace(TRAIN, steps=steps))
+               for name, steps in (("short", 10), ("long", 1000))]  # fmt: skip
+    lines = recipe_table(recipes).splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["| recipe", "| ---", "| short", "| long"]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "days on 8" in lines[0]
+
+
+def test_the_command_line_takes_a_training_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "data: {tokenizer: gpt2, length: 32}\n"
+        "model: {preset: mini, width: 64, blocks: 1, heads: 2}\n"
+        "objective: {class_path: SDDLMV1, init_args: {weight: 0.5}}\n"
+        "train: {steps: 10, batch: 8}\nseed: 1\nout: run\n"
+    )
+    arguments = ["--config", str(recipe), "--device", "l40s", "--devices", "2", "--tokens", "1e6"]
+    assert main(["plan", *arguments, "--utilization", "0.3"]) == 0
+    assert "2 x l40s" in capsys.readouterr().out
+    assert main(["plan", *arguments, "--device", "l41"]) == 2
+    assert "l40s" in capsys.readouterr().err
