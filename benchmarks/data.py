@@ -104,7 +104,7 @@ def rates(seconds: list[float], length: int) -> list[str]:
 
 def tokens(folder: Path, rounds: int, documents: int) -> None:
     """Packing text, which is tokenising, hashing and writing, beside tokenising alone."""
-    texts = list(CORPORA["builtin"].documents())[:documents]
+    texts = list(CORPORA["builtin"].documents())[:documents] * (1 if documents < 100 else 8)
     tokenizer = Tokenizer.train_bpe(texts[:40], V)
     made = sum(map(len, tokenizer.encode_batch(texts)))
     cut = [piece for text in texts for piece in tokenizer.pieces(text)]

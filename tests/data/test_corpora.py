@@ -339,3 +339,9 @@ def test_the_table_for_people() -> None:
         [sys.executable, "-m", "sddlm.data.corpora"], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == (markdown() + "\n", "")
+
+
+def test_the_page_has_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    told = page.split("<!-- corpora:begin -->")[1].split("<!-- corpora:end -->")[0]
+    assert told.strip() == markdown().strip(), "python -m sddlm.data.corpora prints it"

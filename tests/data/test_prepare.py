@@ -371,3 +371,20 @@ def test_what_nobody_went_on_with_is_removed_after_a_week(args: DataArgs) -> Non
     names = folders(args)
     assert ".unfinished-tokens-new" in names
     assert ".unfinished-tokens-old" not in names
+
+
+def test_a_vocabulary_is_learnt_from_an_even_sample(args: DataArgs, monkeypatch) -> None:
+    learnt: list[str] = []
+    train = Tokenizer.train_bpe
+
+    def watched(texts, vocab_size):
+        learnt.extend(texts)
+        return train(learnt, vocab_size)
+
+    monkeypatch.setattr(Tokenizer, "train_bpe", watched)
+    monkeypatch.setattr(prepare_room, "_LEARN", sum(map(len, DOCS)) // 4)
+    prepare(replace(args, validation=1))
+    places = [DOCS.index(text) for text in learnt]
+    assert 0.2 < sum(map(len, learnt)) / sum(map(len, DOCS)) < 0.3
+    assert places == sorted(set(places))
+    assert max(b - a for a, b in zip([-1, *places], [*places, 59], strict=True)) <= 5

@@ -31,6 +31,7 @@ from sddlm.data.texts import Text, texts
 from sddlm.data.tokenizer_files import FILE_NAME
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
+from sddlm.progress import bar
 
 logger = logging.getLogger(__name__)
 
@@ -174,15 +175,17 @@ def _tokenizer(args: DataArgs, found: list[Text]) -> Tokenizer:
 
 
 def _some(found: list[Text], share: float) -> Iterator[str]:
-    """About a share of the training text, spread evenly over it."""
+    """About a share of the training text, spread evenly over it, while a bar tells how far."""
     seen = taken = 0
-    for text in found:
-        for side, part in text.parts():
-            if side == "train" or "train" not in text.splits:
-                seen += len(part.text)
-                if taken < share * seen:
-                    taken += len(part.text)
-                    yield part.text
+    with bar("learning a vocabulary", total=sum(text.characters for text in found)) as advance:
+        for text in found:
+            for side, part in text.parts():
+                advance(len(part.text))
+                if side == "train" or "train" not in text.splits:
+                    seen += len(part.text)
+                    if taken < share * seen:
+                        taken += len(part.text)
+                        yield part.text
 
 
 def _open(
