@@ -112,6 +112,9 @@ def test_the_training_text_by_name_is_scored_by_its_held_out_part(trained, tmp_p
     a = evaluate(str(trained), data=by_name, metrics="likelihood", rows=0)
     b = evaluate(str(trained), metrics="likelihood", rows=0)
     assert a["likelihood"] == b["likelihood"]
+    elsewhere = DataArgs(cache=str(tmp_path / "another cache"))  # says where, not what
+    c = evaluate(str(trained), data=elsewhere, metrics="likelihood", rows=0)
+    assert c["likelihood"] == b["likelihood"]
 
 
 def test_without_the_training_text_baselines_are_left_out_or_refused(tmp_path):

@@ -19,9 +19,9 @@ class DataArgs:
     path: str | None = None
     """Text to use instead of the corpus: a file, a folder, a quoted pattern ('texts/*.txt'),
     '-' for standard input, or hf:NAME, a Hugging Face dataset (a name on the hub or a folder)."""
-    corpus: str = "builtin"
-    """Corpus known by name, used if no path is given. builtin: the documentation that comes with
-    Python; docs/data.md lists the others."""
+    corpus: str | None = None
+    """Corpus known by name, if no path is given. Without either it is builtin, the documentation
+    that comes with Python; docs/data.md lists the others."""
     mixture: dict[str, float] | None = None
     """Several texts at once, each with its share of the rows: names of corpora, or what path
     takes, and their weights, such as {tinystories: 3, my.txt: 1}."""
@@ -88,7 +88,7 @@ class DataArgs:
         self._check_validation()
         if self.mixture is not None:
             self._check_mixture(self.mixture)
-        elif self.path is None and self.corpus not in CORPORA:
+        elif self.path is None and self.sources[0] not in CORPORA:
             raise ConfigError(
                 f"--data.corpus {self.corpus} is unknown; there are: {', '.join(CORPORA)}; for "
                 "your own text use --data.path FILE"
@@ -117,7 +117,12 @@ class DataArgs:
     @property
     def sources(self) -> list[str]:
         """What is read: names of corpora, or what ``path`` takes."""
-        return list(self.mixture) if self.mixture else [self.path or self.corpus]
+        return list(self.mixture) if self.mixture else [self.path or self.corpus or "builtin"]
+
+    @property
+    def named(self) -> bool:
+        """Whether the user says what is read."""
+        return not (self.path is None and self.corpus is None and self.mixture is None)
 
     @property
     def cache_folder(self) -> Path:

@@ -10,7 +10,6 @@ tokenizer share the same packed tokens.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -27,6 +26,7 @@ from sddlm.data.cache import check_writable, complete, filled
 from sddlm.data.mixture import Mixture
 from sddlm.data.packed import DocumentRows, PackedTokens, Rows
 from sddlm.data.packing import FORMAT, write_tokens
+from sddlm.data.paths import digest
 from sddlm.data.texts import Text, texts
 from sddlm.data.tokenizer_files import FILE_NAME
 from sddlm.data.tokenizers import Tokenizer
@@ -114,7 +114,7 @@ def reopened(args: DataArgs, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> P
 
 def _tokens(args: DataArgs, text: Text, tokenizer: Tokenizer) -> Path:
     """The folder with a text's tokens."""
-    key = _digest("tokens", FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos)[:32]
+    key = digest("tokens", FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos)[:32]
     folder = args.cache_folder / f"tokens-{key}"
     if complete(folder):
         logger.info("prepared tokens reused from %s", folder)
@@ -157,7 +157,7 @@ def _tokenizer(args: DataArgs, found: list[Text]) -> Tokenizer:
     if args.tokenizer != "bpe":
         return Tokenizer.choose(args.tokenizer, (), args.vocab_size)
     keys = [text.key for text in found]
-    key = _digest("bpe", FORMAT, hf.__version__, _LEARN, *keys, args.vocab_size)[:32]
+    key = digest("bpe", FORMAT, hf.__version__, _LEARN, *keys, args.vocab_size)[:32]
     folder = args.cache_folder / f"tokenizer-{key}"
     if (folder / FILE_NAME).is_file():
         return Tokenizer.load(folder)
@@ -202,7 +202,7 @@ def _open(
         elif parts:
             splits[name] = parts[0]
     keys = [meta["key"] for meta in metas]
-    key = keys[0] if len(keys) == 1 else _digest("mixture", *keys, *weights)[:32]
+    key = keys[0] if len(keys) == 1 else digest("mixture", *keys, *weights)[:32]
     return Prepared(
         train=splits.get("train"),
         validation=splits["validation"],
@@ -284,13 +284,3 @@ def _summed(metas: list[dict[str, Any]], name: str) -> dict[str, Any]:
     said = [meta["splits"][name] for meta in metas if name in meta["splits"]]
     sums = {what: sum(s[what] for s in said) for what in ("tokens", "characters", "documents")}
     return sums | ({"sha256": said[0]["sha256"]} if len(said) == 1 else {})
-
-
-def _digest(*parts: object) -> str:
-    """SHA-256 (hex) of the parts; their lengths count, so no two lists run together."""
-    sha256 = hashlib.sha256()
-    for part in parts:
-        data = str(part).encode()
-        sha256.update(len(data).to_bytes(8, "big"))
-        sha256.update(data)
-    return sha256.hexdigest()

@@ -166,7 +166,7 @@ def held_out(
         ConfigError: neither a text nor a record of the training data.
     """
     own, length, tokenizer = trained_on(place), loaded.model.length, loaded.tokenizer
-    if own is not None and data is not None and _same_text(own, data):
+    if own is not None and data is not None and (not data.named or _same_text(own, data)):
         own, data = replace(own, cache=data.cache or own.cache), None
     training, other = None, None
     prepared = None
