@@ -460,6 +460,12 @@ def test_nobody_reads_the_output(place: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_standard_input_as_json_lines() -> None:
+    for flags in (["--data.path", "-.jsonl"], ["--data.path=-.jsonl"]):
+        assert _parse("prepare", flags)[1]["data"].path == "-.jsonl"
+    assert _parse("prepare", ["--data.path", "-"])[1]["data"].path == "-"
+
+
 LAWS = ("Uniform", "Unigram", "Sequence", "Top", "Mixed")
 CHOICES = [
     *(("", name) for name in objectives.__all__ if name != "Objective"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
 
 #: verbs that take a recipe for ``train`` and leave aside the sections that are not theirs
 READS_RECIPES = {"prepare", "plan"}
+
+#: what begins with one dash and is a value all the same: ``-.jsonl``, standard input as JSON lines
+_VALUE = re.compile(r"-\.")
 
 USAGE = """usage: sddlm VERB [options]
 
@@ -189,9 +193,12 @@ def _files_and_flags(arguments: list[str], switches: set[str]) -> tuple[list[str
             files.append(left.pop(0))
         elif flag.startswith("--config="):
             files.append(flag.removeprefix("--config="))
+        elif flag in switches and left[:1] not in (["true"], ["false"]):
+            flags.append(f"{flag}=true")
+        elif left and flag.startswith("--") and "=" not in flag and _VALUE.match(left[0]):
+            flags.append(f"{flag}={left.pop(0)}")  # else taken for a flag
         else:
-            bare = flag in switches and left[:1] not in (["true"], ["false"])
-            flags.append(f"{flag}=true" if bare else flag)
+            flags.append(flag)
     return files, flags
 
 

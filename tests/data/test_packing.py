@@ -111,6 +111,20 @@ def test_who_goes_on_encodes_only_what_is_missing(tmp_path: Path, monkeypatch) -
         assert len(calls) == units - noted
 
 
+def test_notes_of_a_version_with_other_units_are_not_gone_on_from(
+    tmp_path: Path, monkeypatch
+) -> None:
+    tokenizer = Tokenizer.bytes()
+    whole = write(tmp_path / "whole", tokenizer)
+    monkeypatch.setattr(room, "_NOTED", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_UNIT", 5)
+        patch.setattr(room.Path, "unlink", lambda path: None)  # the journal stays
+        write(tmp_path / "x", tokenizer)
+    (tmp_path / "x" / "train.bin").write_bytes(b"")
+    assert write(tmp_path / "x", tokenizer) == whole
+
+
 SCRIPT = """
 import sys
 import sddlm.data.packing as room
