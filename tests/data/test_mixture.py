@@ -44,6 +44,8 @@ def test_which_part_lies_where_changes_from_cycle_to_cycle() -> None:
     mixture = Mixture([Numbers(5000), Numbers(5000)], [1, 1])
     first, second = (mixture.at(0, np.arange(c, c + 1000)) < 5000 for c in (0, 1000))
     assert 400 < int((first == second).sum()) < 600
+    other = mixture.at(1, np.arange(1000)) < 5000  # and from seed to seed
+    assert 400 < int((first == other).sum()) < 600
 
 
 def test_rows_and_figures_are_those_of_the_parts(tmp_path) -> None:
