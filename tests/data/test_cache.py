@@ -1,0 +1,52 @@
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from sddlm.data.cache import complete, filled
+
+
+def fill(folder: Path, said: list[str], begun: threading.Event | None = None) -> None:
+    with filled(folder) as temporary:
+        said.append("nothing" if temporary is None else "filled")
+        if temporary is not None:
+            if begun is not None:
+                begun.set()
+                assert go_on.wait(10)
+            (temporary / "a").write_text("x")
+
+
+go_on = threading.Event()
+
+
+def test_who_waits_finds_it_done(tmp_path: Path) -> None:
+    folder, said, begun = tmp_path / "cache" / "x", [], threading.Event()
+    first = threading.Thread(target=fill, args=(folder, said, begun))
+    first.start()
+    assert begun.wait(10)
+    second = threading.Thread(target=fill, args=(folder, said))
+    second.start()
+    second.join(0.3)
+    assert second.is_alive()  # it waits
+    go_on.set()
+    for thread in (first, second):
+        thread.join(10)
+    assert said == ["filled", "nothing"]
+    assert os.listdir(folder) == ["a"]
+    assert os.listdir(folder.parent) == ["x"]  # no lock either
+
+
+def test_what_failed_is_gone_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    with pytest.raises(KeyboardInterrupt), filled(folder) as temporary:
+        assert temporary is not None
+        (temporary / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert not complete(folder)
+    with filled(folder) as temporary:
+        assert temporary is not None
+        assert (temporary / "half").read_text() == "x"
+    assert complete(folder)
+    with filled(folder) as temporary:
+        assert temporary is None
