@@ -39,10 +39,15 @@ def test_who_waits_finds_it_done(tmp_path: Path) -> None:
 
 def test_what_failed_is_gone_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "x"
-    with pytest.raises(KeyboardInterrupt), filled(folder) as temporary:
-        assert temporary is not None
-        (temporary / "half").write_text("x")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with filled(folder) as temporary:
+            assert temporary is not None
+            (temporary / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not complete(folder)
     with filled(folder) as temporary:
         assert temporary is not None
