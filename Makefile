@@ -33,6 +33,7 @@ bench: $(STAMP) ## all tables of docs/performance.md, one after the other: two h
 	$(BENCH)/step.py --memory
 	$(BENCH)/sampling.py --rounds 2
 	$(BENCH)/growth.py
+	$(BENCH)/plan.py
 
 bench-gpu: $(STAMP) ## the same questions on one GPU, in minutes
 	$(BENCH)/gpu.py --shape small

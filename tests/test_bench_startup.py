@@ -1,4 +1,4 @@
-"""The scripts that measure start-up, the data path and growth run; what they find is not judged."""
+"""The scripts that measure start-up, data, growth and plans run; what they find is not judged."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
-def run(name: str, *arguments: str) -> str:
+def run(name: str, *arguments: str, tiny: tuple[str, ...] = ("--tiny",)) -> str:
     done = subprocess.run(
-        [sys.executable, str(FOLDER / name), "--tiny", *arguments],
+        [sys.executable, str(FOLDER / name), *tiny, *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -40,3 +40,14 @@ def test_growth(tmp_path: Path) -> None:
     found = run("growth.py", "--out", str(tmp_path / "growth.png"))
     assert "SDDLM step" in found
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_plan(tmp_path: Path) -> None:
+    found = run("plan.py", "--cells", "toy:300:8:2", "--rounds", "1", tiny=())
+    assert "| toy:300:8:2 |" in found
+    (tmp_path / "base.yaml").write_text("model: {preset: mini}\ntrain: {steps: 10}\n")
+    (tmp_path / "a.yaml").write_text("inherit: base.yaml\ndata: {tokenizer: bytes, length: 8}\n")
+    found = run("plan.py", "--recipes", str(tmp_path), tiny=())
+    assert "| a | " in found
+    assert found.count("\n") == 3  # a base is no recipe
