@@ -117,6 +117,11 @@ class Samples:
         return unpadded(self.tokens, self.lengths)
 
 
+def before_padding(lengths: Tensor, length: int) -> Tensor:
+    """Which positions are not padding ``[B, L]`` bool, of rows with so many tokens ``[B]``."""
+    return torch.arange(length, device=lengths.device) < lengths[:, None]
+
+
 def unpadded(tokens: Tensor, lengths: Tensor | None) -> list[Tensor]:
     """Rows ``[B, L]`` cut to their lengths ``[B]``; None leaves them whole."""
     stops = [tokens.shape[1]] * len(tokens) if lengths is None else lengths.tolist()

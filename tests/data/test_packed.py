@@ -10,10 +10,10 @@ from sddlm.data.packed import (
     DocumentRows,
     PackedTokens,
     Rows,
-    before_padding,
     token_dtype,
 )
 from sddlm.errors import ConfigError
+from sddlm.types import before_padding
 
 
 def packed(

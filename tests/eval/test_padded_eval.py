@@ -10,7 +10,6 @@ import torch
 import yaml
 
 from sddlm.data.args import DataArgs
-from sddlm.data.packed import before_padding
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
@@ -25,6 +24,7 @@ from sddlm.process.hybrid import HybridProcess
 from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
 from sddlm.sampling.run import begins, draw_samples, sampler_for
+from sddlm.types import before_padding
 
 L = 24
 TOKENIZER = Tokenizer.bytes()

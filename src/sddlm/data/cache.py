@@ -94,7 +94,4 @@ def _remove_stale(parent: Path) -> None:
 
 
 def _last_work(folder: Path) -> float:
-    times = [folder.stat().st_mtime]
-    for path in folder.iterdir():
-        times.append(path.stat().st_mtime)
-    return max(times)
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from sddlm.data.shuffle import shuffled
 from sddlm.errors import ConfigError
+from sddlm.types import before_padding
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,11 +30,6 @@ _CHUNK = 1 << 20  # numbers read at a time where a whole file is
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """How tokens lie in a file: little-endian, 2 bytes while every id fits (V <= 65536), else 4."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-
-
-def before_padding(lengths: Tensor, length: int) -> Tensor:
-    """Which positions are not padding ``[B, L]`` bool, of rows with so many tokens ``[B]``."""
-    return torch.arange(length, device=lengths.device) < lengths[:, None]
 
 
 class Rows(Dataset[Tensor], ABC):
@@ -184,16 +180,12 @@ class PackedTokens(_TokenFile):
         system reads ahead (20 times the time), and what was read counts as this process's memory.
         """
         found = self._inside(len(rows))
-        text = np.empty(self.inner, self.dtype)
+        texts = found[:, 1:-1] if self.ends else found
         with self.path.open("rb", buffering=0) as file:
-            for row, i in zip(found, rows.tolist(), strict=True):
+            for text, i in zip(texts, rows.tolist(), strict=True):
                 file.seek(i * text.nbytes)
                 if file.readinto(text.data) != text.nbytes:
                     raise OSError(f"{self.path} ends before row {i} does")
-                if self.ends:
-                    row[1:-1] = text
-                else:
-                    row[:] = text
         return torch.from_numpy(found.astype(np.int64))
 
     @property

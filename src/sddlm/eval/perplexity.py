@@ -10,10 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sddlm.data.packed import before_padding
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.models.attending import Attending
+from sddlm.models.attending import hide_padding
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
@@ -150,16 +149,6 @@ def spread(total: int, wanted: int | None) -> list[int]:
     return [i * total // wanted for i in range(wanted)]
 
 
-def _seen(
-    model: Any, lengths: Tensor | None, chosen: list[int], x0: Tensor
-) -> tuple[Any, Tensor | None]:
-    """The network, blind to padding, and the positions that are none ``[B, L]``; None is all."""
-    if lengths is None:
-        return model, None
-    real = before_padding(lengths[chosen].to(x0.device), x0.shape[1])
-    return Attending(model, real), real
-
-
 def likelihood(
     model: Any,
     objective: Bounded,
@@ -218,7 +207,8 @@ def likelihood(
             part = slice(i, min(i + batch, count))
             x0 = torch.stack([rows[j] for j in chosen[part]]).to(device)  # [b, L]
             draw = Draw(seed, d, strata[d][part].to(device), count)
-            seen, real = _seen(model, rows.lengths, chosen[part], x0)
+            lengths = None if rows.lengths is None else rows.lengths[chosen[part]]
+            seen, real = hide_padding(model, lengths, x0)
             nats = objective.bound(seen, x0, draw).double()  # [b, L]
             counted = objective.counted(x0, real)  # [b, L]
             sums[part] += nats.where(counted, nats.new_zeros(())).sum(1).cpu() / draws

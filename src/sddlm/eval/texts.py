@@ -15,13 +15,14 @@ import yaml
 from torch import Tensor
 
 from sddlm.data.args import DataArgs
-from sddlm.data.packed import Rows, before_padding
+from sddlm.data.packed import Rows
 from sddlm.data.prepare import prepare, reopened
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import words
 from sddlm.eval.ngram import NGram
 from sddlm.model_dir import ModelDir
+from sddlm.types import before_padding
 
 logger = logging.getLogger(__name__)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from sddlm.models.dit import DiT
 from sddlm.models.vocab_head import VocabHead
-from sddlm.types import SoftTokens
+from sddlm.types import SoftTokens, before_padding
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,3 +86,21 @@ class Attending:
     def buffers(self) -> Iterator[Tensor]:
         """Those of the network."""
         return self.model.buffers()
+
+
+def hide_padding(model: Any, lengths: Tensor | None, x0: Tensor) -> tuple[Any, Tensor | None]:
+    """A network that does not look at padding, and the positions that are none.
+
+    Args:
+        model: the network.
+        lengths: tokens before the padding of each row ``[B]``; None where there is no padding.
+        x0: the rows ``[B, L]``.
+
+    Returns:
+        what to call, and which positions count ``[B, L]`` bool; the network and None (all) where
+        there is no padding.
+    """
+    if lengths is None:
+        return model, None
+    real = before_padding(lengths.to(x0.device), x0.shape[1])
+    return Attending(model, real), real

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from sddlm.data.packed import before_padding
 from sddlm.draw import Draw
-from sddlm.models.attending import Attending
+from sddlm.models.attending import hide_padding
 from sddlm.models.dit import DiT
 from sddlm.objectives.base import Objective
 from sddlm.train.args import TrainArgs
+from sddlm.types import before_padding
 
 
 class TrainModule(LightningModule):
@@ -49,7 +49,7 @@ class TrainModule(LightningModule):
         draw = Draw(self.seed, step, batch["slot"], self.args.batch, t_max=self.args.t_max(step))
         if self.model.config.dropout:  # torch's own generator; so that a resumed run is the same
             torch.manual_seed(int(draw.integers("dropout", high=2**53)[0]))
-        model, loss_mask = self._seen(batch)
+        model, loss_mask = hide_padding(self.model, batch.get("lengths"), batch["x0"])
         loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
         self._latest = {"loss": loss.mean.detach(), **loss.metrics}
         if loss_mask is None:
@@ -57,13 +57,6 @@ class TrainModule(LightningModule):
         whole = before_padding(batch["step_lengths"], loss_mask.shape[1])  # [batch, L]
         count = self.objective.counted(whole.long(), whole).sum().clamp(min=1)
         return loss.total / count * (len(whole) / len(loss_mask))
-
-    def _seen(self, batch: dict[str, Tensor]) -> tuple[Any, Tensor | None]:
-        """The network, blind to padding, and the positions that are none; None is all."""
-        if "lengths" not in batch:
-            return self.model, None
-        real = before_padding(batch["lengths"], batch["x0"].shape[1])
-        return Attending(self.model, real), real
 
     def configure_gradient_clipping(
         self,
@@ -98,7 +91,7 @@ class TrainModule(LightningModule):
         """The bound and the loss on held-out rows, with the same noise at every validation."""
         rows = int(batch["rows"][0])
         draw = Draw(self.seed, -1, batch["slot"], rows)
-        model, loss_mask = self._seen(batch)
+        model, loss_mask = hide_padding(self.model, batch.get("lengths"), batch["x0"])
         counted = self.objective.counted(batch["x0"], loss_mask)
         bound = self.objective.bound(model, batch["x0"], draw)
         loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
