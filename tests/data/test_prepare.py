@@ -318,13 +318,16 @@ def test_a_mixture(args: DataArgs, tmp_path: Path) -> None:
 def test_what_was_prepared_is_opened_again_without_the_text(args: DataArgs) -> None:
     for chosen in (args, replace(args, packing="document", ends=True)):
         first = prepare(chosen)
-        again = reopened(chosen, first.tokenizer, first.meta)
+        again = reopened(chosen, first.meta, first.tokenizer)
         assert again is not None
         assert again.meta == first.meta
+        alone = reopened(chosen, first.meta)
+        assert alone is not None
+        assert alone.tokenizer.fingerprint == first.tokenizer.fingerprint
         assert again.validation[0].tolist() == first.validation[0].tolist()
-    assert reopened(args, first.tokenizer, {"key": "of an older version"}) is None
+    assert reopened(args, {"key": "of an older version"}, first.tokenizer) is None
     shutil.rmtree(folder_of(prepare(args)))
-    assert reopened(args, first.tokenizer, first.meta) is None
+    assert reopened(args, first.meta, first.tokenizer) is None
 
 
 def test_standard_input_is_read_once(tmp_path: Path) -> None:

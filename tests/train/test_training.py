@@ -161,6 +161,32 @@ def test_two_processes_train_what_one_does(config, tmp_path):
     assert a["val_nelbo"] == pytest.approx(b["val_nelbo"], rel=1e-3)
 
 
+def test_two_processes_train_on_standard_input(config, tmp_path):
+    """Which only one of them can read; the other opens what the first has prepared."""
+    assert train(config, tmp_path / "one") == 0
+    text = tmp_path / "text.txt"
+    more = ["--data.path", "-", "--train.devices", "2", "--train.accelerator", "cpu"]
+    with text.open() as stdin:
+        process = start(config, tmp_path / "two", *more, stdin=stdin)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    one, two = (ModelDir.load(tmp_path / name) for name in ("one", "two"))
+    assert one.data["key"] == two.data["key"]
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(value, two.model.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_resumed_run_does_not_read_its_text_again(config, tmp_path):
+    run = tmp_path / "run"
+    assert train(config, run) == 0
+    (tmp_path / "text.txt").unlink()
+    shutil.rmtree(run / "model")
+    assert train(config, run, "--resume", "true") == 0
+    assert (run / "model").is_dir()
+    shutil.rmtree(tmp_path / "cache")
+    assert train(config, run, "--resume", "true") == 2  # nothing is left of it
+
+
 @pytest.mark.parametrize(
     "objective",
     [
@@ -243,11 +269,11 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_advice(config, tmp_path
 SMALL_FILES = (resource.RLIMIT_FSIZE, (300_000, 300_000))
 
 
-def start(config, out, *more, preexec_fn=None):
+def start(config, out, *more, preexec_fn=None, stdin=None):
     command = [sys.executable, "-m", "sddlm", "train", "--config", str(config), "--out", str(out)]
     return subprocess.Popen(
         [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=preexec_fn,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=preexec_fn, stdin=stdin,
     )  # fmt: skip
 
 

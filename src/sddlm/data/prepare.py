@@ -97,18 +97,21 @@ def prepare(
     return _open(folders, args, tokenizer, [text.weight for text in found])
 
 
-def reopened(args: DataArgs, tokenizer: Tokenizer, meta: Mapping[str, Any]) -> Prepared | None:
+def reopened(
+    args: DataArgs, meta: Mapping[str, Any], tokenizer: Tokenizer | None = None
+) -> Prepared | None:
     """What `prepare` gave before, without a look at the texts; None if the cache lacks some of it.
 
     Args:
         args: as then; nothing of it is checked.
-        tokenizer: as then.
         meta: what it said of itself.
+        tokenizer: as then; None reads the one that lies with the tokens.
     """
     known = meta.get("texts", [])
     folders = [args.cache_folder / f"tokens-{text['key']}" for text in known]
     if not folders or not all(map(complete, folders)):
         return None
+    tokenizer = tokenizer or Tokenizer.load(folders[0])
     return _open(folders, args, tokenizer, [text["share"] for text in known])
 
 

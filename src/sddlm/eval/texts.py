@@ -173,7 +173,7 @@ def held_out(
     prepared = None
     if own is not None:
         own = replace(own, length=length)
-        prepared = reopened(own, tokenizer, loaded.data)
+        prepared = reopened(own, loaded.data, tokenizer)
         if prepared is None and (data is None or _readable(own)):
             prepared = prepare(own, tokenizer)
     if prepared is not None:

@@ -18,8 +18,9 @@ import yaml
 
 from sddlm import __version__
 from sddlm.data.args import DataArgs
-from sddlm.data.prepare import Prepared, prepare
+from sddlm.data.prepare import Prepared, prepare, reopened
 from sddlm.errors import ConfigError
+from sddlm.files import atomic_write
 from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
@@ -27,6 +28,8 @@ from sddlm.objectives import SDDLM, Objective
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
+
+_ENVIRONMENT = "environment.json"
 
 #: what a resumed run may change without becoming another run
 FREE = frozenset(
@@ -78,10 +81,10 @@ def train_model(
     from sddlm.train.fit import fit
 
     with _run_directory(run, resume):
-        prepared = prepare(data)
+        prepared = _prepared(run, data)
         network = _network(model, objective, prepared, data.length, seed)
         start_step = saved_step(run) if resume else 0
-        _write_config(run, config)
+        _write_config(run, config, prepared)
     fit(run, train, seed, start_step, network, objective, prepared)
     return run
 
@@ -175,7 +178,22 @@ def _network(
     return DiT(config, seed=seed)
 
 
-def _write_config(run: Path, config: dict[str, Any]) -> None:
+def _prepared(run: Path, data: DataArgs) -> Prepared:
+    """The tokens; where the run has begun, those that it began with.
+
+    So a resumed run and the processes beside the first one read no text, which may be readable only
+    once, or take hours.
+    """
+    said = run / _ENVIRONMENT
+    if said.is_file():
+        meta = json.loads(said.read_text(encoding="utf-8")).get("data", {})
+        found = reopened(data, meta)
+        if found is not None:
+            return found
+    return prepare(data)
+
+
+def _write_config(run: Path, config: dict[str, Any], prepared: Prepared) -> None:
     """The resolved configuration, and what it ran on; by the first process."""
     if not is_first():
         return
@@ -189,8 +207,10 @@ def _write_config(run: Path, config: dict[str, Any]) -> None:
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "data": prepared.meta,
     }
-    (run / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+    with atomic_write(run / _ENVIRONMENT) as file:  # which another process may be looking for
+        file.write(json.dumps(environment, indent=2) + "\n")
 
 
 def _commit() -> str | None:
