@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -299,3 +300,37 @@ def test_arguments_build_a_configuration() -> None:
     ours, theirs = ({f.name for f in fields(c)} for c in (ModelArgs, DiTConfig))
     assert ours - theirs == {"preset"}
     assert theirs - ours == {"vocab_size", "length", "causal", "input_only"}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("time_free", [False, True])
+def test_a_sequence_has_the_same_bits_in_every_batch(time_free: bool, threads: int) -> None:
+    """Also alone, also of few rows, also beside padding: `layers.by_row`."""
+    config = DiTConfig(
+        vocab_size=50, length=24, width=64, heads=2, blocks=2, head_init=0.3, input_conv=5,
+        gate_init=0 if time_free else 1, time_free=time_free,
+    )  # fmt: skip
+    model = DiT(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 50, (17, 24), generator=generator)
+    sigma = 3 * torch.rand(17, generator=generator)
+    attend = torch.arange(24) < torch.randint(1, 25, (17, 1), generator=generator)
+    rows = torch.randint(0, 24, (17, 3), generator=generator).sort(1).values
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            for hide in (None, attend):
+                whole = model(x, sigma, attend=hide)
+                logits = model.head.logits(whole[:, 5])
+                for B, start in product((1, 2, 3, 5, 6, 7, 9, 11, 16), (0, 1)):
+                    at = slice(start, start + B)
+                    part = None if hide is None else hide[at]
+                    hidden = model(x[at], sigma[at], attend=part)
+                    assert torch.equal(hidden, whole[at])
+                    assert torch.equal(model.head.logits(hidden[:, 5]), logits[at])
+                    few = (torch.arange(B)[:, None] * 24 + rows[at]).flatten()
+                    picked = model(x[at], sigma[at], rows=few, attend=part)
+                    wanted = whole[at].gather(1, rows[at][..., None].expand(-1, -1, 64))
+                    assert torch.equal(picked, wanted.flatten(0, 1))
+    finally:
+        torch.set_num_threads(1)

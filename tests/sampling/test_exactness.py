@@ -200,7 +200,7 @@ def test_a_sequence_depends_on_seed_and_index_alone(sampler: Psi | FirstHitting)
             estimate=LOO,
             shape=(count, 2),
             seed=seed,
-            first_index=first,
+            index=first,
         )
 
     whole = run(40, 0)

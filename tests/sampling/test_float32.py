@@ -89,7 +89,7 @@ def test_a_sequence_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPa
         p = torch.full((50,), 0.02, dtype=torch.float64)
         return Float32(6).sample(
             Constant(p), process=UniformProcess(), estimate=LOO, shape=(count, 7), seed=seed,
-            first_index=first,
+            index=first,
         ).tokens  # fmt: skip
 
     whole = run()

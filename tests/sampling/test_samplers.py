@@ -165,7 +165,7 @@ def test_a_sequence_depends_on_seed_and_index_alone() -> None:
     whole = run(Lazy(steps=8), 10, seed=1)
     again = run(Lazy(steps=8), 10, seed=1)
     assert torch.equal(whole.tokens, again.tokens)
-    parts = [run(Lazy(steps=8), n, seed=1, first_index=i) for i, n in ((0, 3), (3, 7))]
+    parts = [run(Lazy(steps=8), n, seed=1, index=i) for i, n in ((0, 3), (3, 7))]
     for name in ("tokens", "nfe", "rows"):
         joined = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(joined, getattr(whole, name))
@@ -335,7 +335,7 @@ def test_autoregressive() -> None:
     one = Autoregressive(bos_id=2).sample(
         Bigram(table),
         shape=(1, 3),
-        first_index=7,
+        index=7,
         **options,  # type: ignore[arg-type]
     )
     assert torch.equal(one.tokens[0], out.tokens[7])

@@ -120,7 +120,7 @@ def write(
         estimate=loaded.estimate,
         shape=(1, view.length),
         seed=seed,
-        first_index=copy,
+        index=copy,
     )
     ids = drawn.tokens[0, len(prompt) - known :].tolist()
     if tokenizer.eos_id in ids:

@@ -7,6 +7,7 @@ positions, MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892) for the network as
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from sddlm.types import SoftTokens
 
 SIGMA_FEATURES = 256
 """Numbers that describe a noise level: 128 cosines, then 128 sines."""
+ROWS = 16
+"""Of `by_row`: no kernel found here handles more rows at once with the same rounding."""
 
 
 class _Unfilled:
@@ -29,8 +32,30 @@ class _Unfilled:
         """Nothing."""
 
 
+def by_row(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A matrix product whose rows do not depend, not even in the last bit, on how many there are.
+
+    Libraries take another kernel for a few left-over rows, which rounds otherwise. So when no
+    gradient is wanted the rows are filled up to a multiple of `ROWS`, and a sequence gets the same
+    numbers in every batch (on a CPU; ``tests/models/test_dit.py``).
+
+    Args:
+        product: ``[N, D] -> [N, E]``.
+        x: ``[..., D]``.
+    """
+    lack = -x.shape[:-1].numel() % ROWS
+    if not lack or torch.is_grad_enabled():
+        return product(x)
+    flat = F.pad(x.reshape(-1, x.shape[-1]), (0, 0, 0, lack))
+    return product(flat)[:-lack].reshape(*x.shape[:-1], -1)
+
+
 class Linear(_Unfilled, nn.Linear):
-    """``nn.Linear``, filled by `DiT.init`."""
+    """``nn.Linear``, filled by `DiT.init`; see `by_row`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``[..., D] -> [..., E]``."""
+        return by_row(super().forward, input)
 
 
 class Embedding(_Unfilled, nn.Embedding):
@@ -159,4 +184,7 @@ class InputConv(nn.Module):
             if cache.before is not None:
                 padded[:, :, :before] = cache.before
             cache.before = padded[:, :, -before:].detach()
+        if len(x) == 1 and not torch.is_grad_enabled():
+            # one sequence alone is rounded otherwise than beside others (see `by_row`)
+            return x + self.conv(padded.expand(2, -1, -1))[:1].transpose(1, 2)
         return x + self.conv(padded).transpose(1, 2)  # [B, L, D]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sddlm.models import kernels
+from sddlm.models.layers import by_row
 from sddlm.models.terms import Term
 
 #: float32 bytes of logits that one chunk may hold. 16 to 64 MiB are equally fast on a CPU.
@@ -78,7 +79,7 @@ class VocabHead(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., V]`` of rows ``[..., D]``, float32 (float64 if the weights are)."""
-        return _logits(hidden, self.weight, self.bias, self.input_only)
+        return by_row(lambda rows: _logits(rows, self.weight, self.bias, self.input_only), hidden)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, input_only: int) -> Tensor:

@@ -31,18 +31,21 @@ class Schedule:
         """The time at which ``alpha`` (any shape) is left, float64: the inverse of `alpha`."""
         raise NotImplementedError
 
-    def grid(self, steps: int, *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    def grid(
+        self, steps: int, *, device: torch.device | str = "cpu", t: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Times of a sampling run and what is left at each.
 
         Args:
             steps: number of equal intervals.
             device: where the result lies.
+            t: the time to begin at.
 
         Returns:
-            times ``linspace(1, 0)`` and alphas, ``[steps + 1]`` float64 each; the last alpha is 1
+            times ``linspace(t, 0)`` and alphas, ``[steps + 1]`` float64 each; the last alpha is 1
             exactly.
         """
-        times = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=device)
+        times = torch.linspace(t, 0, steps + 1, dtype=torch.float64, device=device)
         alphas = self.alpha(times)
         alphas[-1] = 1
         return times, alphas

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from sddlm.sampling.base import (
     leave_one_out,
     pick,
 )
+from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import OnStep, Samples
 
@@ -63,6 +65,7 @@ class Run:
         index: of each sequence ``[B]`` int64.
         length: L.
         on_step: called after each step, or None.
+        condition: what is known of the sequences, or None.
     """
 
     model: Model
@@ -72,11 +75,32 @@ class Run:
     index: Tensor
     length: int
     on_step: OnStep | None
+    condition: Condition | None = None
 
     @property
     def vocab_size(self) -> int:
         """V."""
         return self.model.vocab_size
+
+    @property
+    def t(self) -> float:
+        """The noise level that the run begins at."""
+        return 1.0 if self.condition is None else self.condition.t
+
+    @cached_property
+    def free(self) -> Tensor:
+        """Positions that are sampled ``[B, L]`` bool, or ``[1, 1]`` if all are."""
+        everywhere = torch.ones(1, 1, dtype=torch.bool, device=self.index.device)
+        return everywhere if self.condition is None else self.condition.free
+
+    def hidden(self, x: Tensor, sigma: Tensor, which: Tensor, **more: Any) -> Tensor:
+        """The network's output for the sequences ``which [A]`` int64: ``x[which]``, each at its
+        ``sigma [A]``; ``rows`` count among them."""
+        network = (
+            self.model if self.condition is None else self.condition.network(self.model, which)
+        )
+        hidden: Tensor = network(x[which], sigma, **more)
+        return hidden
 
 
 @dataclass
@@ -108,10 +132,10 @@ class Ancestral(Sampler):
             )
 
     def grid(
-        self, schedule: Schedule, *, device: torch.device | str = "cpu"
+        self, schedule: Schedule, *, device: torch.device | str = "cpu", t: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Times and alphas of a run ``[steps + 1]`` float64 each; it ends at alpha = 1 exactly."""
-        return schedule.grid(self.steps, device=device)
+        """Times from ``t`` to 0 and alphas ``[steps + 1]`` float64; the last alpha is 1 exactly."""
+        return schedule.grid(self.steps, device=device, t=t)
 
     def kernel(
         self,
@@ -160,7 +184,8 @@ class Ancestral(Sampler):
         estimate: Estimate,
         shape: tuple[int, int],
         seed: int = 0,
-        first_index: int = 0,
+        index: int | Tensor = 0,
+        condition: Condition | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """See `Sampler.sample`; a denoiser is converted to leave-one-out, exactly, at each step."""
@@ -171,19 +196,21 @@ class Ancestral(Sampler):
             )
         warn_of_bias(estimate, model.vocab_size)
         started = time.perf_counter()
-        index = first_index + torch.arange(shape[0], device=device_of(model))
-        run = Run(model, process, estimate, seed, index, shape[1], on_step)
+        device = device_of(model)
+        places = indices(index, shape[0], device)
+        condition = checked(condition, shape, device)
+        run = Run(model, process, estimate, seed, places, shape[1], on_step, condition)
         with evaluating(model):
-            start = Draw(seed, 0, index, len(index))
+            start = Draw(seed, 0, places, len(places))
             x = process.prior(start, run.length, vocab_size=run.vocab_size)  # [B, L]
-            x, nfe, rows = self._run(run, x)
+            x, nfe, rows = self._run(run, x if condition is None else condition.begin(x))
         seconds = time.perf_counter() - started
         # a copy made outside inference mode can also be trained on
         return Samples(x.clone(), nfe.clone(), self.steps, seconds, rows.clone())
 
     def _run(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From noise to text: tokens ``[B, L]``, network calls and head rows, each ``[B]``."""
-        times, alphas = self.grid(run.process.schedule, device=x.device)
+        times, alphas = self.grid(run.process.schedule, device=x.device, t=run.t)
         kappas = self.kappas(alphas).tolist()
         nfe, rows = torch.zeros_like(run.index), torch.zeros_like(run.index)
         for number in range(1, self.steps + 1):
@@ -212,13 +239,14 @@ class Ancestral(Sampler):
             greedy=torch.full_like(x, self._greedy(number), dtype=torch.bool),
         )  # [B, L] each
         cells, asked, fresh = self.ask(run, x, cells, kappa, draw)
+        asked, fresh = asked & run.free, fresh & run.free
         # the network sees x as it was, so that noise is laid over the result
         new = x
         busy = asked.any(1)  # [B]
         if busy.any():
             at = asked[busy].flatten().nonzero()[:, 0]  # [N]
             sigma = -torch.log(alpha_t[busy, 0]).float()
-            hidden = run.model(x[busy], sigma, rows=at)  # [N, D]
+            hidden = run.hidden(x, sigma, busy.nonzero()[:, 0], rows=at)  # [N, D]
             new = x.masked_scatter(asked, self._answers(run, hidden, x[asked], cells[asked]))
         return torch.where(fresh, cells.noise, new), asked
 

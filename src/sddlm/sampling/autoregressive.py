@@ -6,12 +6,14 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import Model, Sampler, chunks, device_of, evaluating, pick
+from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import OnStep, Samples
 
@@ -42,10 +44,11 @@ class Autoregressive(Sampler):
         estimate: Estimate,
         shape: tuple[int, int],
         seed: int = 0,
-        first_index: int = 0,
+        index: int | Tensor = 0,
+        condition: Condition | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
-        """See `Sampler.sample`; the process is not used."""
+        """See `Sampler.sample`; the process is not used. Only what comes first can be known."""
         if estimate is not Estimate.NEXT_TOKEN or not getattr(model, "causal", False):
             raise ConfigError(
                 f"Autoregressive samples only a causal model with estimate "
@@ -58,21 +61,48 @@ class Autoregressive(Sampler):
         started = time.perf_counter()
         B, L = shape
         device = device_of(model)
-        index = first_index + torch.arange(B, device=device)
+        places = indices(index, B, device)
+        condition = _prompts(checked(condition, shape, device))
         with evaluating(model):
             x = torch.full((B, L), self.bos_id, device=device)
+            if condition is not None:
+                x = condition.begin(x)
             sigma = torch.zeros(B, device=device)
             new_cache = getattr(model, "new_cache", None)
             more = {"cache": new_cache(L)} if new_cache else {}
             for place in range(1, L):
                 start = place - 1 if more else 0
                 hidden = model(x[:, start:place], sigma, **more)[:, -1]  # [B, D]
-                u = Draw(seed, place, index, B).uniform("pick")  # [B]
+                u = Draw(seed, place, places, B).uniform("pick")  # [B]
                 for at in chunks(B, model.vocab_size):
                     p = self.truncation(model.head.logits(hidden[at]))
                     x[at, place] = pick(p, u[at])
+                if condition is not None:
+                    drawn = condition.free[:, place]
+                    x[:, place] = torch.where(drawn, x[:, place], condition.given[:, place])
                 if on_step is not None:
                     on_step(place, 1 - place / (L - 1), x)
         seconds = time.perf_counter() - started
-        calls = torch.full_like(index, L - 1)
-        return Samples(x.clone(), calls, L - 1, seconds, calls)
+        calls = torch.full_like(places, L - 1)
+        if condition is not None and condition.lengths is not None:
+            calls = condition.lengths - 1
+        return Samples(x.clone(), calls, L - 1, seconds, calls.clone())
+
+
+def _prompts(condition: Condition | None) -> Condition | None:
+    """The condition, if it is one that can be kept from left to right.
+
+    Raises:
+        ConfigError: if something is known behind something unknown, or a text is to be changed.
+    """
+    if condition is None:
+        return None
+    if condition.t < 1:
+        raise ConfigError("an autoregressive model cannot change a text: use a diffusion model")
+    free = condition.free.cumsum(1) > 0
+    if (condition.known & free).any():
+        raise ConfigError(
+            "an autoregressive model reads only what is before: give it a --prompt alone, "
+            "for a suffix or blanks use a diffusion model"
+        )
+    return condition

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, to_leave_one_out
+from sddlm.sampling.condition import Condition
 from sddlm.types import OnStep, Samples
 
 #: bytes of float64 logits that exist at once
@@ -39,8 +40,9 @@ class Model(Protocol):
     def __call__(self, x_t: Tensor, sigma: Tensor, **more: Any) -> Tensor:
         """Hidden vectors ``[B, L, D]`` of tokens ``[B, L]`` at noise levels ``[B]``.
 
-        ``more`` is ``rows=`` if only the positions ``b L + l`` ``[N]`` are wanted, ``[N, D]``, and
-        ``cache=`` for a causal network that has a ``new_cache``. A network with a true attribute
+        ``more`` is ``rows=`` if only the positions ``b L + l`` ``[N]`` are wanted, ``[N, D]``,
+        ``attend=`` ``[B, L]`` bool where there is padding, and ``cache=`` for a causal network that
+        has a ``new_cache``. A network with a true attribute
         ``time_free`` does not look at the noise level.
         """
 
@@ -65,10 +67,11 @@ class Sampler:
         estimate: Estimate,
         shape: tuple[int, int],
         seed: int = 0,
-        first_index: int = 0,
+        index: int | Tensor = 0,
+        condition: Condition | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
-        """Draw sequences; each is a function of ``seed`` and its own index alone.
+        """Draw sequences; each is a function of ``seed``, its own index and its own condition.
 
         Args:
             model: the network; put into evaluation mode for the call.
@@ -76,11 +79,13 @@ class Sampler:
             estimate: what its output means.
             shape: number of sequences and their length (B, L).
             seed: of all randomness.
-            first_index: index of the first sequence, so that a run can be cut into batches.
+            index: of the first sequence, so that a run can be cut into batches, or of each
+                ``[B]`` int64.
+            condition: what is known of the sequences, of that shape; None is nothing.
             on_step: called after each step.
 
         Raises:
-            ConfigError: if this sampler cannot read the estimate.
+            ConfigError: if this sampler cannot read the estimate or keep to the condition.
         """
         raise NotImplementedError
 

@@ -6,12 +6,14 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.masked import MaskedProcess
+from sddlm.sampling.ancestral import Run
 from sddlm.sampling.base import (
     Model,
     Sampler,
@@ -21,6 +23,7 @@ from sddlm.sampling.base import (
     leave_one_out,
     pick,
 )
+from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import OnStep, Samples
 
@@ -52,7 +55,8 @@ class FirstHitting(Sampler):
         estimate: Estimate,
         shape: tuple[int, int],
         seed: int = 0,
-        first_index: int = 0,
+        index: int | Tensor = 0,
+        condition: Condition | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
         """See `Sampler.sample`; ``on_step`` gets the share of masks as the time."""
@@ -65,20 +69,28 @@ class FirstHitting(Sampler):
         started = time.perf_counter()
         B, L = shape
         device = device_of(model)
-        index = first_index + torch.arange(B, device=device)
-        rows = torch.arange(B, device=device)
-        start = Draw(seed, 0, index, B)
+        places = indices(index, B, device)
+        condition = checked(condition, shape, device)
+        run = Run(model, process, estimate, seed, places, L, on_step, condition)
+        start = Draw(seed, 0, places, B)
         with evaluating(model):
             x = process.prior(start, L, vocab_size=model.vocab_size)  # [B, L]
-            most = 1 - process.schedule.alpha(torch.ones(1, dtype=torch.float64, device=device))
+            x = x if condition is None else condition.begin(x)
+            masked = run.free & ~process.certain(x, vocab_size=model.vocab_size)  # [B, L]
+            calls = masked.sum(1)  # [B]
+            top = torch.full((1,), run.t, dtype=torch.float64, device=device)
+            most = 1 - process.schedule.alpha(top)
             level = start.uniform("level", L) * most  # [B, L]: 1 - alpha when it is revealed
+            level = level.masked_fill(~masked, -1)  # behind all that are
             level, order = level.sort(dim=1, descending=True, stable=True)
-            for number in range(1, L + 1):
-                alpha_t, place = 1 - level[:, number - 1], order[:, number - 1]  # [B]
+            for number in range(1, int(calls.max()) + 1):
+                rows = (calls >= number).nonzero()[:, 0]  # [A]
+                alpha_t, place = 1 - level[rows, number - 1], order[rows, number - 1]  # [A]
                 sigma = -torch.log(alpha_t).float()
-                hidden = model(x, sigma, rows=rows * L + place)  # [B, D]
-                u = Draw(seed, number, index, B).uniform("pick")  # [B]
-                own = x[rows, place]  # [B]: masks
+                among = torch.arange(len(rows), device=device) * L + place
+                hidden = run.hidden(x, sigma, rows, rows=among)  # [A, D]
+                u = Draw(seed, number, places[rows], B).uniform("pick")  # [A]
+                own = x[rows, place]  # [A]: masks
                 token = torch.empty_like(own)
                 for at in chunks(B, model.vocab_size):
                     logits = leave_one_out(
@@ -89,5 +101,4 @@ class FirstHitting(Sampler):
                 if on_step is not None:
                     on_step(number, 1 - number / L, x)
         seconds = time.perf_counter() - started
-        calls = torch.full_like(index, L)
-        return Samples(x.clone(), calls, L, seconds, calls)
+        return Samples(x.clone(), calls.clone(), L, seconds, calls.clone())

@@ -33,7 +33,7 @@ class Lazy(Ancestral):
 
     def _run(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Ancestral._run`."""
-        times, alphas = self.grid(run.process.schedule, device=x.device)
+        times, alphas = self.grid(run.process.schedule, device=x.device, t=run.t)
         plan = self._plan(run, alphas)
         predictions = _Predictions(run)
         replay = _Replay(run.on_step, times, x) if run.on_step else None
@@ -72,7 +72,8 @@ class Lazy(Ancestral):
             step, index = steps.repeat_interleave(B), run.index.repeat(len(steps))
             draw = CellDraw.of(run.seed, step + 1, index, torch.zeros_like(step))
             u = draw.uniform("jump", run.length)  # [n B, L]
-            at, place = (u < bound[step, None]).nonzero().unbind(1)
+            free = run.free[torch.arange(len(step), device=step.device) % len(run.free)]  # [n B, L]
+            at, place = ((u < bound[step, None]) & free).nonzero().unbind(1)
             found.append((step[at] + 1, at % B, place, u[at, place]))
         step, row, place, u = (torch.cat(parts) for parts in zip(*found, strict=True))
         order = (row * (self.steps + 1) + step).argsort(stable=True)
@@ -179,7 +180,7 @@ class _Predictions:
     """
 
     def __init__(self, run: Run) -> None:
-        self.model, self.length = run.model, run.length
+        self.run = run
         self.nfe = torch.zeros_like(run.index)
         self.keep = bool(getattr(run.model, "time_free", False))
         self._valid = torch.zeros_like(run.index, dtype=torch.bool)  # [B]
@@ -213,8 +214,8 @@ class _Predictions:
         sigma = -torch.log(alpha_t[count.cumsum(0) - 1]).float()  # [A]
         if not self.keep:
             which = torch.arange(len(here), device=row.device).repeat_interleave(count)
-            return self.model(x[here], sigma, rows=which * self.length + place)
-        hidden = self.model(x[here], sigma)  # [A, L, D]
+            return self.run.hidden(x, sigma, here, rows=which * self.run.length + place)
+        hidden = self.run.hidden(x, sigma, here)  # [A, L, D]
         if self._memory is None:
             self._memory = hidden.new_empty(*x.shape, hidden.shape[-1])
         self._memory[here] = hidden

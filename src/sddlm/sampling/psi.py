@@ -197,10 +197,13 @@ class Psi(Ancestral):
         return cls(**{"steps": steps, "truncation": Truncation(top_p=top_p), **chosen, **fields})
 
     def grid(
-        self, schedule: Schedule, *, device: torch.device | str = "cpu"
+        self, schedule: Schedule, *, device: torch.device | str = "cpu", t: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Times and alphas ``[steps + 1]``; the last time is 0 wherever the profile ends."""
-        times = profile(self.steps + 1, hold=self.hold, segments=self.segments, t_end=0.0)
+        """Times and alphas ``[steps + 1]``; the last time is 0 wherever the profile ends.
+
+        A run that begins at ``t < 1`` has the same profile, lower by that factor.
+        """
+        times = t * profile(self.steps + 1, hold=self.hold, segments=self.segments, t_end=0.0)
         times[-1] = 0
         alphas = schedule.alpha(times)
         alphas[-1] = 1

@@ -208,7 +208,7 @@ def draw_cut(
         estimate=loaded.estimate,
         shape=(cut.count, cut.length),
         seed=seed,
-        first_index=cut.first,
+        index=cut.first,
         on_step=on_step,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,8 @@ CHUNK = 2**24
 class Stepwise(Protocol):
     """A sampler on a grid whose steps are independent over positions, as `Ancestral`, `Psi`."""
 
-    def grid(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """Times and alphas ``[steps + 1]``."""
+    def grid(self, schedule: Schedule, *, t: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Times and alphas ``[steps + 1]`` from ``t``."""
 
     def kernel(
         self,
@@ -34,7 +35,15 @@ class Stepwise(Protocol):
         """Law of step ``number`` at each position ``[..., V]``."""
 
 
-def law(sampler: Stepwise, process: Process, predictions: Predictions) -> Tensor:
+def law(
+    sampler: Stepwise,
+    process: Process,
+    predictions: Predictions,
+    *,
+    known: Mapping[int, int] | None = None,
+    begin: Tensor | None = None,
+    t: float = 1.0,
+) -> Tensor:
     """Exact law of what a sampler returns.
 
     Its steps factorise over positions, K(x_s | x_t) = prod_l K_l(x_s^l | x_t); they are composed
@@ -45,28 +54,38 @@ def law(sampler: Stepwise, process: Process, predictions: Predictions) -> Tensor
         process: of the noise.
         predictions: what the sampler reads at each alpha: leave-one-out predictions, after any
             conversion and truncation.
+        known: clean tokens by position, which are never changed.
+        begin: law of the noisy sequences that it starts from ``[S]``; None is noise, and what is
+            known.
+        t: time that it starts at.
 
     Returns:
         ``[S]`` float64, over sequences of clean tokens.
     """
-    _, alphas = sampler.grid(process.schedule)
+    _, alphas = sampler.grid(process.schedule, t=t)
+    known = known or {}
     now = torch.ones(0)
     for number in range(1, len(alphas)):
         alpha_t, alpha_s = alphas[number - 1], alphas[number]
         p = predictions(alpha_t.item())  # [S, L, V]
         _, L, V = p.shape
         if number == 1:
-            now = _prior(process, V, L)
+            now = _prior(process, V, L, known) if begin is None else begin
         kernel = sampler.kernel(number, process, p, states(V, L), alpha_t, alpha_s)
+        for at in known:
+            kernel[:, at] = nn.functional.one_hot(states(V, L)[:, at], V)
         now = _step(now, kernel)
     clean = V - process.extra_tokens
     return now.reshape([V] * L)[tuple([slice(clean)] * L)].flatten()
 
 
-def _prior(process: Process, vocab_size: int, length: int) -> Tensor:
-    """Law of the noise that a sampler starts from ``[S]``."""
+def _prior(process: Process, vocab_size: int, length: int, known: Mapping[int, int]) -> Tensor:
+    """Law of the noise that a sampler starts from, beside what is known ``[S]``."""
     odds = process.odds(process.schedule.alpha(torch.ones((), dtype=torch.float64)), vocab_size)
-    return (odds / odds.sum())[states(vocab_size, length)].prod(-1)
+    each = (odds / odds.sum()).repeat(length, 1)  # [L, V]
+    for at, token in known.items():
+        each[at] = nn.functional.one_hot(torch.tensor(token), vocab_size)
+    return each[torch.arange(length), states(vocab_size, length)].prod(-1)
 
 
 def _step(now: Tensor, kernel: Tensor) -> Tensor:

@@ -1,0 +1,99 @@
+"""What a sampler is given beside the noise: known tokens, padding, a text to begin from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sddlm.errors import ConfigError
+from sddlm.models.attending import Attending
+from sddlm.types import before_padding
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """Known tokens of each sequence, clean at every step and never changed.
+
+    The law sampled is the model's own, p(unknown | known), as far as the network says it: the
+    network is told the noise level of the unknown tokens, and one that was trained on whole noisy
+    sequences has to make out by itself that some are clean (docs/generation.md).
+
+    Attributes:
+        given: the known tokens at their places ``[B, L]`` int64. At the others anything at t = 1,
+            where they begin as noise; below, the tokens to begin from.
+        known: where tokens are known ``[B, L]`` bool.
+        lengths: how many positions of each sequence are its own ``[B]`` int64, the others being
+            padding, which is not looked at and stays as given; None is all.
+        t: noise level in (0, 1] of the tokens to begin from. 1 is pure noise.
+    """
+
+    given: Tensor
+    known: Tensor
+    lengths: Tensor | None = None
+    t: float = 1.0
+
+    def __post_init__(self) -> None:
+        given, known, lengths = self.given, self.known, self.lengths
+        if known.dtype != torch.bool or given.dim() != 2 or given.shape != known.shape:
+            raise ValueError(
+                f"given and known must be [B, L] and known bool, got {list(given.shape)} and "
+                f"{list(known.shape)} {known.dtype}"
+            )
+        if lengths is not None and (
+            lengths.shape != given.shape[:1] or not (lengths > 0).all()
+            or not (lengths <= given.shape[1]).all()
+        ):  # fmt: skip
+            raise ValueError(
+                f"lengths must be [{len(given)}], each 1 to {given.shape[1]}, got {lengths}"
+            )
+        if not 0 < self.t <= 1:
+            raise ConfigError(f"--t is {self.t}, allowed is above 0 and at most 1: try --t 0.3")
+
+    @property
+    def free(self) -> Tensor:
+        """Positions that are to be sampled ``[B, L]`` bool."""
+        if self.lengths is None:
+            return ~self.known
+        return ~self.known & before_padding(self.lengths, self.known.shape[1])
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """The tokens at the start of a run ``[B, L]``, ``noise`` being those of t = 1."""
+        return torch.where(self.free, noise, self.given) if self.t == 1 else self.given.clone()
+
+    def to(self, device: torch.device) -> Condition:
+        """The same on a device."""
+        lengths = None if self.lengths is None else self.lengths.to(device)
+        return Condition(self.given.to(device), self.known.to(device), lengths, self.t)
+
+    def network(self, model: Any, which: Tensor) -> Any:
+        """The network as the sequences ``which [A]`` are to call it: blind to their padding."""
+        if self.lengths is None:
+            return model
+        return Attending(model, before_padding(self.lengths[which], self.given.shape[1]))
+
+
+def checked(
+    condition: Condition | None, shape: tuple[int, int], device: torch.device
+) -> Condition | None:
+    """The condition on the device.
+
+    Raises:
+        ValueError: if it is not one of ``shape``.
+    """
+    if condition is None:
+        return None
+    if condition.given.shape != shape:
+        raise ValueError(
+            f"the condition is {list(condition.given.shape)}, but shape is {list(shape)}"
+        )
+    return condition.to(device)
+
+
+def indices(index: int | Tensor, count: int, device: torch.device) -> Tensor:
+    """The index of each sequence ``[B]`` int64, on the device."""
+    if isinstance(index, int):
+        return index + torch.arange(count, device=device)
+    return index.to(device)
