@@ -22,7 +22,7 @@ from rich.table import Table
 from sddlm.cli import main as sddlm
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "tiny"
-SAMPLING = ["--steps", "64", "--tail_cut", "1", "--count", "32", "--batch", "32", "--seed", "1"]
+HOW = ["--steps", "64", "--tail_cut", "1", "--top_p", "1", "--seed", "1"]
 
 
 def run(*arguments: str, quiet: bool = False) -> float:
@@ -60,7 +60,9 @@ def main() -> None:
     training = run("train", "--config", str(RECIPES / "quickstart.yaml"), *fewer, "--out", model)
     run("train", "--config", str(RECIPES / "judge.yaml"), *fewer, "--out", judge)
     page = out / "denoising.html"
-    run("sample", model, *SAMPLING, "--html", str(page), quiet=True)  # five are shown below
+    # whole rows, as real ones are; five are shown below
+    run("sample", model, *HOW, "--count", "32", "--batch", "32", "--whole", quiet=True)
+    run("demo", model, *HOW, "--count", "4", "--fps", "0", "--html", str(page), quiet=True)
     run("eval", model, "--judge", judge, "--samples", str(out / "sddlm" / "samples.jsonl"))
     summarise(out, training, time.perf_counter() - started)
 
@@ -103,7 +105,8 @@ def summarise(out: Path, training: float, total: float) -> None:
     console.print(f"\ncurves of the training      {out / 'sddlm' / 'curves.png'}")
     console.print(f"a page that plays it        {out / 'denoising.html'}")
     console.print(f"everything measured         {out / 'sddlm' / 'evaluation.json'}")
-    console.print(f"write more                  sddlm sample {out / 'sddlm'} --tail_cut 1 --watch")
+    console.print(f"write more                  sddlm sample {out / 'sddlm'} --tail_cut 1")
+    console.print(f"look on                     sddlm demo {out / 'sddlm'} --tail_cut 1")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sddlm import objectives
 from sddlm.cli import VERBS, _parser
 from sddlm.eval.drawing import Drawing
 from sddlm.eval.frontier import Sweep
+from sddlm.generation.corrector import CorrectArgs
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "sddlm"
@@ -40,13 +41,15 @@ ROOMS = {
     "models": set(),
     "data": set(),
     "demo": set(),
+    "demo/run.py": {"model_dir", "sampling", "generation"},  # the verb
     "worlds": {"process", "models", "objectives", "sampling"},
     "objectives": {"process", "models"},
+    "objectives/distillation.py": {"process", "models", "model_dir"},  # its teacher
     "model_dir": {"process", "models", "data"},
     "sampling": {"process"},
-    "sampling/run.py": {"process", "data", "model_dir", "demo"},  # the verb
-    "eval": {"process", "models", "data", "objectives", "sampling", "model_dir"},
-    "train": {"process", "models", "data", "objectives", "sampling", "model_dir"},
+    "generation": {"process", "data", "model_dir", "sampling"},
+    "eval": {"process", "models", "data", "objectives", "sampling", "generation", "model_dir"},
+    "train": {"process", "models", "data", "objectives", "sampling", "generation", "model_dir"},
     "plan": {"process", "models", "data", "objectives", "train"},
     "inherit": set(),
     "explain": {"inherit"},
@@ -183,7 +186,8 @@ NEGATIVES = [
 ]  # fmt: skip
 KNOBS = [
     sddlm.TrainArgs, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
-    sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, sddlm.Float32,
+    sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, sddlm.Float32, sddlm.Adaptive,
+    sddlm.SamplerArgs, CorrectArgs, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
     *NEGATIVES, Drawing, Sweep,
@@ -235,7 +239,16 @@ def options() -> str:
 
 
 def test_verbs_are_frozen() -> None:
-    assert list(VERBS) == ["prepare", "plan", "train", "sample", "eval"]
+    assert list(VERBS) == [
+        "prepare",
+        "plan",
+        "train",
+        "distill",
+        "sample",
+        "correct",
+        "demo",
+        "eval",
+    ]
 
 
 def test_options_are_frozen() -> None:

@@ -268,9 +268,9 @@ def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
     assert chosen["resume"] is True
     assert chosen["model"].tie is True
     assert _parse("train", ["--out", "r", "--resume", "false"])[1]["resume"] is False
-    for typed in (["--watch", "run"], ["run", "--watch"], ["run", "--watch=true"]):
+    for typed in (["--whole", "run"], ["run", "--whole"], ["run", "--whole=true"]):
         _, chosen = _parse("sample", typed)
-        assert (chosen["watch"], chosen["model_dir"]) == (True, "run")
+        assert (chosen["whole"], chosen["model_dir"]) == (True, "run")
 
 
 def chosen(*typed: str) -> dict[str, Any]:
@@ -415,7 +415,7 @@ def test_failures(
     def fails(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("sddlm.sampling.run.ModelDir.load", fails)
+    monkeypatch.setattr("sddlm.generation.run.ModelDir.load", fails)
     assert main(["sample", "folder"]) == code
     expected = f"sddlm sample: {line}\n" if line else ""
     assert capsys.readouterr().err == expected

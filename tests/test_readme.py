@@ -28,7 +28,7 @@ def blocks(page, language):
 def commands(page):
     """The commands of a page's bash blocks, split as a shell would."""
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
-    words = (shlex.split(line, comments=True) for line in lines)
+    words = (shlex.split(re.split(r" [<>] ", line)[0], comments=True) for line in lines)
     return [w for w in words if w]
 
 

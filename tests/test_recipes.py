@@ -54,7 +54,8 @@ class Chosen(NamedTuple):
 def chosen(name: str) -> Chosen:
     """What a user gets who types the recipe's name."""
     _, arguments = _parse("train", ["--config", str(FILES[name]), "--out", "run"])
-    assert (arguments.pop("out"), arguments.pop("resume")) == ("run", False)
+    apart = tuple(arguments.pop(name) for name in ("out", "resume", "start"))
+    assert apart == ("run", False, None)
     return Chosen(**arguments)
 
 

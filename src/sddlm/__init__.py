@@ -11,14 +11,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "Adaptive": "sampling.adaptive",
     "Ancestral": "sampling.ancestral",
     "Attending": "models.attending",
     "Autoregressive": "objectives.autoregressive",
     "CalibratedDenoising": "objectives.denoising",
+    "Condition": "sampling.condition",
     "ConfigError": "errors",
     "Cosine": "process.schedule",
     "CosinePower": "process.schedule",
     "D3PM": "objectives.discrete",
+    "DCD": "objectives.distillation",
     "DataArgs": "data.args",
     "DiT": "models.dit",
     "DiTConfig": "models.config",
@@ -43,10 +46,13 @@ _PUBLIC = {
     "NoisyToken": "objectives.negatives",
     "Polynomial": "process.schedule",
     "Psi": "sampling.psi",
+    "Recorder": "demo.frames",
+    "Request": "generation.requests",
     "SDDLM": "objectives.denoising",
     "SDDLMV1": "objectives.contrastive",
     "SDDLMV2": "objectives.contrastive",
     "SEDD": "objectives.score_entropy",
+    "SamplerArgs": "generation.args",
     "Samples": "types",
     "SequenceNegatives": "objectives.negatives",
     "Tokenizer": "data.tokenizers",
@@ -57,11 +63,15 @@ _PUBLIC = {
     "UniformProcess": "process.uniform",
     "UnigramNegatives": "objectives.negatives",
     "World": "worlds",
+    "Writer": "generation.writer",
+    "correct": "generation.correct",
+    "distill": "train.distill",
     "evaluate": "eval.run",
     "make_plan": "plan.run",
     "prepare": "data.prepare",
-    "sample": "sampling.run",
+    "sample": "generation.run",
     "train_model": "train.run",
+    "write_page": "demo.page",
 }
 
 __all__ = sorted([*_PUBLIC, "__version__"])

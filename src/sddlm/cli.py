@@ -27,7 +27,20 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
     "plan": ("sddlm.plan.run", "plan", False, "tell what a training will need and cost"),
     "train": ("sddlm.train.run", "train_model", False, "train a model on text"),
-    "sample": ("sddlm.sampling.run", "sample", True, "write text with a trained model"),
+    "distill": (
+        "sddlm.train.distill",
+        "distill",
+        True,
+        "make a trained model need fewer steps",
+    ),
+    "sample": ("sddlm.generation.run", "sample", True, "write text with a trained model"),
+    "correct": (
+        "sddlm.generation.correct",
+        "correct",
+        True,
+        "replace what a trained model finds wrong in a text",
+    ),
+    "demo": ("sddlm.demo.run", "demo", True, "watch a trained model write"),
     "eval": ("sddlm.eval.run", "evaluate", True, "measure a trained model"),
 }
 
@@ -92,8 +105,13 @@ def _run(verb: str, arguments: list[str]) -> int:
         result = function(**chosen)
     if verb == "sample":
         print("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)))
+    if verb == "correct" and chosen.get("out") is None:
+        sys.stdout.write(result.text)
     if verb == "train" and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"metrics, curves and previews in {result}, the model in {result / 'model'}")
+    if verb == "distill":
+        print(f"each round is a run in {result}, the model is in {result / 'model'}")
+    if verb in ("train", "distill") and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"next:  sddlm sample {result}\n       sddlm eval {result}")
     return 0
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sddlm.errors import ConfigError
 from sddlm.inherit import File
@@ -183,10 +183,17 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 def _hints(owner: Any) -> dict[str, Any]:
     """Options of a function or a class, with their types."""
     try:
-        hints = get_type_hints(vars(owner)["__init__"] if isinstance(owner, type) else owner)
+        owner = vars(owner)["__init__"] if isinstance(owner, type) else owner
+        hints = get_type_hints(owner, include_extras=True)
     except (KeyError, NameError, TypeError):
         return {}
-    return {name: hint for name, hint in hints.items() if name != "return"}
+    found: dict[str, Any] = {}
+    for name, hint in hints.items():
+        if get_origin(hint) is Annotated:  # ``**how``: all fields of the class that it says
+            found |= _hints(get_args(hint)[1])
+        elif name != "return":
+            found[name] = hint
+    return found
 
 
 def _imported(path: str) -> Any:

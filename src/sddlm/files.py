@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from sddlm.errors import ConfigError
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
@@ -43,3 +45,15 @@ def make_durable(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written later.
+
+    Raises:
+        ConfigError: if its folder is missing or closed.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot write {path}: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise ConfigError(f"cannot write {path}: choose another file")

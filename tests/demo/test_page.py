@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import html.parser
 import json
 import re
@@ -6,7 +8,8 @@ import pytest
 import torch
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.demo.page import Frames, Recorder, payload, write_page
+from sddlm.demo.page import Frames, Recorder, Take, write_page
+from sddlm.demo.payload import moments_of, payload
 from sddlm.errors import ConfigError
 
 
@@ -48,8 +51,11 @@ def data_of(page):
 
 def test_the_payload_tells_every_moment():
     frames = some_frames()
-    data = payload(frames, Words())
-    for b, sample in enumerate(data["samples"]):
+    data = payload([Take("", frames)], Words())
+    (take,) = data["takes"]
+    assert take["at"] == [0, 1, 2, 3, 4]
+    assert data["moments"] == take["times"] == [0.8, 0.6, 0.4, 0.2, 0.0]
+    for b, sample in enumerate(take["samples"]):
         row = list(sample["first"])
         rows = [list(row)]
         for changes in sample["changes"]:
@@ -77,28 +83,30 @@ def test_awkward_tokens_cannot_leave_the_data(tmp_path):
 def test_the_page_needs_nothing_else(tmp_path):
     page = write_page(tmp_path / "page.html", some_frames(), Words(), notes=["<i>"]).read_text()
     assert not re.search(r"https?:|src=|@import|url\(", page)
-    assert "default-src 'none'" in page
+    policy = re.search(r"default-src 'none'; style-src '(.+?)'; script-src '(.+?)'\"", page)
+    script = page.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy[2] == f"sha256-{digest}"  # nothing else may run
     assert '<html lang="en">' in page
     assert 'name="viewport"' in page
     assert "prefers-color-scheme: dark" in page
     assert "&lt;i&gt;" in page
     assert "{{" not in page
-    for wanted in ('id="play"', 'id="slider"', 'id="sample"', "ArrowLeft", "aria-label"):
-        assert wanted in page
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]
 
 
 def test_given_places_are_marked():
     known = torch.zeros(2, 9, dtype=torch.bool)
     known[1, 3] = True
-    data = payload(some_frames(), Words(), known=known)
-    assert [sample["known"] for sample in data["samples"]] == [[], [3]]
+    data = payload([Take("", some_frames(), known=known)], Words())
+    assert [sample["known"] for sample in data["takes"][0]["samples"]] == [[], [3]]
 
 
 def test_parts_of_a_character_are_shown_together():
     tokenizer = Tokenizer.bytes()
     ids = tokenizer.encode_batch(["é€x"])[0]  # two bytes, three bytes, one byte
-    data = payload(Frames(torch.tensor([[ids], [ids]]), [1, 2], [0.5, 0.0]), tokenizer)
+    frames = Frames(torch.tensor([[ids], [ids]]), [1, 2], [0.5, 0.0])
+    data = payload([Take("", frames)], tokenizer)
     place = {i: n for n, i in enumerate(sorted(set(ids)))}
     assert data["joins"][",".join(str(place[i]) for i in ids[:2])] == "é"
     assert data["joins"][",".join(str(place[i]) for i in ids[2:5])] == "€"
@@ -122,12 +130,50 @@ def test_a_recorder_keeps_evenly_and_the_last_step(steps):
         assert frames.steps == list(range(1, steps + 1))
 
 
-def test_a_recorder_keeps_its_own_copy_of_the_first_samples():
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_a_recorder_keeps_its_own_copy_of_the_first_samples(dtype):
     recorder = Recorder(samples=2)
-    x = torch.zeros(5, 3, dtype=torch.int64)
+    x = torch.zeros(5, 3, dtype=dtype)
     recorder(1, 0.0, x)
     x += 1
     assert recorder.frames().tokens.tolist() == [[[0, 0, 0], [0, 0, 0]]]
+
+
+def test_two_takes_share_their_texts_and_the_time(tmp_path):
+    one, two = some_frames(F=5), some_frames(F=3, seed=1)
+    two = Frames(two.tokens, [0, 1, 2], [1.0, 0.4, 0.0])
+    takes = [Take("a <i>", one, ["x"]), Take("b\x1b", two)]
+    data, _ = data_of(write_page(tmp_path / "two.html", takes, Words()).read_text())
+    assert data["moments"] == [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
+    assert [take["at"] for take in data["takes"]] == [[0, 0, 1, 2, 3, 4], [0, 0, 0, 1, 1, 2]]
+    assert [take["label"] for take in data["takes"]] == ["a <i>", "b␛"]
+    assert data["takes"][0]["notes"] == ["x"]
+    used = sorted({*one.tokens.flatten().tolist(), *two.tokens.flatten().tolist()})
+    firsts = [[used[i] for i in take["samples"][1]["first"]] for take in data["takes"]]
+    assert firsts == [one.tokens[0, 1].tolist(), two.tokens[0, 1].tolist()]
+
+
+def test_moments_of_samplers_that_stay_at_a_time():
+    times = [[0.9, 0.9, 0.9, 0.0], [1.0, 0.9, 0.9 + 1e-9, 0.0]]  # the third is a rounding error
+    moments, at = moments_of(times)
+    assert moments == [1.0, 0.9, 0.9, 0.9, 0.0]
+    assert at == [[0, 0, 1, 2, 3], [0, 1, 2, 2, 3]]
+    assert moments_of([[0.5, 0.7, 0.0]]) == ([0.5, 0.5, 0.0], [[0, 1, 2]])  # no way back
+
+
+def test_takes_that_cannot_stand_side_by_side(tmp_path):
+    one, path = some_frames(), tmp_path / "page.html"
+    none = torch.zeros(2, 9, dtype=torch.bool)
+    for takes, more, message in (
+        ([], {}, "1 or 2 takes, not 0"),
+        ([Take("", one)] * 3, {}, "1 or 2 takes, not 3"),
+        ([Take("", one), Take("", some_frames(B=1))], {}, "2 and 1 samples"),
+        ([Take("", some_frames(B=0))], {}, "no tokens"),
+        ([Take("", one)], {"known": none}, "give it to each Take"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            write_page(path, takes, Words(), **more)
+    assert not path.exists()
 
 
 def test_misuse_is_an_error():

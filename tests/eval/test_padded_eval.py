@@ -18,6 +18,8 @@ from sddlm.eval.measures import figures
 from sddlm.eval.perplexity import likelihood
 from sddlm.eval.run import evaluate
 from sddlm.eval.texts import END, held_out
+from sddlm.generation.args import begins, sampler_for
+from sddlm.generation.cuts import cuts, draw_cut
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -25,7 +27,6 @@ from sddlm.process.estimate import Estimate
 from sddlm.process.hybrid import HybridProcess
 from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
-from sddlm.sampling.run import begins, draw_samples, sampler_for
 from sddlm.types import before_padding
 
 L = 24
@@ -177,7 +178,8 @@ def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate
     _, training = held_out(run, loaded, None, None)
     ends = begins(loaded.data)
     sampler = sampler_for(estimate, loaded.tokenizer, steps=4, ends=ends)
-    drawn = draw_samples(loaded, sampler, count=9, batch=9, seed=3, progress=False).sequences()
+    parts, _ = cuts(loaded, count=9, batch=9)
+    drawn = [row for cut in parts for row in draw_cut(loaded, sampler, cut, seed=3).tokens]
     assert len({len(row) for row in drawn}) > 2
     texts = TOKENIZER.decode_batch([row.tolist() for row in drawn])
     assert found["generated"] == pytest.approx(figures(drawn, texts, training), nan_ok=True)

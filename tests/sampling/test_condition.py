@@ -12,6 +12,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process import HybridProcess, LogLinear, MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate, to_leave_one_out
+from sddlm.sampling.adaptive import Adaptive
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.autoregressive import Autoregressive
 from sddlm.sampling.base import Sampler
@@ -203,7 +204,10 @@ SAMPLERS: list[tuple[Sampler, Process, dict[str, bool]]] = [
     (Lazy(12, "greedy", SHARP), UniformProcess(), {"time_free": True}),
     (Ancestral(6, truncation=SHARP), UniformProcess(), {}),
     (Psi(8, kappa="0.3"), UniformProcess(), {}),
+    (Adaptive(16, budget=2.0), UniformProcess(), {}),
+    (Adaptive(16, "greedy", SHARP, budget=0.6, by="confidence"), UniformProcess(), {}),
     (Lazy(12), MaskedProcess(), {}),
+    (Adaptive(16, budget=1.0), MaskedProcess(), {}),
     (FirstHitting(), MaskedProcess(), {}),
     (Autoregressive(), UniformProcess(), {"causal": True}),
 ]

@@ -16,6 +16,9 @@ from sddlm.cli import main
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
+from sddlm.generation.args import SamplerArgs, sampler_for
+from sddlm.generation.requests import Request
+from sddlm.generation.writer import Writer
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -26,7 +29,6 @@ from sddlm.process.uniform import UniformProcess
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.autoregressive import Autoregressive
 from sddlm.sampling.lazy import Lazy
-from sddlm.sampling.run import begins, draw_samples, sampler_for
 from sddlm.sampling.truncation import Truncation
 
 L = 12
@@ -70,9 +72,10 @@ def lengths_of(docs: list[str], extra: int) -> list[int]:
 
 
 def drawn(loaded: ModelDir, **more: Any) -> list[list[int]]:
-    sampler = sampler_for(loaded.estimate, loaded.tokenizer, steps=6, ends=begins(loaded.data))
-    options = {"count": 9, "batch": 4, "seed": 2, "progress": False}
-    return [row.tolist() for row in draw_samples(loaded, sampler, **options | more).sequences()]
+    asked = Request(count=more.pop("count", 9), length=more.pop("length", None))
+    writer = Writer(loaded, [asked], SamplerArgs(steps=6), **{"batch": 4, "seed": 2, **more})
+    writer.write(progress=False)
+    return [each.tokens for each in writer.written(whole=True)]
 
 
 @pytest.mark.parametrize(
@@ -112,30 +115,6 @@ def test_a_sample_is_the_same_whatever_the_batch(tmp_path: Path, estimate: Estim
         assert row == drawn(loaded, count=20, length=len(row))[i]
 
 
-def test_batches_are_of_one_length_and_padding_is_behind_the_samples(tmp_path: Path) -> None:
-    loaded = model_dir(tmp_path, packing="document")
-    shapes = []
-
-    class Watched(Lazy):
-        def sample(self, *args: Any, **more: Any) -> Any:
-            shapes.append(more["shape"])
-            return super().sample(*args, **more)
-
-    truncation = Truncation(never=tuple(NEVER))
-    found = draw_samples(loaded, Watched(4, truncation=truncation), count=20, batch=4, seed=0,
-                         progress=False)  # fmt: skip
-    assert found.lengths is not None
-    lengths = found.lengths.tolist()
-    assert [wide for n, wide in shapes for _ in range(n)] == lengths
-    assert lengths == sorted(lengths, reverse=True)
-    assert max(n for n, _ in shapes) == 4
-    assert found.tokens.shape == (20, max(lengths))
-    for row, n in zip(found.tokens.tolist(), lengths, strict=True):
-        assert PAD not in row[:n]
-        assert set(row[n:]) <= {PAD}
-    assert found.rows.shape == found.nfe.shape == (20,)
-
-
 KINDS: list[Any] = [
     (LOO, UniformProcess(), {}),
     (LOO, UniformProcess(), {"tail": "greedy"}),
@@ -156,8 +135,10 @@ def test_what_is_no_text_is_never_written(
     free = replace(sampler, truncation=Truncation())
     found = []
     for each in (sampler, free):
-        samples = draw_samples(loaded, each, count=40, batch=40, seed=0, progress=False)
-        found.append({token for row in samples.sequences() for token in row.tolist()})
+        samples = each.sample(
+            loaded.model, process=process, estimate=estimate, shape=(40, L), seed=0
+        )
+        found.append(set(samples.tokens.flatten().tolist()))
     assert not found[0] & NEVER
     assert found[0] > {SEP}  # the end of text is text
     assert found[1] & NEVER
@@ -191,8 +172,8 @@ def test_the_verb_writes_each_sample_with_its_own_tokens(
     loaded = model_dir(tmp_path, estimate, packing="document", ends=True)
     loaded.save(tmp_path / "model")
     command = ["sample", str(tmp_path / "model"), "--count", "7", "--steps", "4"]
-    page = tmp_path / "page.html"
-    assert main([*command, "--html", str(page)]) == 0
+    command += ["--whole", "true"]
+    assert main(command) == 0
     out = tmp_path / "model" / "samples.jsonl"
     records = [json.loads(line) for line in out.read_text().splitlines()]
     at = (np.arange(7) + 0.5) / 7
@@ -203,7 +184,6 @@ def test_the_verb_writes_each_sample_with_its_own_tokens(
         assert not NEVER & set(record["tokens"])
         assert record["text"] == tokenizer.decode(record["tokens"])
         assert "[" not in record["text"]
-    assert page.stat().st_size > 1000
     assert main([*command, "--length", "6"]) == 0
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert [len(record["tokens"]) for record in records] == [6] * 7

@@ -1,17 +1,51 @@
-"""Truncation: order, golden nucleus, the tail cut, errors that name the flag."""
+"""Truncation: order, golden nucleus, each cut by hand, errors that name the flag."""
 
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from sddlm.errors import ConfigError
+from sddlm.process import LogLinear, MaskedProcess, Process, UniformProcess
+from sddlm.process.estimate import Estimate
+from sddlm.sampling.ancestral import Ancestral
+from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
+from sddlm.worlds import TabularModel, World, law, state_id, total_variation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def by_hand(logits: list[float], how: Truncation) -> list[float]:
+    """The rules as they are told, one token after the other."""
+    V = len(logits)
+    odds = [0.0 if v in how.never else np.exp(x / how.temperature) for v, x in enumerate(logits)]
+
+    def normalised(values: list[float]) -> list[float]:
+        return [value / sum(values) for value in values]
+
+    def keep(p: list[float], tokens: list[int]) -> list[float]:
+        return normalised([x if v in tokens else 0.0 for v, x in enumerate(p)])
+
+    def ranked(p: list[float]) -> list[int]:
+        return sorted(range(V), key=lambda v: (-p[v], v))
+
+    p = normalised(odds)
+    p = keep(p, ranked(p)[: how.top_k])
+    nucleus: list[int] = []
+    for v in ranked(p):
+        if sum(p[w] for w in nucleus) <= how.top_p:
+            nucleus.append(v)
+    p = keep(p, nucleus)
+    p = keep(p, [v for v in range(V) if p[v] >= how.min_p * max(p)])
+    cut = [max(x - how.tail_cut / V, 0.0) for x in p]
+    return normalised(cut) if sum(cut) > 0 else keep(p, ranked(p)[:1])
 
 
 @pytest.mark.parametrize("top_p", [0.5, 0.9, 0.95])
@@ -47,7 +81,11 @@ def test_what_is_never_written_is_as_if_it_were_not_in_the_vocabulary() -> None:
     logits = 3 * torch.randn(50, 9, generator=torch.Generator().manual_seed(1))
     logits[:, 2] += 5  # the likeliest by far
     rest = [i for i in range(9) if i not in (2, 7)]
-    for how in ({}, {"temperature": 0.5}, {"top_p": 0.7}, {"temperature": 2.0, "top_p": 0.5}):
+    settings: list[dict[str, Any]] = [
+        {}, {"temperature": 0.5}, {"top_p": 0.7}, {"temperature": 2.0, "top_p": 0.5},
+        {"top_k": 3}, {"min_p": 0.2},
+    ]  # fmt: skip
+    for how in settings:
         p = Truncation(**how, never=(2, 7))(logits)
         assert (p[:, [2, 7]] == 0).all()
         torch.testing.assert_close(p[:, rest], Truncation(**how)(logits[:, rest]))
@@ -63,17 +101,61 @@ def test_what_is_never_written_is_as_if_it_were_not_in_the_vocabulary() -> None:
     temperature=st.floats(0.05, 5),
     top_p=st.floats(0.01, 1),
     tail_cut=st.floats(0, 20),
+    top_k=st.none() | st.integers(1, 12),
+    min_p=st.floats(0, 0.99),
+    never=st.sampled_from([(), (3, 10)]),
 )
-@settings(max_examples=100, deadline=None)
-def test_always_a_distribution(
-    seed: int, temperature: float, top_p: float, tail_cut: float
+@settings(max_examples=200, deadline=None)
+def test_always_the_distribution_that_the_rules_give(
+    seed: int,
+    temperature: float,
+    top_p: float,
+    tail_cut: float,
+    top_k: int | None,
+    min_p: float,
+    never: tuple[int, ...],
 ) -> None:
-    logits = 5 * torch.randn(3, 11, generator=torch.Generator().manual_seed(seed))
-    p = Truncation(temperature, top_p, tail_cut)(logits)
+    logits = 2 * torch.randn(3, 11, generator=torch.Generator().manual_seed(seed)).double()
+    how = Truncation(temperature, top_p, tail_cut, top_k, min_p, never)
+    p = how(logits)
     assert p.dtype == torch.float64
     assert (p >= 0).all()
-    torch.testing.assert_close(p.sum(-1), torch.ones(3, dtype=torch.float64))
-    assert torch.equal(p.argmax(-1), logits.argmax(-1))
+    expected = torch.tensor([by_hand(row.tolist(), how) for row in logits]).double()
+    torch.testing.assert_close(p, expected, rtol=1e-6, atol=1e-9)
+    allowed = logits.index_fill(1, torch.tensor(never, dtype=torch.int64), -torch.inf)
+    assert torch.equal(p.argmax(-1), allowed.argmax(-1))
+
+
+def test_the_nucleus_is_of_what_top_k_left() -> None:
+    p = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64)
+    expected = torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64)
+    found = Truncation(top_k=2, top_p=0.5)(p.log())  # of the two, the first has 4/7
+    torch.testing.assert_close(found, expected)
+    assert (Truncation(top_p=0.5)(p.log()) > 0).tolist() == [[True, True, False, False]]
+    # the third has exactly half of the mass before it, which does not exceed top_p
+    assert (Truncation(top_p=0.5)(torch.zeros(4)) > 0).tolist() == [True, True, True, False]
+
+
+def test_of_equal_tokens_the_first_are_kept_in_every_batch() -> None:
+    V = 3000
+    logits = torch.zeros(5, V)
+    logits[1, 7::7] = 1.0
+    logits[2] = torch.arange(V) % 3
+    for how in (Truncation(top_k=300), Truncation(top_p=0.0999)):
+        p = how(logits)
+        assert (p[0] > 0).nonzero()[:, 0].tolist() == list(range(300))
+        assert (p[2] > 0).nonzero()[:, 0].tolist()[:3] == [2, 5, 8]
+        for row in range(5):
+            assert torch.equal(how(logits[row : row + 1])[0], p[row])
+    alike = Truncation(min_p=0.9)(logits)
+    assert (alike[0] > 0).all()
+    assert (alike[2] > 0).sum() == V // 3
+
+
+@pytest.mark.parametrize("top_k", [11, 12, 10**9])
+def test_top_k_of_the_vocabulary_is_no_cut(top_k: int) -> None:
+    logits = torch.randn(4, 11, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Truncation(top_k=top_k)(logits), Truncation()(logits))
 
 
 @pytest.mark.parametrize(
@@ -85,9 +167,44 @@ def test_always_a_distribution(
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("tail_cut", -0.1),
-        ("tail_cut", float("nan")),
+        ("tail_cut", float("inf")),
+        ("top_k", 0),
+        ("top_k", -3),
+        ("top_k", 2.5),
+        ("top_k", True),
+        ("min_p", -0.1),
+        ("min_p", 1.0),
+        *((knob, nan) for knob in ("temperature", "top_p", "tail_cut", "top_k", "min_p")),
     ],
 )
-def test_errors_name_the_flag(flag: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"--{flag}"):
+def test_errors_name_the_flag_and_what_to_type(flag: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"^--{flag} is {value}, .* try --{flag} [\d.]+$"):
         Truncation(**{flag: value})
+
+
+@pytest.mark.parametrize("process", [UniformProcess(), MaskedProcess()], ids=lambda p: type(p))
+@pytest.mark.parametrize("how", [Truncation(top_k=2), Truncation(min_p=0.4)], ids=repr)
+def test_samplers_have_the_law_of_the_cut_prediction(process: Process, how: Truncation) -> None:
+    world = World.random(3, 3, seed=1, concentration=0.5)
+    process.schedule = LogLinear(eps=1e-12)
+    extra = process.extra_tokens
+
+    def network(alpha: float) -> torch.Tensor:
+        return world.leave_one_out(alpha, process)
+
+    def cut(alpha: float) -> torch.Tensor:
+        rows = network(alpha).clamp(min=1e-300).log().flatten(0, 1).tolist()
+        p = torch.tensor([by_hand(row, how) for row in rows], dtype=torch.float64)
+        return p.reshape_as(network(alpha))
+
+    exact = law(Ancestral(6), process, cut)
+    assert total_variation(exact, law(Ancestral(6), process, network)) > 0.1
+    model = TabularModel(network, vocab_size=3 + extra, length=3, input_only=extra)
+    drawn = Lazy(6, truncation=how).sample(
+        model, process=process, estimate=Estimate.LEAVE_ONE_OUT, shape=(8000, 3)
+    )
+    counts = torch.bincount(state_id(drawn.tokens, 3), minlength=27).double()
+    assert counts[exact < 1e-12].sum() == 0
+    live = exact * len(drawn.tokens) >= 5
+    wanted = exact[live] / exact[live].sum() * counts[live].sum()
+    assert stats.chisquare(counts[live].numpy(), wanted.numpy()).pvalue > 1e-4

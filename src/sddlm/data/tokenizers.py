@@ -202,6 +202,10 @@ class Tokenizer:
             raise self._unknown(texts, error) from error
         return [encoding.ids for encoding in encodings]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Beginning and end in ``text`` of each of its tokens, in characters."""
+        return list(self._hf.encode(text, add_special_tokens=False).offsets)
+
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of ``ids``; special tokens are left out or written as themselves."""
         return str(self._hf.decode(list(ids), skip_special_tokens=skip_special))

@@ -2,88 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
-import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from sddlm.demo.tokens import LONGEST, Decodes, TokenTexts, printable
+from sddlm.demo.frames import Frames, Recorder, Take
+from sddlm.demo.payload import embed, payload
+from sddlm.demo.tokens import Decodes, printable
 from sddlm.errors import ConfigError
 from sddlm.files import atomic_write
 
-
-@dataclass(frozen=True)
-class Frames:
-    """What a denoising looked like.
-
-    Attributes:
-        tokens: ``[F, B, L]`` int64, F moments in order.
-        steps: the sampler's step at each moment ``[F]``.
-        times: the diffusion time at each moment ``[F]``.
-    """
-
-    tokens: Tensor
-    steps: list[int]
-    times: list[float]
-
-
-class Recorder:
-    """An ``OnStep`` that keeps the tokens of at most ``limit`` steps, evenly, and of the last one.
-
-    The number of steps need not be known: when there are too many moments every other one is
-    dropped and only every second further step is kept.
-
-    Attributes:
-        limit: most moments kept, at least 2.
-        samples: how many sequences of the batch are kept; None for all.
-    """
-
-    def __init__(self, limit: int = 200, *, samples: int | None = None) -> None:
-        if limit < 2:
-            raise ConfigError(f"a recorder must keep at least 2 frames, not {limit}")
-        self.limit = limit
-        self.samples = samples
-        self._kept: list[tuple[int, float, Tensor]] = []
-        self._last: tuple[int, float, Tensor] | None = None
-        self._stride = 1
-        self._seen = 0
-
-    def __call__(self, step: int, t: float, x: Tensor) -> None:
-        """Keep the tokens ``[B, L]`` after a step (see ``sddlm.types.OnStep``)."""
-        self._last = (step, t, x[: self.samples].to("cpu", torch.int32, copy=True))
-        if self._seen % self._stride == 0:
-            self._kept.append(self._last)
-            if len(self._kept) == self.limit:  # one place stays free for the last step
-                self._kept = self._kept[::2]
-                self._stride *= 2
-        self._seen += 1
-
-    def frames(self) -> Frames:
-        """What was kept, the last step included.
-
-        Raises:
-            ConfigError: if nothing was recorded.
-        """
-        if self._last is None:
-            raise ConfigError("nothing was recorded: pass the recorder to a sampler as on_step")
-        kept = list(self._kept)
-        if kept[-1] is not self._last:
-            kept.append(self._last)
-        steps, times, tokens = zip(*kept, strict=True)
-        return Frames(torch.stack(tokens).long(), list(steps), list(times))
+__all__ = ["Frames", "Recorder", "Take", "write_page"]
 
 
 def write_page(
     path: str | Path,
-    frames: Frames,
+    takes: Frames | Sequence[Take],
     tokenizer: Decodes,
     *,
     title: str = "Denoising",
@@ -92,25 +32,43 @@ def write_page(
 ) -> Path:
     """Write the page, atomically.
 
+        recorder = Recorder()
+        sampler.sample(..., on_step=recorder)
+        write_page("out.html", recorder.frames(), tokenizer)
+
     Args:
         path: the file, ``.html``; its folder is made.
-        frames: from `Recorder`.
+        takes: the frames of a `Recorder`; or one or two `Take`, two being played side by side at
+            the same diffusion time.
         tokenizer: decodes single tokens.
         title: of the page.
         notes: facts shown under the title (model, sampler, steps, seconds).
-        known: positions that were given and never noisy ``[B, L]`` bool.
+        known: positions that were given and never noisy ``[B, L]`` bool; with takes, each has its
+            own.
 
     Returns:
         The path.
+
+    Raises:
+        ConfigError: for no take or more than two, or two of different numbers of samples.
     """
-    template = (resources.files("sddlm.demo") / "page.html").read_text(encoding="utf-8")
+    if isinstance(takes, Frames):
+        takes = [Take("", takes, known=known)]
+    elif known is not None:
+        raise ConfigError("write_page(..., known=) is for frames: give it to each Take instead")
+    _check(takes)
+    style, script = _read("page.css"), _read("page.js")
     filling = {
-        "title": html.escape(title),
-        "notes": "".join(f"<li>{html.escape(note)}</li>" for note in notes),
-        "data": embed(payload(frames, tokenizer, known=known)),
+        "title": html.escape(printable(title)),
+        "notes": "".join(f"<li>{html.escape(printable(note))}</li>" for note in notes),
+        "style": style,
+        "script": script,
+        "style_hash": _digest(style),
+        "script_hash": _digest(script),
+        "data": embed(payload(takes, tokenizer)),
     }
     # one pass, so that a placeholder inside a text is left alone
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: filling[match[1]], template)
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: filling[match[1]], _read("page.html"))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
@@ -118,60 +76,25 @@ def write_page(
     return path
 
 
-def payload(frames: Frames, tokenizer: Decodes, *, known: Tensor | None = None) -> dict[str, Any]:
-    """What the page's script reads.
-
-    Returns:
-        ``texts``: the different tokens' texts; ``steps``, ``times`` ``[F]``; ``samples``: for each
-        sequence its ``first`` tokens ``[L]`` (places in ``texts``), the ``changes`` that lead from
-        each moment to the next, flat ``[position, token, position, token, ...]``, and ``known``
-        positions; ``joins``: texts of neighbours that only together make a character.
-    """
-    used, numbers = frames.tokens.unique(return_inverse=True)
-    texts = TokenTexts(tokenizer)
-    samples = []
-    for b in range(numbers.shape[1]):
-        rows = numbers[:, b]  # [F, L]
-        changes = []
-        for before, after in pairwise(rows):
-            places = (before != after).nonzero()[:, 0]
-            changes.append(torch.stack((places, after[places]), 1).flatten().tolist())
-        given = [] if known is None else known[b].nonzero()[:, 0].tolist()
-        samples.append({"first": rows[0].tolist(), "changes": changes, "known": given})
-    return {
-        "texts": ["\n".join(map(printable, texts(i).split("\n"))) for i in used.tolist()],
-        "steps": frames.steps,
-        "times": [round(t, 6) for t in frames.times],
-        "samples": samples,
-        "joins": _joins(numbers, used, texts),
-    }
+def _check(takes: Sequence[Take]) -> None:
+    """Refuse what cannot stand side by side."""
+    if not 1 <= len(takes) <= 2:
+        raise ConfigError(f"a page shows 1 or 2 takes, not {len(takes)}: write one page for each")
+    counts = [take.frames.tokens.shape[1] for take in takes]
+    if len(set(counts)) > 1:
+        raise ConfigError(
+            f"the takes have {counts[0]} and {counts[1]} samples: record equally many, "
+            "such as Recorder(samples=1)"
+        )
+    if any(take.frames.tokens.numel() == 0 for take in takes):
+        raise ConfigError("a take has no tokens: record at least one sample of one token")
 
 
-def _joins(numbers: Tensor, used: Tensor, texts: TokenTexts) -> dict[str, str]:
-    """Texts of neighbouring tokens that are parts of a UTF-8 character, whole together.
-
-    Args:
-        numbers: places in ``used`` ``[F, B, L]``.
-        used: token numbers.
-        texts: of tokens.
-
-    Returns:
-        ``{"a,b": text}`` for runs of two to four, by places in ``used``.
-    """
-    broken = torch.tensor([texts.broken(i) for i in used.tolist()])
-    joins = {}
-    for n in range(2, min(LONGEST, numbers.shape[-1]) + 1):
-        runs = numbers.unfold(-1, n, 1)  # [F, B, L - n + 1, n]
-        for run in runs[broken[runs].all(-1)].unique(dim=0).tolist():
-            whole = texts.whole(used[run].tolist())
-            if whole is not None:
-                joins[",".join(map(str, run))] = printable(whole)
-    return joins
+def _read(name: str) -> str:
+    """A part of the page."""
+    return (resources.files("sddlm.demo") / name).read_text(encoding="utf-8")
 
 
-def embed(data: dict[str, Any]) -> str:
-    """JSON that can stand inside ``<script>``: no ``<``, ``>``, ``&`` and nothing but ASCII."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+def _digest(text: str) -> str:
+    """How the page's policy names the one script and the one style that it allows."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

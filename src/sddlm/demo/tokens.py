@@ -8,6 +8,8 @@ from typing import Protocol
 
 #: what a part of a UTF-8 character decodes to
 BROKEN = "\N{REPLACEMENT CHARACTER}"
+#: stands for a token without text, such as the end of a text
+EMPTY = "▫"
 #: most tokens that make one character: its bytes
 LONGEST = 4
 
@@ -68,12 +70,17 @@ class TokenTexts:
         text = self._tokenizer.decode(list(tokens))
         return None if BROKEN in text else text
 
-    def line(self, tokens: Sequence[int]) -> list[str]:
-        """The text of each token; neighbours that make one character have it at the first."""
+    def line(self, tokens: Sequence[int], empty: str = "") -> list[str]:
+        """The text of each token; neighbours that make one character have it at the first.
+
+        Args:
+            tokens: in order.
+            empty: for tokens without text.
+        """
         texts: list[str] = []
         while len(texts) < len(tokens):
             start = len(texts)
-            texts.append(self(tokens[start]))
+            texts.append(self(tokens[start]) or empty)
             if not self.broken(tokens[start]):
                 continue
             for n in range(2, LONGEST + 1):

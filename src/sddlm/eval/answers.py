@@ -14,6 +14,7 @@ from sddlm.eval.asked import JUDGED, Asked, wanted
 from sddlm.eval.conditional import PER_ROUND
 from sddlm.eval.conventions import convention_of
 from sddlm.eval.copying import copying
+from sddlm.eval.correction import measure_correction, shares_of
 from sddlm.eval.drawing import draw_set
 from sddlm.eval.frontier import Sweep
 from sddlm.eval.generative import generative_perplexity
@@ -25,10 +26,13 @@ from sddlm.eval.measures import (
     measure_samples,
     real_rows,
 )
+from sddlm.eval.pictures import draw_correction
 from sddlm.eval.tasks import check_tasks
 from sddlm.eval.texts import HeldOut, SampleSet, TrainingText, read_samples
 from sddlm.eval.work import Work
 from sddlm.eval.zero_shot import zero_shot, zero_shot_sets
+from sddlm.files import check_writable
+from sddlm.generation.corrector import check_can_correct
 from sddlm.model_dir import ModelDir
 
 #: training tokens that copies are looked for in, spread evenly: minutes of a processor
@@ -250,10 +254,37 @@ def _frontier(
     )
 
 
+def _check_correction(asked: Asked, target: Path) -> None:
+    shares_of(asked.correction or "")
+    if target.suffix == ".png":
+        raise ConfigError(f"--out {target}: the picture is put beside the file, name it .json")
+    check_writable(target.with_suffix(".png"))
+
+
+def _correction(
+    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
+) -> dict[str, Any]:
+    """What the model restores and damages."""
+    check_can_correct(loaded)
+    text, _ = asked.text(loaded)
+    found = measure_correction(
+        loaded,
+        text,
+        shares_of(asked.correction or ""),
+        seed=asked.drawing.seed,
+        batch=asked.drawing.batch,
+        work=work,
+    )
+    if work.team.first:
+        draw_correction(found, target.with_suffix(".png"))
+    return {"text": text.source, "correction": found}
+
+
 #: by the name of its file
 QUESTIONS = {
     "evaluation": Question(_check_report, _report),
     "zero_shot": Question(_check_zero_shot, _zero_shot),
     "tasks": Question(_check_tasks, _tasks),
     "frontier": Question(_check_frontier, _frontier),
+    "correction": Question(_check_correction, _correction),
 }

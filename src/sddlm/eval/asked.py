@@ -38,6 +38,7 @@ class Asked:
     frontier: bool
     against: str | None
     sweep: Sweep | None
+    correction: str | None
     samples: str | None
     drawing: Drawing
     rows: int
@@ -63,7 +64,7 @@ class Asked:
     @property
     def questions(self) -> list[str]:
         """Those that were asked for by name."""
-        names = ("metrics", "zero_shot", "tasks", "frontier")
+        names = ("metrics", "zero_shot", "tasks", "frontier", "correction")
         return [name for name in names if getattr(self, name) not in (None, False)]
 
     @property

@@ -10,11 +10,12 @@ from torch import Tensor, tensor
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import SampleSet
 from sddlm.eval.work import Work
+from sddlm.generation.args import begins, sampler_for
+from sddlm.generation.cuts import cuts, draw_cut
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.float32 import Float32
 from sddlm.sampling.lazy import Lazy
-from sddlm.sampling.run import begins, cuts, draw_cut, sampler_for
 from sddlm.sampling.truncation import Truncation
 
 Precision = Literal["float64", "float32"]

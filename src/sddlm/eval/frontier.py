@@ -33,8 +33,8 @@ from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.resampling import mean, ratio, resamples
 from sddlm.eval.texts import SampleSet
 from sddlm.eval.work import Work
+from sddlm.files import check_writable
 from sddlm.model_dir import ModelDir
-from sddlm.sampling.run import check_writable
 
 #: knob: its neutral value, the values that it may have (as words and as a test), and a good one
 _KNOBS = {

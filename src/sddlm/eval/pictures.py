@@ -1,4 +1,4 @@
-"""The picture of a frontier: generative perplexity over entropy."""
+"""The pictures: of a frontier, generative perplexity over entropy, and of correction."""
 
 from __future__ import annotations
 
@@ -137,3 +137,57 @@ def _caption(result: Mapping[str, Any]) -> str:
         f"{real['length']:g}\nbars: {result['level']:.0%} percentile intervals of "
         f"{result['resamples']} resamples of texts"
     )
+
+
+def draw_correction(found: Mapping[str, Any], path: Path) -> None:
+    """Draw what `sddlm.eval.correction.measure_correction` found.
+
+    One line for each share of wrong tokens: restored ones over damaged ones, with the noise level
+    at some points and a star at the model's own choice. A dotted line is where as many tokens
+    are damaged as restored, so that only what lies above it is any good.
+
+    Args:
+        found: the result.
+        path: of the PNG, 800 pixels wide. Nothing is drawn without matplotlib.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import PercentFormatter
+    except ImportError:
+        logger.warning("no %s: pip install 'sddlm[plots]' to draw the curves", path.name)
+        return
+    figure = Figure(figsize=(8, 5.5), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    shares = [share for share in found["shares"] if 0 < share["wrong"] < share["tokens"]]
+    for number, share in enumerate(shares):
+        _draw_share(axes, share, _COLORS[number % len(_COLORS)])
+    axes.set_xscale("log")
+    best = max((point["restored"] for share in shares for point in share["points"]), default=0)
+    axes.set_ylim(0, 1.15 * best or 1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.plot([], [], color="0.3", marker="*", ms=13, ls="", label="t chosen by the model")
+    axes.plot([], [], color="0.3", lw=0.8, ls=":", label="as much damaged as restored")
+    axes.set_xlabel("good tokens that were damaged")
+    axes.set_ylabel("wrong tokens that were restored")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=3, **_ABOVE)
+    with atomic_write(path, "wb") as file:
+        FigureCanvasAgg(figure).print_png(file)
+
+
+def _draw_share(axes: Any, share: Mapping[str, Any], color: str) -> None:
+    """One line, and what would be no gain."""
+    points = [point for point in share["points"] if point["damaged"] > 0]
+    x, y = ([point[name] for point in points] for name in ("damaged", "restored"))
+    axes.plot(x, y, color=color, marker="o", ms=4, label=f"{share['share']:g} replaced")
+    for point in points[::4]:
+        axes.annotate(
+            f"t {point['t']:g}", (point["damaged"], point["restored"]), xytext=(4, -10),
+            textcoords="offset points", fontsize=7, color=color,
+        )  # fmt: skip
+    auto = share["auto"]
+    axes.plot([auto["damaged"]], [auto["restored"]], color=color, marker="*", ms=15, mec="black")
+    odds = (share["tokens"] - share["wrong"]) / share["wrong"]
+    axes.plot(x, [value * odds for value in x], color=color, lw=0.8, ls=":", scaley=False)

@@ -14,8 +14,8 @@ from typing import Any
 
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
 from sddlm.eval.work import digest
+from sddlm.generation.args import begins
 from sddlm.model_dir import ModelDir
-from sddlm.sampling.run import begins
 
 #: (context, continuation)
 Pair = tuple[str, str]

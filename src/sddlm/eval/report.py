@@ -95,6 +95,28 @@ def _frontier(out: Table, result: dict[str, Any]) -> list[str]:
     return [f"judge {result['judge']}, convention {convention}; intervals of 95%"]
 
 
+def _correction(out: Table, result: dict[str, Any]) -> list[str]:
+    own = result["correction"]
+    for share in own["shares"]:
+        wrong = share["wrong"] / share["tokens"]
+        out.add_row(f"{share['share']:.3g} replaced", "restored", f"{wrong:.2%} are wrong")
+        named = [(f"  t auto, mean {share['auto']['t']:.3f}", share["auto"])]
+        named += [(f"  t {point['t']:g}", point) for point in share["points"]]
+        for name, point in named:
+            after = f"damaged {_percent(point, 'damaged')}, wrong {point['wrong_after']:.2%}"
+            out.add_row(name, _percent(point, "restored"), after)
+        bits = f"{share['base_bits']:.3f} by their share alone"
+        out.add_row("  bits to say which", f"{share['confidence_bits']:.3f}", bits)
+    how = own["sampler"]
+    return [f"{own['rows']} rows; steps {how['steps']}, tail {how['tail']}; t is the noise level"]
+
+
+def _percent(point: dict[str, Any], figure: str) -> str:
+    """A share of tokens with its standard error, or a dash."""
+    value = point[figure]
+    return "-" if math.isnan(value) else f"{value:.2%} ± {point[f'{figure}_stderr']:.2%}"
+
+
 def _perplexity(own: dict[str, Any]) -> str:
     below = "≤ " if own["bound"] else ""
     return f"{below}{own['ppl']:.4g} ± {own['stderr'] * own['ppl']:.2g}"
@@ -163,4 +185,5 @@ _ROWS = {
     "zero_shot": _zero_shot,
     "tasks": _tasks,
     "frontier": _frontier,
+    "correction": _correction,
 }

@@ -1,9 +1,10 @@
 """The verb ``sddlm eval``: how good is a model, with every figure beside what to compare it to.
 
-It answers one of four questions, each into a file of its own: the report (what a model is like,
+It answers one of five questions, each into a file of its own: the report (what a model is like,
 ``evaluation.json``), ``--zero_shot`` (other kinds of text, ``zero_shot.json``), ``--tasks``
-(multiple choice and cloze, ``tasks.json``) and ``--frontier`` (quality against diversity,
-``frontier.json`` and ``frontier.png``).
+(multiple choice and cloze, ``tasks.json``), ``--frontier`` (quality against diversity,
+``frontier.json`` and ``frontier.png``) and ``--correction`` (damaged text restored,
+``correction.json`` and ``correction.png``).
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from sddlm.eval.frontier import Sweep
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.report import table, write_json
 from sddlm.eval.work import Team, Work
+from sddlm.files import check_writable
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.base import choose_device
-from sddlm.sampling.run import check_writable
 
 
 def evaluate(
@@ -44,6 +45,7 @@ def evaluate(
     frontier: bool = False,
     against: str | None = None,
     sweep: Sweep | None = None,
+    correction: str | None = None,
     samples: str | None = None,
     count: int = 64,
     steps: int = 128,
@@ -84,6 +86,8 @@ def evaluate(
         frontier: only the perplexity of samples against their entropy, over a sweep of settings.
         against: more model directories for the frontier, comma-separated.
         sweep: the settings of the frontier.
+        correction: only how well the model corrects held-out rows of which these shares of tokens
+            were replaced at random, comma-separated, such as 0.05,0.1,0.2.
         samples: JSON lines with samples to judge; without it they are drawn.
         count: how many samples are drawn, and how many real rows stand beside them.
         steps: of the sampler.
@@ -122,6 +126,7 @@ def evaluate(
         frontier=frontier,
         against=against,
         sweep=sweep,
+        correction=correction,
         samples=samples,
         drawing=drawing,
         rows=rows,

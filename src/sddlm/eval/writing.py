@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from sddlm.errors import ConfigError
 from sddlm.eval.questions import fit, prompt_of
+from sddlm.generation.args import begins, sampler_for
 from sddlm.model_dir import ModelDir
-from sddlm.models.given import Given
-from sddlm.sampling.autoregressive import Autoregressive
-from sddlm.sampling.base import device_of
-from sddlm.sampling.run import begins, sampler_for
+from sddlm.sampling.condition import Condition
 from sddlm.sampling.truncation import Truncation
 
 #: tokens written where a task does not say how many
@@ -108,21 +106,17 @@ def write(
         truncation=plan.truncation(loaded.estimate.diffusion),
         ends=begins(loaded.data),
     )
-    known = len(prompt)
-    if isinstance(sampler, Autoregressive):  # it begins with a token that it is given
-        known -= 1
-        sampler = replace(sampler, bos_id=prompt[-1])
-    tokens = torch.tensor([prompt + [0] * wanted], device=device_of(model))  # [1, L]
-    view: Any = Given(model, tokens, torch.arange(tokens.shape[1], device=tokens.device) < known)
+    given = torch.tensor([prompt + [0] * wanted])  # [1, L]
     drawn = sampler.sample(
-        view,
+        model,
         process=loaded.process,
         estimate=loaded.estimate,
-        shape=(1, view.length),
+        shape=(1, given.shape[1]),
         seed=seed,
         index=copy,
+        condition=Condition(given, torch.arange(given.shape[1])[None] < len(prompt)),
     )
-    ids = drawn.tokens[0, len(prompt) - known :].tolist()
+    ids = drawn.tokens[0, len(prompt) :].tolist()
     if tokenizer.eos_id in ids:
         ids = ids[: ids.index(tokenizer.eos_id)]
     text = tokenizer.decode(ids)

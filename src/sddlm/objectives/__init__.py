@@ -6,11 +6,13 @@ from sddlm.objectives.contrastive import SDDLMV1, SDDLMV2
 from sddlm.objectives.curriculum import DuoCurriculum
 from sddlm.objectives.denoising import SDDLM, CalibratedDenoising, NaiveDenoising
 from sddlm.objectives.discrete import D3PM
+from sddlm.objectives.distillation import DCD
 from sddlm.objectives.nelbo import MDLM, NELBO
 from sddlm.objectives.score_entropy import SEDD
 
 __all__ = [
     "D3PM",
+    "DCD",
     "MDLM",
     "NELBO",
     "SDDLM",

@@ -36,6 +36,17 @@ class Objective(ABC):
     def estimate(self) -> Estimate:
         """What the exact optimum of the loss is."""
 
+    def check(self, *, length: int, tokenizer: str | None = None) -> None:  # noqa: B027
+        """Refuse what it cannot be trained with, before anything is written.
+
+        Args:
+            length: L of the rows.
+            tokenizer: fingerprint of what makes the tokens; None where that is not known yet.
+
+        Raises:
+            ConfigError: what does not fit, and what to type.
+        """
+
     def begin(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:  # noqa: B027
         """Called once before training, by every process and also when a run is resumed.
 

@@ -96,11 +96,8 @@ class Run:
     def hidden(self, x: Tensor, sigma: Tensor, which: Tensor, **more: Any) -> Tensor:
         """The network's output for the sequences ``which [A]`` int64: ``x[which]``, each at its
         ``sigma [A]``; ``rows`` count among them."""
-        network = (
-            self.model if self.condition is None else self.condition.network(self.model, which)
-        )
-        hidden: Tensor = network(x[which], sigma, **more)
-        return hidden
+        padding = {} if self.condition is None else self.condition.attend(which)
+        return self.model(x[which], sigma, **padding, **more)
 
 
 @dataclass

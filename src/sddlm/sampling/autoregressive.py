@@ -15,7 +15,7 @@ from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import Model, Sampler, chunks, device_of, evaluating, pick
 from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.sampling.truncation import Truncation
-from sddlm.types import OnStep, Samples
+from sddlm.types import OnStep, Samples, before_padding
 
 
 @dataclass
@@ -99,8 +99,10 @@ def _prompts(condition: Condition | None) -> Condition | None:
         return None
     if condition.t < 1:
         raise ConfigError("an autoregressive model cannot change a text: use a diffusion model")
-    free = condition.free.cumsum(1) > 0
-    if (condition.known & free).any():
+    behind = condition.free.cumsum(1) > 0  # [B, L]: something before is unknown
+    if condition.lengths is not None:
+        behind &= before_padding(condition.lengths, behind.shape[1])
+    if (condition.known & behind).any():
         raise ConfigError(
             "an autoregressive model reads only what is before: give it a --prompt alone, "
             "for a suffix or blanks use a diffusion model"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.models.attending import Attending
 from sddlm.types import before_padding
 
 
@@ -68,11 +66,12 @@ class Condition:
         lengths = None if self.lengths is None else self.lengths.to(device)
         return Condition(self.given.to(device), self.known.to(device), lengths, self.t)
 
-    def network(self, model: Any, which: Tensor) -> Any:
-        """The network as the sequences ``which [A]`` are to call it: blind to their padding."""
+    def attend(self, which: Tensor) -> dict[str, Tensor]:
+        """What the network is told of the padding of the sequences ``which [A]``: its ``attend``
+        argument ``[A, L]`` bool, if there is any."""
         if self.lengths is None:
-            return model
-        return Attending(model, before_padding(self.lengths[which], self.given.shape[1]))
+            return {}
+        return {"attend": before_padding(self.lengths[which], self.given.shape[1])}
 
 
 def checked(

@@ -1,4 +1,4 @@
-"""What is done to a prediction before it is sampled from: temperature, nucleus, tail cut."""
+"""What is done to a prediction before it is sampled from: temperature and four cuts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,32 @@ from sddlm.errors import ConfigError
 
 @dataclass(frozen=True)
 class Truncation:
-    """Sharpens the prediction p(x0) of a position, in this order.
+    """Sharpens the prediction p(x0) of a position: temperature, top_k, top_p, min_p, tail_cut.
 
-    The result is another normalised distribution, so that the reverse step stays a proper one.
+    In this order (that of the ``transformers`` library), each on the normalised result of the one
+    before. The result is another normalised distribution, so that the reverse step stays a proper
+    one and the bound of `Lazy` holds. Of equally likely tokens the one of the lower number counts
+    as the more likely, in every batch.
 
     Attributes:
         temperature: divides the logits; below 1 is sharper. > 0.
-        top_p: keep the most likely tokens up to this mass, and the one that crosses it (as Duo
-            does). In (0, 1]; 1 keeps all.
+        top_p: keep the most likely tokens up to this mass, and the one that crosses it (nucleus
+            sampling, arXiv:1904.09751; the crossing token as Duo does). In (0, 1]; 1 keeps all.
         tail_cut: subtract ``tail_cut / V`` from every probability and drop what falls below zero:
             the distribution that the contrastive loss of Eq. 9 of arXiv:2510.22926 is minimised
             by, with ``tail_cut`` in place of its weight. >= 0; 0 cuts nothing.
+        top_k: keep the so many most likely tokens (arXiv:1805.04833). From 1; None, or V and
+            more, keeps all.
+        min_p: drop tokens that are less likely than ``min_p`` times the most likely one
+            (arXiv:2407.01082). In [0, 1); 0 keeps all.
         never: tokens that are not text and so are never written (padding, masks).
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     tail_cut: float = 0.0
+    top_k: int | None = None
+    min_p: float = 0.0
     never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -44,6 +53,15 @@ class Truncation:
         if not 0 <= self.tail_cut < float("inf"):
             raise ConfigError(
                 f"--tail_cut is {self.tail_cut}, allowed is 0 and above: try --tail_cut 0.5"
+            )
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
+            raise ConfigError(
+                f"--top_k is {self.top_k}, allowed is a whole number from 1, or none for all "
+                "tokens: try --top_k 50"
+            )
+        if not 0 <= self.min_p < 1:
+            raise ConfigError(
+                f"--min_p is {self.min_p}, allowed is 0 and above, below 1: try --min_p 0.05"
             )
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -62,14 +80,32 @@ class Truncation:
         if self.temperature != 1:
             logits = logits / self.temperature
         p = logits.softmax(-1)
+        if self.top_k is not None and self.top_k < p.shape[-1]:
+            p = _largest(p, self.top_k)
         if self.top_p < 1:
             p = _nucleus(p, self.top_p)
+        if self.min_p > 0:
+            p = _kept(p, p >= self.min_p * p.amax(-1, keepdim=True))
         return _cut_tail(p, self.tail_cut / p.shape[-1]) if self.tail_cut > 0 else p
+
+
+def _kept(p: Tensor, keep: Tensor) -> Tensor:
+    """The tokens ``keep [..., V]`` alone, renormalised."""
+    p = p.masked_fill(~keep, 0.0)
+    return p / p.sum(-1, keepdim=True)
+
+
+def _largest(p: Tensor, k: int) -> Tensor:
+    """Keep the ``k`` largest, of equal ones the first; ``topk`` leaves open which it takes."""
+    least = p.topk(k, dim=-1).values[..., -1:]
+    ties = p == least
+    room = k - (p > least).sum(-1, keepdim=True)
+    return _kept(p, (p > least) | (ties & (ties.cumsum(-1) <= room)))
 
 
 def _nucleus(p: Tensor, top_p: float) -> Tensor:
     """Keep a token if the mass of the more likely ones does not exceed ``top_p``."""
-    ranked, order = p.sort(-1, descending=True)
+    ranked, order = p.sort(stable=True, dim=-1, descending=True)
     before = torch.zeros_like(ranked)
     before[..., 1:] = ranked.cumsum(-1)[..., :-1]
     kept = torch.zeros_like(p).scatter_(-1, order, ranked.masked_fill(before > top_p, 0.0))

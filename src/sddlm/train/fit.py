@@ -17,13 +17,13 @@ from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared
 from sddlm.data.shuffle import order
 from sddlm.draw import Draw
+from sddlm.generation.args import begins, sampler_for
 from sddlm.model_dir import ModelDir, to_spec
 from sddlm.models.attending import hide_padding
 from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
 from sddlm.sampling.base import device_of
 from sddlm.sampling.entropy import entropy
-from sddlm.sampling.run import begins, sampler_for
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
 from sddlm.train.checkpoints import Checkpoints
 from sddlm.train.data_module import TrainData

@@ -19,6 +19,7 @@ import yaml
 from sddlm import __version__
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import Prepared, prepare, reopened
+from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.files import atomic_write
 from sddlm.model_dir import to_spec
@@ -26,6 +27,7 @@ from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
+from sddlm.train.start import continued, open_start
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
 
@@ -47,6 +49,7 @@ def train_model(
     model: ModelArgs = _MODEL,
     objective: Objective = _OBJECTIVE,
     train: TrainArgs = _TRAIN,
+    start: str | None = None,
     seed: int = 0,
     resume: bool = False,
 ) -> Path:
@@ -58,6 +61,8 @@ def train_model(
         model: the network's size.
         objective: the loss.
         train: steps, optimiser, curriculum.
+        start: run or model directory to begin from, instead of a new network: its weights,
+            measures and tokenizer are taken over; the length may be another.
         seed: of weights, order and noise; same seed, same weights.
         resume: go on from the checkpoint in ``out``.
 
@@ -69,20 +74,23 @@ def train_model(
         FloatingPointError: if a gradient is not finite.
     """
     run = Path(out)
-    config = {
-        "data": asdict(data), "model": asdict(model), "objective": to_spec(objective),
-        "train": asdict(train), "seed": seed,
-    }  # fmt: skip
+    config = resolved(data, model, objective, train, start, seed)
     _check(data, model, objective, train, seed)
+    begun = None if start is None else open_start(start, data, model, objective)
     if resume:
-        _check_resume(run, config)
+        check_resume(run, config)
     # Lightning takes seconds to import; neither --help nor a wrong option need wait for it
     from sddlm.train.checkpoints import saved_step
     from sddlm.train.fit import fit
 
     with _run_directory(run, resume):
-        prepared = _prepared(run, data)
-        network = _network(model, objective, prepared, data.length, seed)
+        prepared = _prepared(run, data, begun.tokenizer if begun else None)
+        objective.check(length=data.length, tokenizer=prepared.tokenizer.fingerprint)
+        network = (
+            continued(begun, data.length, seed)
+            if begun
+            else _network(model, objective, prepared, data.length, seed)
+        )
         start_step = saved_step(run) if resume else 0
         _write_config(run, config, prepared)
     fit(run, train, seed, start_step, network, objective, prepared)
@@ -95,6 +103,7 @@ def _check(
     """Everything that can be refused before any work."""
     if not 0 <= seed < 2**63:
         raise ConfigError(f"--seed is {seed}, must be at least 0 and below 2**63")
+    objective.check(length=data.length)
     model.build(vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal)
     if args.devices != "auto":
         micro_batch(args, args.devices)
@@ -109,8 +118,31 @@ def _check(
         )
 
 
-def _check_resume(run: Path, config: dict[str, Any]) -> None:
-    """A resumed run must be the run that was stopped."""
+def resolved(
+    data: DataArgs,
+    model: ModelArgs,
+    objective: Objective,
+    train: TrainArgs,
+    start: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """What ``config.yaml`` says of a run."""
+    return {
+        "data": asdict(data), "model": asdict(model), "objective": to_spec(objective),
+        "train": asdict(train), "start": start, "seed": seed,
+    }  # fmt: skip
+
+
+def check_resume(run: Path, config: dict[str, Any]) -> None:
+    """A resumed run must be the run that was stopped.
+
+    Args:
+        run: its directory.
+        config: what is asked now (`resolved`).
+
+    Raises:
+        ConfigError: there is no checkpoint, or what differs.
+    """
     if not (run / LAST).is_file():
         raise ConfigError(f"--resume: there is no checkpoint {run / LAST}; leave --resume out")
     before = _flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
@@ -178,7 +210,7 @@ def _network(
     return DiT(config, seed=seed)
 
 
-def _prepared(run: Path, data: DataArgs) -> Prepared:
+def _prepared(run: Path, data: DataArgs, tokenizer: Tokenizer | None) -> Prepared:
     """The tokens; where the run has begun, those that it began with.
 
     So a resumed run and the processes beside the first one read no text, which may be readable only
@@ -187,10 +219,10 @@ def _prepared(run: Path, data: DataArgs) -> Prepared:
     said = run / _ENVIRONMENT
     if said.is_file():
         meta = json.loads(said.read_text(encoding="utf-8")).get("data", {})
-        found = reopened(data, meta)
+        found = reopened(data, meta, tokenizer)
         if found is not None:
             return found
-    return prepare(data)
+    return prepare(data, tokenizer)
 
 
 def _write_config(run: Path, config: dict[str, Any], prepared: Prepared) -> None:

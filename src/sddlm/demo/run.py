@@ -1,0 +1,284 @@
+"""The verb ``sddlm demo``: a trained model writes while one looks on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+from rich.console import Console
+from torch import Tensor
+
+from sddlm.demo.frames import Recorder, Take
+from sddlm.demo.page import write_page
+from sddlm.demo.terminal import Watch, check_fps, pleasant_fps
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
+from sddlm.files import check_writable
+from sddlm.generation.args import OWN, SamplerArgs
+from sddlm.generation.requests import Request
+from sddlm.generation.writer import Writer
+from sddlm.model_dir import ModelDir
+from sddlm.sampling.base import Sampler, choose_device, device_of
+from sddlm.sampling.condition import Condition, indices
+from sddlm.types import Samples
+
+logger = logging.getLogger(__name__)
+
+TITLE = "From noise to text"
+
+
+def demo(
+    model_dir: str,
+    *,
+    prompt: str | None = None,
+    suffix: str | None = None,
+    infill: str | None = None,
+    count: int = 1,
+    length: int | None = None,
+    seed: int = 0,
+    against: str | None = None,
+    fps: float | None = None,
+    html: str | None = None,
+    device: str = "auto",
+    **how: Annotated[Any, SamplerArgs],
+) -> None:
+    """Watch a trained model write: in the terminal, and as a page.
+
+    Args:
+        model_dir: run or model directory.
+        prompt: what the text begins with; it is never changed.
+        suffix: what the text ends with; alone or beside a prompt.
+        infill: a text with blanks of so many tokens, as "The {3} fox jumped over {1:8} dog".
+        count: texts on the page; the terminal shows the first.
+        length: tokens of a text with its prompt; default: the length that the model was trained
+            for, or where its rows were single documents, their middle length.
+        seed: same seed, same text.
+        against: a second sampler, shown after the first and beside it on the page, with the same
+            seed: its name, or what else differs, as psi or steps=8 or psi,kappa=cap:0.05
+        fps: steps shown a second in the terminal; 0 does not wait for the eye; default: so that
+            it takes about six seconds.
+        html: file for a page that plays the denoising: one file, no server, no network.
+        device: cpu, cuda, or auto.
+        how: sampler and its knobs.
+
+    Raises:
+        ConfigError: if a value cannot be used; before anything is loaded where possible.
+    """
+    sides = [SamplerArgs(**how)]
+    if against is not None:
+        sides.append(varied(sides[0], against))
+    request = Request(prompt=prompt, suffix=suffix, infill=infill, length=length, count=count)
+    check_fps(fps)
+    if not Path(model_dir).is_dir():
+        raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
+    if html:
+        check_writable(Path(html))
+    loaded = ModelDir.load(model_dir, choose_device(device))
+    writers = [Writer(loaded, [request], side, seed=seed, batch=count) for side in sides]
+    wish = wish_of(writers[0])
+    takes = []
+    for writer in writers:
+        block = writer.round()[0]
+        sampler = writer.sampler(block)
+        label = label_of(writer.how, sampler, wish.shape[1])
+        take, drawn = show(loaded, label, sampler, wish, fps=fps)
+        takes.append(take)
+        writer.take(block, drawn)
+    if writers[0].round():
+        logger.info("this is the first block of a long text; sddlm sample writes the whole")
+    if html:
+        write_page(html, takes, loaded.tokenizer, title=TITLE, notes=notes_of(loaded, wish))
+
+
+def varied(how: SamplerArgs, against: str) -> SamplerArgs:
+    """Other settings of a sampler.
+
+    Args:
+        how: the settings.
+        against: what is different, as ``psi,kappa=cap:0.05``; a name alone is that of the sampler.
+
+    Raises:
+        ConfigError: if there is no such setting or value.
+    """
+    hints = get_type_hints(SamplerArgs)
+    changes: dict[str, Any] = {}
+    for part in against.split(","):
+        name, equals, value = part.strip().partition("=")
+        if not equals:
+            name, value = "sampler", name
+        if name not in hints:
+            raise ConfigError(
+                f"--against {against}: {name} is unknown, there are {', '.join(hints)}: "
+                "try --against steps=8"
+            )
+        kinds = {hints[name], *get_args(hints[name])}
+        try:
+            changes[name] = (
+                int(value) if int in kinds else float(value) if float in kinds else value
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"--against {against}: {value!r} is no number: try {name}=8"
+            ) from error
+    if "sampler" in changes:  # the options of the sampler that it replaces are not its own
+        changes = {**dict.fromkeys(OWN), **changes}
+    try:
+        return replace(how, **changes)
+    except ConfigError as error:
+        raise ConfigError(f"--against {against}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be written, the same for every sampler that is shown.
+
+    Attributes:
+        shape: number of samples and their length (B, L).
+        seed: of all randomness.
+        condition: what is given, or None.
+        index: of each sample ``[B]`` int64, or of the first.
+    """
+
+    shape: tuple[int, int]
+    seed: int = 0
+    condition: Condition | None = None
+    index: int | Tensor = 0
+
+    @property
+    def known(self) -> Tensor | None:
+        """Where tokens are given ``[B, l]`` bool, without padding; None if nowhere."""
+        if self.condition is None or not self.condition.known.any():
+            return None
+        return self.condition.known[:, : self.width]
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest sample, without padding."""
+        lengths = None if self.condition is None else self.condition.lengths
+        return self.shape[1] if lengths is None else int(lengths.max())
+
+
+def wish_of(writer: Writer) -> Wish:
+    """What a writer of one request writes first.
+
+    Raises:
+        ConfigError: if its texts cannot be sampled together, or not at once.
+    """
+    first, *more = writer.round()
+    if more:
+        raise ConfigError("--count: texts of unequal lengths need a page each: try --count 1")
+    B, L = first.condition.given.shape
+    return Wish((B, L), writer.seed, first.condition, first.index)
+
+
+def show(
+    loaded: ModelDir,
+    label: str,
+    sampler: Sampler,
+    wish: Wish,
+    *,
+    fps: float | None = None,
+    console: Console | None = None,
+) -> tuple[Take, Samples]:
+    """Draw samples; the first is shown in the terminal, all are kept for a page.
+
+    Args:
+        loaded: the model.
+        label: names the sampler.
+        sampler: how.
+        wish: what.
+        fps: see `demo`.
+        console: where to; None for standard output.
+    """
+    console = Console() if console is None else console
+    recorder = Recorder()
+    total = sampler.calls(wish.shape[1])
+    with (
+        counting(loaded) as calls,
+        Watch(
+            loaded.tokenizer,
+            console=console,
+            steps=total,
+            title=label,
+            known=wish.known,
+            nfe=calls if wish.shape[0] == 1 else None,  # calls of a batch are not those of a sample
+            fps=pleasant_fps(total) if fps is None else fps,
+        ) as watch,
+    ):
+
+        def on_step(step: int, t: float, x: Tensor) -> None:
+            recorder(step, t, x[:, : wish.width])
+            watch(step, t, x[:, : wish.width])
+
+        if loaded.estimate.diffusion:
+            on_step(0, 1.0 if wish.condition is None else wish.condition.t, start_of(loaded, wish))
+        drawn = sampler.sample(
+            loaded.model,
+            process=loaded.process,
+            estimate=loaded.estimate,
+            shape=wish.shape,
+            seed=wish.seed,
+            index=wish.index,
+            condition=wish.condition,
+            on_step=on_step,
+        )
+    facts = facts_of(drawn, drawn.seconds - watch.paused)
+    console.print(f"{label}: {facts}", style="dim", markup=False, highlight=False)
+    return Take(label, recorder.frames(), [facts], wish.known), drawn
+
+
+def start_of(loaded: ModelDir, wish: Wish) -> Tensor:
+    """The tokens that a diffusion sampler begins from ``[B, L]`` int64."""
+    (B, L), device = wish.shape, device_of(loaded.model)
+    draw = Draw(wish.seed, 0, indices(wish.index, B, device), B)
+    noise = loaded.process.prior(draw, L, vocab_size=loaded.model.vocab_size)
+    return noise if wish.condition is None else wish.condition.to(device).begin(noise)
+
+
+@contextmanager
+def counting(loaded: ModelDir) -> Iterator[Callable[[], int]]:
+    """Counts the calls of the network meanwhile; what it gives tells how many there were."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    hook = loaded.model.register_forward_pre_hook(count)
+    try:
+        yield lambda: calls
+    finally:
+        hook.remove()
+
+
+def label_of(how: SamplerArgs, sampler: Sampler, length: int) -> str:
+    """A sampler in a few words: its kind, its steps and what is not as usual."""
+    changed = [
+        f"{f.name} {getattr(how, f.name)}"
+        for f in fields(how)
+        if f.name not in ("sampler", "steps") and getattr(how, f.name) != f.default
+    ]
+    return ", ".join([type(sampler).__name__, f"{sampler.calls(length)} steps", *changed])
+
+
+def facts_of(drawn: Samples, seconds: float) -> str:
+    """What a run took, in words."""
+    low, high = int(drawn.nfe.min()), int(drawn.nfe.max())
+    calls = f"{low}" if low == high else f"{low} to {high}"
+    return f"nfe {calls}, {seconds:.1f} s"
+
+
+def notes_of(loaded: ModelDir, wish: Wish) -> list[str]:
+    """What the page says under its title."""
+    size = sum(p.numel() for p in loaded.model.parameters())
+    objective = str(loaded.objective.get("class_path", "")).rpartition(".")[2]
+    return [
+        *([objective] if objective else []),
+        f"{size / 1e6:.3g} million parameters",
+        f"{wish.width} tokens",
+        f"seed {wish.seed}",
+    ]

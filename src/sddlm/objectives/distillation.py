@@ -1,0 +1,246 @@
+"""Discrete consistency distillation: say at much noise what the teacher says at less.
+
+Duo (arXiv:2506.10892) makes a pair of noisy sequences from one Gaussian eps: z = argmax w with
+w = A onehot(x0) + B eps, at two noise levels. Here no Gaussian is drawn, because it decides two
+things only. With m the largest eps of the others, z is x0 as long as eps_x0 - m > -A / B, and else
+the place of m. The place is uniform over the others, is the same at both levels, and is independent
+of eps_x0 - m. So the pair has the law of `Process.corrupt` with the *same* uniform number and the
+*same* noise token at alpha_t and alpha_s: two numbers a position instead of V, and for any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError, check_choices
+from sddlm.model_dir import ModelDir
+from sddlm.models.attending import Attending
+from sddlm.models.terms import Differentiated, Term
+from sddlm.objectives.base import Model, Objective
+from sddlm.objectives.bound import bound
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate, to_leave_one_out
+from sddlm.process.schedule import below_one
+from sddlm.process.uniform import UniformProcess
+from sddlm.types import Loss, Noisy
+
+Direction = Literal["reverse", "forward"]
+Prediction = Literal["denoiser", "leave_one_out"]
+
+
+def divergence(log_p: Tensor, log_q: Tensor, direction: Direction) -> Tensor:
+    """KL(p || q), or for ``forward`` KL(q || p), of each row ``[..., V]`` -> ``[...]`` nats.
+
+    A token that both exclude (a mask) adds nothing.
+    """
+    a, b = (log_p, log_q) if direction == "reverse" else (log_q, log_p)
+    there = a > -torch.inf
+    return (a.exp() * (a - b).where(there, 0.0)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """`divergence` of a row's prediction p from given ones q, with its gradient by hand.
+
+    Attributes:
+        target: ``log q`` of a chunk of rows ``[n, V]``; made when the chunk is there.
+        direction: reverse is KL(p || q), forward KL(q || p).
+        own: token whose logit is shifted first ``[N]`` int64, or None.
+        shift: what is added to it ``[N]``, or None.
+    """
+
+    target: Callable[[slice], Tensor]
+    direction: Direction
+    own: Tensor | None = None
+    shift: Tensor | None = None
+
+    def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
+        """See `Term`."""
+        if self.own is not None and self.shift is not None:
+            logits.scatter_add_(1, self.own[at, None], self.shift[at, None].to(logits.dtype))
+        log_p = torch.log_softmax(logits, 1, out=logits)  # [n, V]
+        log_q = self.target(at).to(log_p.dtype)
+        if self.direction == "forward":
+            values = divergence(log_p, log_q, "forward")
+            return values, log_p.exp_().sub_(log_q.exp()) if grad else None
+        p = log_p.exp()
+        gap = log_p.sub_(log_q).masked_fill_(p == 0, 0.0)  # 0 log 0 = 0, also where q is 0
+        values = (p * gap).sum(1)
+        return values, gap.sub_(values[:, None]).mul_(p) if grad else None
+
+
+@dataclass
+class DCD(Objective):
+    """Discrete consistency distillation (Duo, arXiv:2506.10892) from a trained diffusion model.
+
+    The student sees x_t, the frozen teacher the same text with less noise, x_s with s = t - dt, of
+    the same random numbers. The loss is the divergence of the student's prediction from the
+    teacher's at every position that is certain in neither, unweighted. The student's output means
+    what its teacher's does. The teacher is always in evaluation mode and in no checkpoint (in the
+    published code its dropout is active).
+
+    Differs from the published code: denoisers are compared (``compare``); t is uniform on the
+    process's own schedule, where Duo's gamma runs evenly from -4 to -1 (with 50 thousand tokens
+    alpha from 0.999 to 0.006); no Gaussian is drawn.
+    """
+
+    teacher: str = ""
+    """Run or model directory of the teacher; the student has its vocabulary, length and process."""
+    dt: float = 1 / 512
+    """How much less noise the teacher sees, as a share of the time axis."""
+    divergence: Direction = "reverse"
+    """reverse: KL(student || teacher), Duo's, which makes the student sharper; forward:
+    KL(teacher || student), which makes it the teacher's average."""
+    compare: Prediction = "denoiser"
+    """denoiser: the whole prediction, with the evidence of the position's own token at its own
+    noise level, so that where noise hid a token that is there at s, the student learns that token;
+    leave_one_out: without that evidence, as published. The first needs few steps sooner."""
+    process: Process = field(default_factory=UniformProcess)
+    """How text is corrupted; the teacher's."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
+        if not 0 < self.dt <= 1:
+            raise ConfigError(
+                f"--objective.dt is {self.dt}, must be above 0 and at most 1: try 0.01"
+            )
+
+    @cached_property
+    def _loaded(self) -> ModelDir:
+        """The teacher, in evaluation mode (no module of ours registers it) and without gradients.
+
+        Raises:
+            ConfigError: if there is none, or none that has a noisier and a cleaner input.
+        """
+        if not self.teacher:
+            raise ConfigError(
+                "--objective.teacher is missing: give the directory of a trained diffusion model"
+            )
+        try:
+            loaded = ModelDir.load(Path(self.teacher))
+        except ConfigError as error:
+            raise ConfigError(f"--objective.teacher: {error}") from error
+        if not loaded.estimate.diffusion:
+            raise ConfigError(
+                f"--objective.teacher {self.teacher} is an autoregressive model, which has no "
+                "noise levels to distil; give a diffusion model"
+            )
+        if loaded.process != self.process:
+            raise ConfigError(
+                f"--objective.process is {self.process}, but --objective.teacher {self.teacher} "
+                f"was trained with {loaded.process}; give the same"
+            )
+        loaded.model.eval().requires_grad_(False)
+        return loaded
+
+    @property
+    def estimate(self) -> Estimate:
+        """The teacher's."""
+        return self._loaded.estimate
+
+    def check(self, *, length: int, tokenizer: str | None = None) -> None:
+        """See `Objective.check`: length and tokenizer are the teacher's."""
+        its_length, its_tokenizer = self._loaded.model.length, self._loaded.tokenizer.fingerprint
+        if length != its_length:
+            raise ConfigError(
+                f"--data.length is {length}, but --objective.teacher {self.teacher} was trained "
+                f"for {its_length}: type --data.length {its_length}"
+            )
+        if tokenizer not in (None, its_tokenizer):
+            raise ConfigError(
+                f"the text's tokenizer is not that of --objective.teacher {self.teacher}: "
+                f"add --start {self.teacher}, or --data.tokenizer with the teacher's own"
+            )
+
+    def begin(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:
+        """See `Objective.begin`; loads the teacher.
+
+        Raises:
+            ConfigError: if it has another vocabulary.
+        """
+        if self._loaded.model.vocab_size != vocab_size:
+            raise ConfigError(
+                f"the network has {vocab_size} tokens, but --objective.teacher {self.teacher} "
+                f"{self._loaded.model.vocab_size}; train with the teacher's tokenizer"
+            )
+
+    def pair(self, x0: Tensor, draw: Draw, *, vocab_size: int) -> tuple[Noisy, Noisy]:
+        """The student's and the teacher's input, of the same random numbers.
+
+        Args:
+            x0: clean tokens ``[B, L]`` int64.
+            draw: randomness; t is its time plus dt, at most 1.
+            vocab_size: V.
+        """
+        t = (draw.times() + self.dt).clamp(max=1.0)
+        s = (t - self.dt).clamp(min=0.0)
+        noisy, cleaner = (
+            self.process.corrupt(x0, time, draw, vocab_size=vocab_size) for time in (t, s)
+        )
+        return noisy, cleaner
+
+    def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
+        """See `Objective.loss`; divided by all counted positions."""
+        V = model.vocab_size
+        noisy, cleaner = self.pair(x0, draw, vocab_size=V)
+        counted = self.counted(x0, loss_mask)
+        # a token that is no mask any more says nothing of what was under it: no prediction of it
+        at = counted & ~self.process.certain(noisy.x_t, vocab_size=V)
+        at = at & ~self.process.certain(cleaner.x_t, vocab_size=V)  # [B, L]
+        rows = at.flatten().nonzero()[:, 0]  # [N]
+        teacher: Any = self._loaded.model.to(x0.device)
+        seen = Attending(teacher, model.attend) if isinstance(model, Attending) else teacher
+        with torch.no_grad():
+            taught = seen(cleaner.x_t, cleaner.sigma, rows=rows)  # [N, D]
+        read = self._reader(cleaner, at)
+
+        def target(part: slice) -> Tensor:
+            with torch.no_grad():
+                return read(teacher.head.logits(taught[part]), part).log_softmax(1)
+
+        hidden = model(noisy.x_t, noisy.sigma, rows=rows)  # [N, D]
+        out = model.head(hidden, self._term(noisy, at, target))
+        return Loss(out.total, counted.sum())
+
+    def _reader(self, noisy: Noisy, at: Tensor) -> Callable[[Tensor, slice], Tensor]:
+        """From logits of a chunk of the selected rows, overwritten, to those that are compared."""
+        own, alpha_t = noisy.x_t[at], below_one(noisy.alpha_t).expand_as(noisy.x_t)[at]  # [N]
+        evidence = self.process.own_token_logit(own, alpha_t, noisy.vocab_size)  # [N]
+
+        def read(logits: Tensor, part: slice) -> Tensor:
+            z = own[part]
+            logits = to_leave_one_out(logits, self.estimate, self.process, z, alpha_t[part])
+            if self.compare == "leave_one_out":
+                return logits
+            return logits.scatter_add(1, z[:, None], evidence[part, None].to(logits.dtype))
+
+        return read
+
+    def _term(self, noisy: Noisy, at: Tensor, target: Callable[[slice], Tensor]) -> Term:
+        """The row loss; what is compared is at most one logit away, but for scores."""
+        if self.estimate is Estimate.SCORE:
+            read = self._reader(noisy, at)
+
+            def function(logits: Tensor, part: slice) -> Tensor:
+                log_p = read(logits.clone(), part).log_softmax(1)
+                return divergence(log_p, target(part), self.divergence)
+
+            return Differentiated(function)
+        sign = (self.compare == "denoiser") - (self.estimate is Estimate.DENOISER)
+        if not sign:
+            return Divergence(target, self.divergence)
+        own, alpha_t = noisy.x_t[at], below_one(noisy.alpha_t).expand_as(noisy.x_t)[at]  # [N]
+        evidence = self.process.own_token_logit(own, alpha_t, noisy.vocab_size)
+        return Divergence(target, self.divergence, own, sign * evidence)
+
+    def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
+        """Integrand of the NELBO at one time a sequence, the estimate read rightly ``[B, L]``."""
+        return bound(model, self.process, self.estimate, x0, draw)

@@ -1,0 +1,166 @@
+"""The verb ``sddlm distill``: a student that needs fewer steps; each round is an ordinary run."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sddlm.data.args import DataArgs
+from sddlm.errors import ConfigError
+from sddlm.files import atomic_write
+from sddlm.model_dir import ModelDir
+from sddlm.models.config import ModelArgs
+from sddlm.objectives.distillation import DCD, Direction, Prediction
+from sddlm.train.args import LAST, TrainArgs
+from sddlm.train.run import check_resume, resolved, train_model
+from sddlm.train.start import trained_on
+
+logger = logging.getLogger(__name__)
+
+_TRAIN = TrainArgs(
+    steps=100, lr=1e-3, warmup=20, schedule="constant", ema=0.999, validate_every=100,
+    preview_every=0, checkpoint_every=100,
+)  # fmt: skip
+
+
+def distill(
+    model_dir: str,
+    out: str | None = None,
+    rounds: int = 1,
+    dt: float = 0.25,
+    divergence: Direction = "reverse",
+    compare: Prediction = "denoiser",
+    data: DataArgs | None = None,
+    train: TrainArgs = _TRAIN,
+    seed: int = 0,
+    resume: bool = False,
+) -> Path:
+    """Distil a diffusion model into one that needs fewer steps (Duo, arXiv:2506.10892).
+
+    In each round a student begins at the weights of the round before, which stay as its teacher
+    (`DCD`), and the teacher sees twice as much less noise as in the round before. A round is an
+    ordinary run, ``out/round-1`` and so on; the last one's model is ``out/model``.
+
+    Args:
+        model_dir: run or model directory of the model to begin from.
+        out: the directory to write, new or empty.
+        rounds: how often the student becomes the teacher.
+        dt: how much less noise the teacher sees in the first round, as a share of the time axis;
+            doubled in each round. Duo's are 5 rounds of ten thousand steps from 1 / 512 on.
+        divergence: reverse, KL(student || teacher), makes the student sharper; forward,
+            KL(teacher || student), its teacher's average.
+        compare: denoiser, the whole predictions; leave_one_out, those without the evidence of the
+            token itself, as published.
+        data: the text to train on, with the model's tokenizer and length; without it, or without
+            a path, corpus or mixture in it, that of the model's run.
+        train: of each round.
+        seed: of order and noise, the same in each round.
+        resume: go on where a distillation into ``out`` was stopped.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ConfigError: if a value cannot be used; then nothing is left behind.
+        FloatingPointError: if a gradient is not finite.
+    """
+    place = _checked(out, rounds, dt, resume)
+    loaded = ModelDir.load(model_dir)
+    if not loaded.estimate.diffusion:
+        raise ConfigError(
+            f"{model_dir} is an autoregressive model, which has no steps to save; give the "
+            "directory of a diffusion model"
+        )
+    train, data = _one_process(train), _text(model_dir, data, loaded.model.length)
+    teacher = model_dir
+    for number in range(1, rounds + 1):
+        run = place / f"round-{number}"
+        objective = DCD(teacher, dt * 2 ** (number - 1), divergence, compare, loaded.process)
+        try:
+            _round(run, data, objective, train, seed, resume)
+        except KeyboardInterrupt:
+            again = f"sddlm distill {model_dir} --out {place} --resume true, and the same options"
+            logger.warning("stopped in round %d of %d; go on with:  %s", number, rounds, again)
+            raise
+        logger.info("round %d of %d, dt %.4g, is done", number, rounds, objective.dt)
+        teacher = str(run)
+    with atomic_write(place / "config.yaml") as file:  # for who asks what it was trained on
+        file.write((run / "config.yaml").read_text(encoding="utf-8"))
+    ModelDir.load(run).save(place / "model")
+    return place
+
+
+def _checked(out: str | None, rounds: int, dt: float, resume: bool) -> Path:
+    """The directory to write, and everything that can be refused before the model is read."""
+    if not out:
+        raise ConfigError("--out is missing: give a directory to write, new or empty")
+    if rounds < 1:
+        raise ConfigError(f"--rounds is {rounds}, must be at least 1")
+    last = dt * 2 ** (rounds - 1)
+    if not (dt > 0 and last <= 1):
+        raise ConfigError(
+            f"--dt is {dt:.4g}, in the last of {rounds} rounds {last:.4g}, must be above 0 and "
+            f"there at most 1: --dt {0.5**rounds:.4g}, or fewer --rounds"
+        )
+    place = Path(out)
+    if not resume and place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ConfigError(
+            f"--out {place} exists and is not empty; choose another directory, or add --resume"
+        )
+    return place
+
+
+def _one_process(train: TrainArgs) -> TrainArgs:
+    """Lightning starts helpers by calling the verb anew, which would begin with the first round."""
+    if train.devices not in ("auto", 1):
+        raise ConfigError(
+            f"--train.devices is {train.devices}, but a distillation is one process: leave it out, "
+            "or train single rounds with sddlm train --start MODEL --objective DCD"
+        )
+    return replace(train, devices=1)
+
+
+def _text(model_dir: str, data: DataArgs | None, length: int) -> DataArgs:
+    """The text to train on, in rows as long as the model's."""
+    default = DataArgs()
+    if data is not None and data.named:
+        return replace(data, length=length) if data.length == default.length else data
+    own = trained_on(Path(model_dir))
+    if own is None:
+        raise ConfigError(
+            f"{model_dir} does not say what it was trained on (no config.yaml of a run); give a "
+            "text: --data.path FILE"
+        )
+    cache = own.cache if data is None else data.cache or own.cache
+    # the tokenizer is the model's; what the run was asked for has been learnt already
+    asked = replace(own, tokenizer=default.tokenizer, vocab_size=default.vocab_size)
+    return replace(asked, length=length, cache=cache)
+
+
+def _round(
+    run: Path, data: DataArgs, objective: DCD, train: TrainArgs, seed: int, resume: bool
+) -> None:
+    """Train one round, what is missing of it, or nothing."""
+    from sddlm.train.checkpoints import saved_step  # Lightning takes seconds to import
+
+    model, start = ModelArgs(), objective.teacher
+    begun = resume and (run / LAST).is_file()
+    if begun:
+        _check_round(run, resolved(data, model, objective, train, start, seed))
+        if saved_step(run) == train.steps and ModelDir.is_model_dir(run):
+            return
+    elif resume and run.is_dir():
+        shutil.rmtree(run)  # killed before its first checkpoint
+    train_model(str(run), data, model, objective, train, start=start, seed=seed, resume=begun)
+
+
+def _check_round(run: Path, config: dict[str, Any]) -> None:
+    """A distillation goes on as it began."""
+    try:
+        check_resume(run, config)
+    except ConfigError as error:
+        told = str(error).partition("; resume with")[0].replace("--objective.init_args.", "--")
+        raise ConfigError(f"{told} in {run}; resume with the options of before") from error

@@ -1,0 +1,106 @@
+"""Beginning a training from a trained model: what is its own is taken over."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sddlm.data.args import DataArgs
+from sddlm.errors import ConfigError
+from sddlm.model_dir import ModelDir
+from sddlm.models.config import ModelArgs
+from sddlm.models.dit import DiT
+from sddlm.objectives import Objective
+
+
+def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objective) -> ModelDir:
+    """The model that a training begins from, known to fit what is asked.
+
+    Args:
+        start: its run or model directory.
+        data: tokenizer and ``vocab_size`` must be the defaults, or those of the model's own run.
+        model: must be the defaults, or describe the same network.
+        objective: of the training to come; another one than the model's is welcome.
+
+    Raises:
+        ConfigError: what contradicts the model, and what to leave out.
+    """
+    try:
+        loaded = ModelDir.load(Path(start))
+    except ConfigError as error:
+        raise ConfigError(f"--start: {error}") from error
+    own, its_own = DataArgs(), trained_on(Path(start))
+    for name in ("tokenizer", "vocab_size"):
+        value = getattr(data, name)
+        if value not in (getattr(own, name), getattr(its_own, name, None)):
+            raise ConfigError(
+                f"--data.{name} is {value}, but --start {start} has a tokenizer of its own; "
+                f"leave --data.{name} out"
+            )
+    _check_objective(start, loaded, objective)
+    _check_network(start, loaded, model)
+    return loaded
+
+
+def _check_network(start: str, loaded: ModelDir, model: ModelArgs) -> None:
+    """The measures are the model's; those that are named must be the same."""
+    config = loaded.model.config
+    if model == ModelArgs():
+        return
+    asked = model.build(
+        vocab_size=config.vocab_size,
+        length=config.length,
+        causal=config.causal,
+        input_only=config.input_only,
+    )
+    for field in fields(config):
+        here, there = getattr(asked, field.name), getattr(config, field.name)
+        if here != there:
+            raise ConfigError(
+                f"--model.{field.name} is {here}, but the network of --start {start} has {there}; "
+                "leave all --model options out, its measures are taken over"
+            )
+
+
+def _check_objective(start: str, loaded: ModelDir, objective: Objective) -> None:
+    """The kind of network and the tokens that are noise only belong to it."""
+    config = loaded.model.config
+    name = type(objective).__name__
+    if config.causal != objective.causal:
+        kind = "an autoregressive" if config.causal else "a diffusion"
+        raise ConfigError(f"--start {start} is {kind} model, which --objective {name} cannot train")
+    extra = objective.process.extra_tokens
+    if config.input_only != extra:
+        raise ConfigError(
+            f"--start {start} was trained with {type(loaded.process).__name__}, but --objective "
+            f"{name} has {type(objective.process).__name__}, another vocabulary; choose an "
+            "objective with the same process"
+        )
+
+
+def continued(start: ModelDir, length: int, seed: int) -> DiT:
+    """A network with the model's weights, for rows of any length.
+
+    Args:
+        start: the model.
+        length: L to train for; no parameter depends on it.
+        seed: of what a network starts from that has no weights yet; here of nothing.
+    """
+    network = DiT(replace(start.model.config, length=length), seed=seed)
+    network.load_state_dict(start.model.state_dict())
+    return network
+
+
+def trained_on(place: Path) -> DataArgs | None:
+    """What a model was trained on, from its run's ``config.yaml``; None if there is none."""
+    for path in (place / "config.yaml", place.resolve().parent / "config.yaml"):
+        if path.is_file():
+            config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            said = config.get("data") if isinstance(config, dict) else None
+            if isinstance(said, dict):
+                known = {f.name for f in fields(DataArgs)}
+                return DataArgs(**{name: value for name, value in said.items() if name in known})
+    return None

@@ -1,0 +1,465 @@
+"""From requests to texts: batches, blocks, ends."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sddlm.cli import main
+from sddlm.data.tokenizers import Tokenizer
+from sddlm.errors import ConfigError
+from sddlm.generation.args import SamplerArgs, first_token
+from sddlm.generation.blocks import Blocks, Text
+from sddlm.generation.requests import Layout, Request
+from sddlm.generation.run import sample
+from sddlm.generation.writer import Writer, Written
+from sddlm.model_dir import ModelDir
+from sddlm.models.config import DiTConfig
+from sddlm.models.dit import DiT
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
+from sddlm.process.masked import MaskedProcess
+from sddlm.process.uniform import UniformProcess
+from sddlm.sampling.adaptive import Adaptive
+from sddlm.sampling.ancestral import Ancestral
+from sddlm.sampling.autoregressive import Autoregressive
+from sddlm.sampling.first_hitting import FirstHitting
+from sddlm.sampling.lazy import Lazy
+from sddlm.sampling.psi import Psi
+
+TOKENIZER = Tokenizer.bytes()
+EOS, L = TOKENIZER.eos_id, 24
+HOW = SamplerArgs(steps=6)
+
+
+def model(
+    process: Process | None = None,
+    *,
+    causal: bool = False,
+    length: int = L,
+    ends: bool = False,
+    eos: bool = True,
+    likely: int | None = None,
+    push: float = 4.5,
+) -> ModelDir:
+    """An untrained model of bytes; ``likely`` is a token that it writes more often."""
+    process = process or UniformProcess()
+    config = DiTConfig(
+        vocab_size=TOKENIZER.vocab_size + process.extra_tokens, length=length, width=32, heads=2,
+        blocks=1, head_init=0.3, causal=causal, input_only=process.extra_tokens,
+    )  # fmt: skip
+    network = DiT(config, seed=2).eval()
+    if likely is not None:
+        with torch.no_grad():
+            network.head.bias[likely] += push
+    estimate = Estimate.NEXT_TOKEN if causal else Estimate.LEAVE_ONE_OUT
+    data = {"packing": {"packing": "wrap", "ends": ends, "eos": eos}}
+    return ModelDir(network, process, estimate, TOKENIZER, {}, data)
+
+
+def write(
+    loaded: ModelDir, *requests: Request, how: SamplerArgs = HOW, **more: int
+) -> list[Written]:
+    writer = Writer(loaded, requests, how, **more)
+    writer.write(progress=False)
+    return writer.written()
+
+
+REQUESTS = [
+    Request(prompt="abc"),
+    Request(count=3, length=9),
+    Request(suffix="xyz", length=20),
+    Request(infill="a{3}b{1:8}c", count=2),
+    Request(prompt="ab", suffix="yz", length=13),
+    Request(prompt="abc", length=60, count=2),
+    Request(infill="{2}"),
+]
+PROMPTS = [Request(prompt="abc"), Request(count=2), Request(prompt="a", length=9)]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "how"),
+    [
+        (model(), HOW),
+        (model(ends=True), HOW),
+        (model(), SamplerArgs(sampler="psi", preset="cap", steps=5, top_k=20)),
+        (model(), SamplerArgs(sampler="adaptive", steps=8, min_p=0.01)),
+        (model(MaskedProcess()), SamplerArgs(sampler="first_hitting")),
+        (model(causal=True), SamplerArgs(top_p=0.9)),
+    ],
+    ids=["lazy", "ends", "psi", "adaptive", "first hitting", "left to right"],
+)
+def test_a_text_is_the_same_whatever_is_asked_beside_it(loaded: ModelDir, how: SamplerArgs) -> None:
+    asked = REQUESTS if loaded.estimate.diffusion else PROMPTS
+    together = write(loaded, *asked, how=how, batch=16)
+    few = write(loaded, *asked, how=how, batch=2)
+    turned = write(loaded, *reversed(asked), how=how, batch=3)
+    for number, request in enumerate(asked):
+        alone = [each.tokens for each in write(loaded, request, how=how, batch=1)]
+        back = len(asked) - 1 - number
+        for found, at in ((together, number), (few, number), (turned, back)):
+            assert [each.tokens for each in found if each.request == at] == alone
+    other = write(loaded, *asked, how=how, batch=16, seed=1)
+    assert sum(a.tokens != b.tokens for a, b in zip(together, other, strict=True)) > len(asked) / 2
+
+
+def test_what_is_given_stands_in_the_text_and_blanks_are_told() -> None:
+    found = write(model(), *REQUESTS)
+    assert Counter(each.request for each in found) == {0: 1, 1: 3, 2: 1, 3: 2, 4: 1, 5: 2, 6: 1}
+    for each in found:
+        request = REQUESTS[each.request]
+        assert each.text == TOKENIZER.decode(each.tokens)
+        assert each.text.startswith(request.prompt or "")
+        if request.suffix:
+            assert each.text.endswith(request.suffix)
+            assert not each.ended
+        if request.infill == "a{3}b{1:8}c":
+            first, second = each.blanks
+            assert each.text == f"a{first}b{second}c"
+        assert all(known == (i not in _written(each)) for i, known in enumerate(each.known))
+
+
+def _written(each: Written) -> set[int]:
+    """Places of a text that were not given, found by its request."""
+    request, n = REQUESTS[each.request], len(each.tokens)
+    if request.infill == "a{3}b{1:8}c":
+        return {*range(1, 4), *range(5, n - 1)}
+    return set(range(len(request.prompt or ""), n - len(request.suffix or "")))
+
+
+@pytest.mark.parametrize("loaded", [model(likely=EOS), model(likely=EOS, ends=True)])
+def test_a_text_ends_where_the_model_ends_it(loaded: ModelDir) -> None:
+    asked = [Request(prompt="ab", count=20), Request(count=20)]
+    writer = Writer(loaded, asked, HOW)
+    writer.write(progress=False)
+    cut, whole = writer.written(), writer.written(whole=True)
+    ended = [each for each in cut if each.ended]
+    assert len(ended) > 10
+    for each, all_of_it in zip(cut, whole, strict=True):
+        assert all_of_it.tokens[: len(each.tokens)] == each.tokens
+        words = [i for i, token in enumerate(each.tokens) if token != EOS]
+        assert EOS not in each.tokens[words[0] : -1]
+        assert each.ended == (each.tokens[-1] == EOS and len(each.tokens) > words[0])
+        assert len(all_of_it.tokens) == L - (each.request == 0)
+
+
+def test_no_text_ends_in_a_blank_that_it_goes_on_behind() -> None:
+    loaded = model(likely=EOS)
+    asked = [Request(suffix="z", count=10), Request(infill="a{9}b", count=10)]
+    found = write(loaded, *asked)
+    assert not any(EOS in each.tokens for each in found)
+    assert len(found) == 20
+
+
+# --- blocks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overlap", [None, 1, 5, 22])
+@pytest.mark.parametrize("front", [[], [7]])
+@pytest.mark.parametrize("whole", [5, 24, 25, 60, 200])
+def test_blocks_cover_a_text_each_seeing_what_is_written(
+    whole: int, front: list[int], overlap: int | None
+) -> None:
+    blocks, done = Blocks(24, overlap, front), 0
+    seen = overlap or 12
+    while done < whole:
+        start, end = blocks.window(done, whole)
+        assert 0 <= start <= done < end <= whole
+        assert end - start + len(front) * (start > 0) == min(24, whole)
+        if start > 0 and end < whole:
+            assert done - start == seen
+        done = end
+    assert done == whole
+
+
+class Spy(Lazy):
+    """Keeps the conditions of all calls."""
+
+    seen: list[object]
+
+    def sample(self, *args, condition=None, **more):  # type: ignore[no-untyped-def]
+        self.seen.append((condition, more["index"].tolist()))
+        return super().sample(*args, condition=condition, **more)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_long_text_is_written_block_by_block(ends: bool) -> None:
+    loaded = model(ends=ends)
+    writer = Writer(loaded, [Request(prompt="abcdef", length=70)], HOW, overlap=10)
+    spy = Spy(6)
+    spy.seen = []
+    writer._samplers = {False: spy, True: spy}
+    writer.write(progress=False)
+    (found,) = writer.written()
+    assert len(found.tokens) == 69
+    assert found.text.startswith("abcdef")
+    first, *others = spy.seen
+    assert first[0].known.sum() == 7
+    assert len({tuple(index) for _, index in spy.seen}) == len(spy.seen)  # other noise in each
+    bos = int(ends)
+    for condition, _ in others:
+        row = condition.given[0].tolist()
+        known = condition.known[0]
+        assert condition.lengths is None
+        assert known[: 10 + bos].all()
+        assert row[:bos] == [loaded.tokenizer.bos_id][:bos]
+        assert len(row) == L
+    everything = [first_token(loaded), *found.tokens]
+    at = 24
+    for condition, _ in others[:-1]:  # the last one begins earlier, to be full
+        assert condition.given[0, bos : 10 + bos].tolist() == everything[at - 10 : at]
+        assert (~condition.known).sum() == L - 10 - bos
+        at += L - 10 - bos
+
+
+def test_a_prompt_longer_than_the_model_is_seen_by_its_end() -> None:
+    prompt = "x" * 100 + "abcdefgh"
+    (found,) = write(model(), Request(prompt=prompt, length=120), overlap=8)
+    assert found.text.startswith(prompt)
+    assert len(found.tokens) == 119
+    near = write(model(), Request(prompt="y" * 100 + "abcdefgh", length=120), overlap=8)
+    assert near[0].tokens[108:] != found.tokens[108:]  # other requests have other noise
+    assert found.nfe <= 6
+
+
+def test_a_long_text_stops_at_its_end() -> None:
+    loaded = model(likely=EOS, push=2)
+    found = write(loaded, Request(prompt="a", length=400, count=6))
+    assert all(each.ended for each in found)
+    assert all(each.nfe < 6 * 30 for each in found)
+    assert any(each.nfe > 6 for each in found)  # of all its blocks
+    assert max(len(each.tokens) for each in found) < 399
+
+
+def test_steps_are_counted_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    @contextmanager
+    def bar(label: str, *, total: int, show: bool) -> Iterator[Callable[[], None]]:
+        yield lambda: done.append(total)
+
+    monkeypatch.setattr("sddlm.generation.writer.bar", bar)
+    write(model(), *REQUESTS, batch=2)
+    assert len(done) == done[0]
+    assert len(done) >= 6 * 7
+
+
+# --- options -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "fields"),
+    [
+        ({}, Lazy, {"steps": 64, "tail": "sample"}),
+        ({"sampler": "ancestral", "tail": "greedy"}, Ancestral, {"tail": "greedy"}),
+        ({"sampler": "psi", "kappa": "0.4", "hold": 0.2}, Psi, {"kappa": "0.4", "hold": 0.2}),
+        ({"sampler": "psi", "preset": "loop"}, Psi, {"hold": 0.1, "steps": 64}),
+        ({"sampler": "psi", "preset": "loop", "hold": 0.3}, Psi, {"hold": 0.3}),
+        ({"sampler": "adaptive", "budget": 0.3}, Adaptive, {"budget": 0.3}),
+        ({"sampler": "adaptive", "by": "confidence"}, Adaptive, {"by": "confidence"}),
+    ],
+)
+def test_options_make_samplers(
+    options: dict[str, object], kind: type, fields: dict[str, object]
+) -> None:
+    sampler = SamplerArgs(**options).build(model(), never=(3,))  # type: ignore[arg-type]
+    assert type(sampler) is kind
+    for name, value in fields.items():
+        assert getattr(sampler, name) == value
+    assert sampler.truncation.never == (3,)  # type: ignore[attr-defined]
+
+
+def test_options_cut_predictions() -> None:
+    args = SamplerArgs(temperature=0.7, top_p=0.8, top_k=9, min_p=0.1, tail_cut=0.2)
+    cut = args.truncation()
+    assert (cut.temperature, cut.top_p, cut.top_k, cut.min_p, cut.tail_cut) == (
+        0.7,
+        0.8,
+        9,
+        0.1,
+        0.2,
+    )
+    preset = SamplerArgs(sampler="psi", preset="loop")
+    assert preset.truncation().top_p == 0.95
+    assert replace(preset, top_p=1.0).truncation().top_p == 1.0
+    assert SamplerArgs().truncation().top_p == 0.9
+    masked = SamplerArgs(sampler="first_hitting").build(model(MaskedProcess()))
+    assert isinstance(masked, FirstHitting)
+    right = SamplerArgs(top_k=3).build(model(causal=True, ends=True))
+    assert isinstance(right, Autoregressive)
+    assert right.bos_id == TOKENIZER.bos_id
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kappa": "0.5"}, "add --sampler psi"),
+        ({"budget": 0.5, "sampler": "psi"}, "add --sampler adaptive"),
+        ({"sampler": "psi", "kappa": "nonsense"}, "--kappa is 'nonsense'"),
+        ({"sampler": "foo"}, "--sampler is 'foo'"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"temperature": float("nan")}, "--temperature is nan"),
+        ({"min_p": 1.0}, "--min_p is 1.0"),
+        ({"top_k": 0}, "--top_k is 0"),
+        ({"sampler": "adaptive", "budget": -1.0}, "--budget is -1.0"),
+    ],
+)
+def test_wrong_options_are_refused_before_a_model_is_loaded(
+    options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        SamplerArgs(**options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=said):
+        sample("there is none", **options)  # type: ignore[arg-type]
+
+
+def test_samplers_that_a_model_cannot_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="first_hitting, which is for MaskedProcess"):
+        SamplerArgs(sampler="first_hitting").build(model())
+    with pytest.raises(ConfigError, match="left to right: leave it out"):
+        SamplerArgs(sampler="lazy").build(model(causal=True))
+    with pytest.raises(ConfigError, match="reads only what is before"):
+        write(model(causal=True), Request(suffix="a"))
+
+
+# --- the verb ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model().save(tmp_path / "model")
+    return tmp_path
+
+
+def records(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_verb_writes_what_is_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "texts.jsonl"
+    command = ["sample", str(folder / "model"), "--steps", "6", "--out", str(out)]
+    assert main([*command, "--prompt", "abc", "--count", "2", "--sampler", "ancestral"]) == 0
+    said = capsys.readouterr()
+    texts = [record["text"] for record in records(out)]
+    assert said.out == "--- 1 ---\n{}\n\n--- 2 ---\n{}\n".format(*texts)
+    assert "2 texts, 6.0 network calls each (6 steps)" in said.err
+    for record in records(out):
+        assert str(record["text"]).startswith("abc")
+        assert (record["steps"], record["sampler"], record["seed"]) == (6, "ancestral", 0)
+        assert record["asked"] == {"prompt": "abc", "count": 2, "seed": 0}
+        assert record["nfe"] == 6
+    lazy = sample(str(folder / "model"), prompt="abc", count=2, steps=6, batch=1, out=str(out))
+    assert lazy == texts  # the same law, the same numbers
+    assert main([*command, "--infill", "a{3}b{2}"]) == 0
+    assert len(records(out)) == 4
+
+
+def test_the_verb_reads_requests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = folder / "asked.jsonl"
+    asked.write_text('{"prompt": "abc", "count": 2}\n{"infill": "a{2}b"}\n{"length": 9}\n')
+    out = folder / "texts.jsonl"
+    command = ["sample", str(folder / "model"), "--steps", "6", "--out", str(out)]
+    assert main([*command, "--requests", str(asked)]) == 0
+    found = records(out)
+    assert [(record["request"], record["index"]) for record in found] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (2, 0),
+    ]
+    with asked.open() as lines:
+        monkeypatch.setattr("sys.stdin", lines)
+        assert main([*command, "--requests", "-"]) == 0
+    assert [r["tokens"] for r in records(out)] == [r["tokens"] for r in found]
+
+
+WRONG = [
+    ("--prompt abc --length 3", "--prompt: what is given takes 4 tokens"),
+    ("--infill a{30}b", "--infill: a blank of 30 tokens is more than the model, which sees 24"),
+    ("--infill a{x}b", "--infill 'a{x}b': { at 1"),
+    ("--sampler foo", "--sampler is 'foo', must be one of lazy, ancestral"),
+    ("--steps 0", "--steps is 0"),
+    ("--steps x", "--steps is 'x', must be a whole number"),
+    ("--temperature nan", "--temperature is 'nan', must be a number"),
+    ("--temperature .nan", "--temperature is nan"),
+    ("--top-k 3", "did you mean --top_k?"),
+    ("--overlap 24", "--overlap is 24, allowed is 1 to 23"),
+    ("--batch 0", "--batch is 0"),
+    ("--requests empty.jsonl", "--requests empty.jsonl is empty"),
+    ("--requests binary.jsonl", "--requests binary.jsonl is not UTF-8 text"),
+    ("--requests wrong.jsonl", "--requests wrong.jsonl line 2: --prompt: what is given takes"),
+    ("--requests none.jsonl", "--requests none.jsonl cannot be read: No such file"),
+    ("--requests model", "--requests model cannot be read: Is a directory"),
+    ("--requests wrong.jsonl --prompt a", "--requests and --prompt"),
+    ("--sampler first_hitting", "--sampler is first_hitting"),
+]
+
+
+@pytest.mark.parametrize(("typed", "said"), WRONG, ids=[typed for typed, _ in WRONG])
+def test_bad_input_is_one_line_and_nothing_is_written(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    typed: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("empty.jsonl").write_text("\n")
+    Path("binary.jsonl").write_bytes(bytes(range(128, 256)))
+    Path("wrong.jsonl").write_text('{"prompt": "a"}\n{"prompt": "%s"}\n' % ("a" * 40))
+    before = sorted(Path().rglob("*"))
+    assert main(["sample", "model", *typed.split()]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert said in err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_known_tokens_are_seen_by_those_who_watch(folder: Path) -> None:
+    writer = Writer(ModelDir.load(folder / "model"), [Request(infill="ab{4}cd", count=2)], HOW)
+    first = writer.round()[0]
+    seen: list[Tensor] = []
+    writer.draw(first, lambda n, t, x: seen.append(x.clone()))
+    assert len(seen) == 6
+    known = first.condition.known[:, :9]
+    assert known.sum() == 2 * 5
+    for x in seen:
+        assert torch.equal(x[:, :9][known], first.condition.given[:, :9][known])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "done", "is_open", "end"),
+    [
+        ([9, 8, 5, 9, 6], 5, True, 3),  # 9 ends, 8 begins
+        ([9, 9, 8, 9, 5, 6], 6, True, None),  # none before the first word
+        ([9, 9, 5, 9, 9], 5, True, 3),
+        ([5, 6, 9], 2, True, None),  # not yet written
+        ([5, 9, 6], 3, False, None),  # goes on behind a blank
+    ],
+)
+def test_the_end_of_a_text(tokens: list[int], done: int, is_open: bool, end: int | None) -> None:
+    layout = Layout(tokens, [False] * len(tokens), [(0, len(tokens))], 0, open=is_open)
+    assert Text(0, 0, 0, layout, torch.tensor(tokens), done=done).end(9, 8) == end
+
+
+def test_blocks_begin_as_rows_do(tmp_path: Path) -> None:
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+    (tmp_path / "vocab.txt").write_text("\n".join(names))
+    bert = Tokenizer.load(tmp_path)
+    config = DiTConfig(vocab_size=13, length=8, width=16, heads=2, blocks=1, head_init=0.3)
+    data = {"packing": {"packing": "wrap", "ends": True, "eos": False}}
+    loaded = ModelDir(DiT(config).eval(), UniformProcess(), Estimate.LEAVE_ONE_OUT, bert, {}, data)
+    writer = Writer(loaded, [Request(prompt="a b", length=30)], HOW)
+    begun = []
+    while batches := writer.round():
+        for batch in batches:
+            begun.append(batch.condition.given[0, 0].item())
+            writer.take(batch, writer.draw(batch))
+    assert set(begun) == {2}
+    assert len(begun) > 3
