@@ -39,20 +39,33 @@ def conditioned(known: dict[int, int]) -> World:
     return World(p / p.sum(), WORLD.vocab_size, WORLD.length)
 
 
+def score_of(world: World, process: Process, alpha: Tensor, x_t: Tensor) -> Tensor:
+    """What a network that scores would say: its zero is the score of a uniform guess of x0."""
+    V = world.vocab_size + process.extra_tokens
+    guess = process.odds(alpha, V) + torch.arange(V).lt(world.vocab_size) / world.vocab_size
+    logits = world.log_score(alpha.item(), process) - guess.log()
+    return logits + guess.log().expand(logits.shape).gather(-1, x_t[..., None])
+
+
 def read(estimate: Estimate, process: Process, world: World) -> Predictions:
     """A network's output read as samplers do."""
 
     def predictions(alpha: float) -> Tensor:
-        logits = world.optimum(estimate, process)(alpha).clamp(min=1e-300).log()
-        x_t = states(logits.shape[-1], world.length)
         a = torch.tensor(alpha, dtype=torch.float64)
+        x_t = states(world.vocab_size + process.extra_tokens, world.length)
+        if estimate is Estimate.SCORE:
+            logits = score_of(world, process, a, x_t)
+        else:
+            logits = world.optimum(estimate, process)(alpha).clamp(min=1e-300).log()
         return to_leave_one_out(logits, estimate, process, x_t, a).softmax(-1)
 
     return predictions
 
 
 @pytest.mark.parametrize("known", [{0: 1}, {2: 0}, {1: 2}], ids=["prompt", "suffix", "middle"])
-@pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER], ids=lambda e: e.value)
+@pytest.mark.parametrize(
+    "estimate", [LOO, Estimate.DENOISER, Estimate.SCORE], ids=lambda e: e.value
+)
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_the_exact_law_converges_to_the_conditional_one(
     process: Process, estimate: Estimate, known: dict[int, int]
