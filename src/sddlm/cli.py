@@ -103,15 +103,16 @@ def _run(verb: str, arguments: list[str]) -> int:
     function, chosen = _parse(verb, arguments)
     with _messages():
         result = function(**chosen)
-    if verb == "sample":
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if verb == "sample" and first:
         print("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)))
     if verb == "correct" and chosen.get("out") is None:
         sys.stdout.write(result.text)
-    if verb == "train" and os.environ.get("LOCAL_RANK", "0") == "0":
+    if verb == "train" and first:
         print(f"metrics, curves and previews in {result}, the model in {result / 'model'}")
     if verb == "distill":
         print(f"each round is a run in {result}, the model is in {result / 'model'}")
-    if verb in ("train", "distill") and os.environ.get("LOCAL_RANK", "0") == "0":
+    if verb in ("train", "distill") and first:
         print(f"next:  sddlm sample {result}\n       sddlm eval {result}")
     return 0
 

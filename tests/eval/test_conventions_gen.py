@@ -16,12 +16,12 @@ from sddlm.errors import ConfigError
 from sddlm.eval.conventions import CONVENTIONS, Convention, convention_of, tidied
 from sddlm.eval.generative import counted, generative_perplexity, scored
 from sddlm.eval.judge import Judge, numbering
-from sddlm.eval.work import Work
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.work import Work
 
 transformers = pytest.importorskip("transformers")
 

@@ -18,7 +18,7 @@ from sddlm.errors import ConfigError
 from sddlm.eval import copy_index
 from sddlm.eval import copying as module
 from sddlm.eval.copying import Copied, Copying, common_run, copying
-from sddlm.eval.work import Work
+from sddlm.work import Work
 
 
 class Texts(Rows):

@@ -14,7 +14,6 @@ from sddlm.errors import ConfigError
 from sddlm.eval.correction import damage, figures, measure_correction, shares_of
 from sddlm.eval.pictures import draw_correction
 from sddlm.eval.texts import HeldOut
-from sddlm.eval.work import Work
 from sddlm.generation.corrector import CorrectArgs, Corrector
 from sddlm.generation.levels import LEVELS
 from sddlm.model_dir import ModelDir
@@ -22,6 +21,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process import MaskedProcess, UniformProcess
 from sddlm.process.estimate import Estimate
+from sddlm.work import Work
 
 LETTERS = "abcdefgh "
 SHARES = [0.0, 0.2, 0.6]

@@ -19,12 +19,12 @@ from sddlm.eval.generative import generative_perplexity
 from sddlm.eval.judge import Judge
 from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.texts import SampleSet
-from sddlm.eval.work import Work
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.work import Work
 
 ALPHABET = "abcdefgh "
 DRAWING = Drawing(count=12, steps=6, seed=3, batch=8)

@@ -15,13 +15,13 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.questions import Questions, split
-from sddlm.eval.work import Team, Work
 from sddlm.eval.writing import Plan, write
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.work import Team, Work
 
 EOS = 256
 LENGTH = 32

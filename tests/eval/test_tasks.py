@@ -10,7 +10,7 @@ import pytest
 
 from sddlm.errors import ConfigError
 from sddlm.eval.tasks import LOCAL, SPLIT, _definitions, _version, check_tasks, local_tasks
-from sddlm.eval.work import Team
+from sddlm.work import Team
 
 ARC = {"text": ["ash", "a café", "rain"], "label": ["A", "B", "C"]}
 SCIQ = {"support": " Water boils.", "question": "What boils?", "correct_answer": "water"}

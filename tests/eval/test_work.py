@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sddlm.errors import ConfigError
-from sddlm.eval.work import Team, Work, digest
+from sddlm.work import Team, Work, digest
 
 
 def counted(done: list[int]):
@@ -91,7 +91,7 @@ def test_where_nothing_can_be_written(tmp_path):
 PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
-from sddlm.eval.work import Team, Work
+from sddlm.work import Team, Work
 folder, slow = Path(sys.argv[1]), float(sys.argv[2])
 team = Team.join()
 (folder / f"{team.rank}.pid").write_text(str(os.getpid()))

@@ -241,8 +241,8 @@ def test_steps_are_counted_before(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
 
     @contextmanager
-    def bar(label: str, *, total: int, show: bool) -> Iterator[Callable[[], None]]:
-        yield lambda: done.append(total)
+    def bar(label: str, *, total: int, show: bool) -> Iterator[Callable[[int], None]]:
+        yield lambda n: done.append(total)
 
     monkeypatch.setattr("sddlm.generation.writer.bar", bar)
     write(model(), *REQUESTS, batch=2)
@@ -460,6 +460,7 @@ def test_blocks_begin_as_rows_do(tmp_path: Path) -> None:
     while batches := writer.round():
         for batch in batches:
             begun.append(batch.condition.given[0, 0].item())
-            writer.take(batch, writer.draw(batch))
+            drawn = writer.draw(batch)
+            writer.take(batch, drawn.tokens, drawn.nfe.tolist(), drawn.seconds)
     assert set(begun) == {2}
     assert len(begun) > 3

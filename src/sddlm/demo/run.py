@@ -87,7 +87,7 @@ def demo(
         label = label_of(writer.how, sampler, wish.shape[1])
         take, drawn = show(loaded, label, sampler, wish, fps=fps)
         takes.append(take)
-        writer.take(block, drawn)
+        writer.take(block, drawn.tokens, drawn.nfe.tolist(), drawn.seconds)
     if writers[0].round():
         logger.info("this is the first block of a long text; sddlm sample writes the whole")
     if html:

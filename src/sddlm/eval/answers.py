@@ -29,11 +29,11 @@ from sddlm.eval.measures import (
 from sddlm.eval.pictures import draw_correction
 from sddlm.eval.tasks import check_tasks
 from sddlm.eval.texts import HeldOut, SampleSet, TrainingText, read_samples
-from sddlm.eval.work import Work
 from sddlm.eval.zero_shot import zero_shot, zero_shot_sets
 from sddlm.files import check_writable
 from sddlm.generation.corrector import check_can_correct
 from sddlm.model_dir import ModelDir
+from sddlm.work import Work
 
 #: training tokens that copies are looked for in, spread evenly: minutes of a processor
 MOST_SEARCHED = 1_000_000_000

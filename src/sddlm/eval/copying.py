@@ -22,8 +22,8 @@ from torch import Tensor
 from sddlm.data.packed import Rows
 from sddlm.errors import ConfigError
 from sddlm.eval.copy_index import Index, Ints
-from sddlm.eval.work import Work, digest
 from sddlm.types import before_padding
+from sddlm.work import Work, digest
 
 #: training tokens looked at at once, about 50 bytes each; few, for the processor's cache
 CHUNK = 1 << 18

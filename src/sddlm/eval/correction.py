@@ -18,12 +18,12 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import HeldOut
-from sddlm.eval.work import Work, digest
 from sddlm.generation.corrector import CorrectArgs, check_can_correct, denoised
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.condition import Condition
 from sddlm.types import before_padding
+from sddlm.work import Work, digest
 
 #: what a token became: it was replaced and is the original again, another wrong one, or as it was;
 #: or it was good and is not any more

@@ -9,7 +9,6 @@ from torch import Tensor, tensor
 
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import SampleSet
-from sddlm.eval.work import Work
 from sddlm.generation.args import begins, sampler_for
 from sddlm.generation.cuts import cuts, draw_cut
 from sddlm.model_dir import ModelDir
@@ -17,6 +16,7 @@ from sddlm.sampling.base import Sampler
 from sddlm.sampling.float32 import Float32
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
+from sddlm.work import Work
 
 Precision = Literal["float64", "float32"]
 

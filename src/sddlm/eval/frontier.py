@@ -32,9 +32,9 @@ from sddlm.eval.measures import fingerprint
 from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.resampling import mean, ratio, resamples
 from sddlm.eval.texts import SampleSet
-from sddlm.eval.work import Work
 from sddlm.files import check_writable
 from sddlm.model_dir import ModelDir
+from sddlm.work import Work
 
 #: knob: its neutral value, the values that it may have (as words and as a test), and a good one
 _KNOBS = {

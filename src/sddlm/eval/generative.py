@@ -29,7 +29,7 @@ from sddlm.eval.reading import (
     longest_read,
     read,
 )
-from sddlm.eval.work import Work, digest
+from sddlm.work import Work, digest
 
 __all__ = [
     "CONVENTIONS",

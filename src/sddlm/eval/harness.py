@@ -28,10 +28,10 @@ from sddlm.errors import ConfigError
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.questions import Questions, figures, number_of
 from sddlm.eval.tasks import check_tasks, local_tasks
-from sddlm.eval.work import Team, Work, digest
 from sddlm.eval.writing import Plan, write
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.base import choose_device
+from sddlm.work import Team, Work, digest
 
 NAME = "sddlm"
 """What lm-eval calls our models."""

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.work import Work, digest
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.sampling.base import evaluating
+from sddlm.work import Work, digest
 
 if TYPE_CHECKING:
     from sddlm.model_dir import ModelDir

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sddlm.errors import ConfigError
 from sddlm.eval.judge import Judge
-from sddlm.eval.work import Work
+from sddlm.work import Work
 
 #: the constant c of the paper, as the package has it
 SCALING = 5.0

@@ -12,10 +12,10 @@ from sddlm.eval.bounded import bounded
 from sddlm.eval.diversity import distinct_n, entropy, known_words, repeated_ngrams
 from sddlm.eval.perplexity import likelihood, spread
 from sddlm.eval.texts import END, HeldOut, SampleSet, TrainingText
-from sddlm.eval.work import Work, digest
 from sddlm.model_dir import ModelDir, to_spec
 from sddlm.process.estimate import Estimate
 from sddlm.types import unpadded
+from sddlm.work import Work, digest
 
 #: how the likelihood reads a network's output
 READINGS = {

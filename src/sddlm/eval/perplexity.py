@@ -13,9 +13,9 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.bounded import Bounded
-from sddlm.eval.work import Work
 from sddlm.models.attending import hide_padding
 from sddlm.sampling.base import device_of, evaluating
+from sddlm.work import Work
 
 #: neighbouring strata that share a mean where errors are estimated
 _BIN = 16

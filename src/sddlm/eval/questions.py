@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
-from sddlm.eval.work import digest
 from sddlm.generation.args import begins
 from sddlm.model_dir import ModelDir
+from sddlm.work import digest
 
 #: (context, continuation)
 Pair = tuple[str, str]

@@ -25,10 +25,10 @@ from sddlm.eval.drawing import Drawing, Precision
 from sddlm.eval.frontier import Sweep
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.report import table, write_json
-from sddlm.eval.work import Team, Work
 from sddlm.files import check_writable
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.base import choose_device
+from sddlm.work import Team, Work
 
 
 def evaluate(

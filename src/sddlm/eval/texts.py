@@ -21,9 +21,9 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import words
 from sddlm.eval.ngram import NGram
-from sddlm.eval.work import digest
 from sddlm.model_dir import ModelDir
 from sddlm.types import before_padding
+from sddlm.work import digest
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError
 from sddlm.eval.measures import measure_likelihood
 from sddlm.eval.texts import other_text
-from sddlm.eval.work import Work
 from sddlm.model_dir import ModelDir
+from sddlm.work import Work
 
 ZERO_SHOT = (
     "ptb",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,9 @@ from sddlm.generation.args import SamplerArgs
 from sddlm.generation.requests import Request, read_requests
 from sddlm.generation.writer import Writer, Written
 from sddlm.model_dir import ModelDir
+from sddlm.models.dit import WEIGHTS_NAME
 from sddlm.sampling.base import choose_device
+from sddlm.work import Team, Work
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +77,45 @@ def sample(
     if not Path(model_dir).is_dir():
         raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
     check_writable(target)
-    loaded = ModelDir.load(model_dir, choose_device(device))
-    writer = Writer(loaded, asked, chosen, seed=seed, batch=batch, overlap=overlap)
-    writer.write()
-    written = writer.written(whole=whole)
-    settings = {"seed": seed, **asdict(chosen), "top_p": chosen.truncation().top_p}
-    write_samples(target, written, asked, settings)
-    logger.info("%s", _facts(written, writer))
+    team = Team.join()
+    try:
+        device = team.device(choose_device(device))
+        loaded = ModelDir.load(model_dir, device)
+        writer = Writer(loaded, asked, chosen, seed=seed, batch=batch, overlap=overlap)
+        facts = {
+            "weights": _weights(Path(model_dir)), "device": device.split(":")[0],
+            "requests": [request.asked for request in asked], "how": asdict(chosen),
+            "seed": seed, "batch": batch, "overlap": overlap,
+        }  # fmt: skip
+        work = Work(target.with_name(f"{target.name}.partial"), facts, team)
+        with _told_how_to_go_on(work):
+            writer.write(work)
+        written = writer.written(whole=whole)
+        if team.first:
+            settings = {"seed": seed, **asdict(chosen), "top_p": chosen.truncation().top_p}
+            write_samples(target, written, asked, settings)
+            work.finish()
+            logger.info("%s", _facts(written, writer))
+    finally:
+        team.leave()
     return [each.text for each in written]
+
+
+@contextmanager
+def _told_how_to_go_on(work: Work) -> Iterator[None]:
+    """What is finished when a user stops the work is kept, which is said."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if work.team.first:
+            logger.warning("stopped; what is finished is kept: the same command goes on with it")
+        raise
+
+
+def _weights(place: Path) -> list[list[object]]:
+    """Which weights are there: hashing those of a large model takes as long as reading them."""
+    files = sorted(place.rglob(WEIGHTS_NAME))
+    return [[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 def _asked(

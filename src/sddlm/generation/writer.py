@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from sddlm.progress import bar
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.condition import Condition
 from sddlm.types import OnStep, Samples
+from sddlm.work import Work
 
 
 @dataclass(frozen=True)
@@ -182,14 +184,21 @@ class Writer:
             on_step=on_step,
         )
 
-    def take(self, batch: Batch, drawn: Samples) -> None:
-        """Write what was sampled into the texts."""
+    def take(self, batch: Batch, tokens: Tensor, nfe: Sequence[int], seconds: float) -> None:
+        """Put what was sampled into the texts.
+
+        Args:
+            batch: of which it is.
+            tokens: ``[B, L]`` int64.
+            nfe: network calls ``[B]``.
+            seconds: of the whole batch.
+        """
         for row, (i, (start, end)) in enumerate(zip(batch.texts, batch.windows, strict=True)):
             text = self._texts[i]
             own = slice(batch.front, batch.front + end - start)
-            text.tokens[start:end] = drawn.tokens[row, own].cpu()
-            text.nfe += int(drawn.nfe[row])
-            text.seconds += drawn.seconds / len(batch.texts)
+            text.tokens[start:end] = tokens[row, own].cpu()
+            text.nfe += int(nfe[row])
+            text.seconds += seconds / len(batch.texts)
             text.done, text.block = end, text.block + 1
             if self._end(text) is not None:
                 text.done = len(text.tokens)
@@ -224,16 +233,29 @@ class Writer:
             )
         return found
 
-    def write(self, *, progress: bool = True) -> None:
+    def write(self, work: Work | None = None, *, progress: bool = True) -> None:
         """Write all of them.
 
         Args:
+            work: keeps batches that are finished and shares them among processes; None does not.
             progress: show a bar on a terminal.
         """
-        with bar("sampling", total=self._steps(), show=progress) as advance:
+        work, number = work or Work(), 0
+        show = progress and work.team.first
+        with bar("sampling", total=self._steps(), show=show) as advance:
             while batches := self.round():
-                for batch in batches:
-                    self.take(batch, self.draw(batch, lambda *_: advance()))
+
+                def unit(k: int, batches: list[Batch] = batches) -> dict[str, Any]:
+                    drawn = self.draw(batches[k], lambda *_: advance(work.team.world))
+                    kept = {name: getattr(drawn, name).tolist() for name in ("tokens", "nfe")}
+                    return {**kept, "seconds": drawn.seconds}
+
+                found = work.run(f"texts {number}", len(batches), unit)
+                for batch, result in zip(batches, found, strict=True):
+                    self.take(
+                        batch, torch.tensor(result["tokens"]), result["nfe"], result["seconds"]
+                    )
+                number += 1
 
     def _steps(self) -> int:
         """Steps of all batches, if no text ends early."""

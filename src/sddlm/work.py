@@ -1,9 +1,10 @@
 """Long work in units: shared among processes, kept on disk, and gone on with where it stopped.
 
-Every long part of an evaluation (likelihood, samples, judge, tasks) is a list of units, each a
-function of its number alone, such as one batch of rows. What a unit gives is written down at
-once. An interrupted evaluation that is started again does only what is missing, and N processes
-(``torchrun``) do the same units as one, so that they find the same, bit for bit.
+Every long part of an evaluation (likelihood, samples, judge, tasks), and every batch of texts that
+are written, is a list of units, each a function of its number alone, such as one batch of rows.
+What a unit gives is written down at once. A command that was interrupted and is given again does
+only what is missing, and N processes (``torchrun``) do the same units as one, so that they find
+the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sddlm.progress import bar
 
 @dataclass(frozen=True)
 class Team:
-    """The processes that evaluate together.
+    """The processes that work together.
 
     Attributes:
         rank: which one this is.

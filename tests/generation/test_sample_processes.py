@@ -1,0 +1,93 @@
+"""The verb ``sddlm sample`` as users meet it: killed, stopped, started again, by two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_writer import model
+
+from sddlm.generation.run import sample
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    model().save(tmp_path / "model")
+    lines = [{"prompt": "ab"}, {"infill": "a{3}b{1:8}c"}, {"length": 70}, {"suffix": "z"}]
+    asked = [json.dumps({**line, "seed": seed}) for seed in range(12) for line in lines]
+    (tmp_path / "asked.jsonl").write_text("\n".join(asked))
+    return tmp_path
+
+
+def options(place: Path, out: str) -> dict[str, object]:
+    return {
+        "requests": str(place / "asked.jsonl"),
+        "steps": 24,
+        "batch": 2,
+        "out": str(place / out),
+    }
+
+
+def command(place: Path, out: str, processes: int = 1) -> list[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    flags = [x for name, value in options(place, out).items() for x in (f"--{name}", str(value))]
+    start = [sys.executable, *(launch if processes > 1 else []), "-m", "sddlm", "sample"]
+    return [*start, str(place / "model"), *flags]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_written_before_a_kill_is_kept(place: Path, sent: signal.Signals) -> None:
+    texts = sample(str(place / "model"), **options(place, "whole.jsonl"))  # type: ignore[arg-type]
+    assert len(texts) == 48
+    partial = place / "stopped.jsonl.partial"
+    first = subprocess.Popen(
+        command(place, "stopped.jsonl"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while not any(len(file.read_text().split("\n")) > 4 for file in partial.glob("*")):
+        assert first.poll() is None
+        time.sleep(0.01)
+    os.kill(first.pid, sent)
+    _, err = first.communicate()
+    assert not (place / "stopped.jsonl").exists()
+    kept = {file.name: file.read_text() for file in partial.iterdir()}
+    if sent == signal.SIGINT:
+        assert first.returncode == 130
+        assert b"the same command goes on" in err
+    # what is kept is used: a mark that no model would leave comes out at the end
+    (name, text), *_ = kept.items()
+    marked = text.splitlines()
+    number, result = json.loads(marked[1])
+    result["nfe"] = [1000] * len(result["nfe"])
+    marked[1] = json.dumps([number, result])
+    (partial / name).write_text("\n".join(marked))
+    again = sample(str(place / "model"), **options(place, "stopped.jsonl"))  # type: ignore[arg-type]
+    assert again == texts
+    assert not partial.exists()
+    lines = (place / "stopped.jsonl").read_text().splitlines()
+    nfe = [json.loads(line)["nfe"] for line in lines]
+    assert sum(n >= 1000 for n in nfe) == 2
+
+
+def test_other_settings_use_nothing_of_it(place: Path) -> None:
+    folder = place / "texts.jsonl.partial"
+    whole = {**options(place, "texts.jsonl"), "steps": 5}
+    texts = sample(str(place / "model"), **whole)  # type: ignore[arg-type]
+    assert not folder.exists()
+    other = sample(str(place / "model"), **{**whole, "seed": 1})  # type: ignore[arg-type]
+    assert other != texts
+
+
+def test_two_processes_write_what_one_does(place: Path) -> None:
+    texts = sample(str(place / "model"), **options(place, "one.jsonl"))  # type: ignore[arg-type]
+    done = subprocess.run(
+        command(place, "two.jsonl", 2), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("--- 48 ---") == 1  # one process speaks
+    assert (place / "two.jsonl").read_text() == (place / "one.jsonl").read_text()
+    assert len(texts) == 48
