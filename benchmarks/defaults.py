@@ -25,17 +25,15 @@ from pathlib import Path
 import numpy as np
 from few_steps import opened
 from measure import machine, progress, show
+from precision import nats_of
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.eval.diversity import distinct_n, entropies
 from sddlm.eval.resampling import Array, Interval, lowest_at, mean, resamples
 from sddlm.eval.texts import held_out
 from sddlm.model_dir import ModelDir
-from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.sampling.adaptive import Adaptive
 from sddlm.sampling.ancestral import Ancestral
-from sddlm.sampling.base import evaluating
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.psi import Psi
 from sddlm.sampling.truncation import Truncation
@@ -117,14 +115,6 @@ class Bench:
     count: int
     seed: int
 
-    def judged(self, tokens: Tensor) -> Tensor:
-        """Nats per token of each text but for its first ``[B]`` float64."""
-        tokens = tokens.cpu()
-        with evaluating(self.judge.model):
-            draw = Draw.simple(0, 0, len(tokens))
-            nats = Autoregressive().bound(self.judge.model, tokens, draw)
-        return nats[:, 1:].double().mean(1)
-
     def drawn(self, sampler: Ancestral, **knobs: float | None) -> Texts:
         """The samples of a setting; sample k has the same noise in all."""
         never = tuple(self.loaded.tokenizer.not_sampled)
@@ -133,7 +123,7 @@ class Bench:
             shape=(self.count, self.loaded.model.length), seed=self.seed,
         )  # fmt: skip
         calls = float(out.nfe.double().mean())
-        return Texts(out.tokens.cpu(), self.judged(out.tokens), calls, out.seconds)
+        return Texts(out.tokens.cpu(), nats_of(self.judge, out.tokens), calls, out.seconds)
 
     def lines(self, parts: Sequence[str]) -> Iterator[tuple[str, Ancestral, str, list[float]]]:
         """Name, sampler, knob and its values; of the first part the neutral one is a point too."""
@@ -162,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     judge = ModelDir.load(chosen.judge)
     bench = Bench(opened(chosen.model, judge), judge, chosen.count, chosen.seed)
     text, _ = held_out(Path(chosen.model), bench.loaded, None, chosen.count)
-    real = Texts(text.tokens, bench.judged(text.tokens))
+    real = Texts(text.tokens, nats_of(judge, text.tokens))
     rows = [real.row("real text", "-")]
     lines = list(bench.lines(chosen.parts.split(",")))
     neutral = bench.drawn(Lazy(STEPS))

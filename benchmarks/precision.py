@@ -92,12 +92,17 @@ def _entropy(counts: Tensor) -> Tensor:
     return -(share * share.log()).sum()
 
 
-def judged(judge: ModelDir, tokens: Tensor) -> Figure:
-    """Perplexity of tokens ``[B, L]`` but the first of each."""
+def nats_of(judge: ModelDir, tokens: Tensor) -> Tensor:
+    """Nats per token of each text ``[B, L]`` but for its first: ``[B]`` float64."""
     x0 = tokens[:, : judge.model.length].cpu()
     with evaluating(judge.model):
-        nats = Autoregressive().bound(judge.model, x0, Draw.simple(0, 0, len(x0)))[:, 1:].double()
-    found = mean(nats.mean(1))
+        nats = Autoregressive().bound(judge.model, x0, Draw.simple(0, 0, len(x0)))
+    return nats[:, 1:].double().mean(1)
+
+
+def judged(judge: ModelDir, tokens: Tensor) -> Figure:
+    """Perplexity of tokens ``[B, L]`` but the first of each."""
+    found = mean(nats_of(judge, tokens))
     ppl = float(torch.tensor(found.value).exp())
     return Figure(ppl, ppl * found.error)
 

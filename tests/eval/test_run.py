@@ -6,13 +6,14 @@ import pytest
 import torch
 import yaml
 
+from sddlm.data.args import trained_on
 from sddlm.data.prepare import DataArgs
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval import run as eval_run
 from sddlm.eval.ngram import NGram
 from sddlm.eval.run import evaluate
-from sddlm.eval.texts import END, read_samples, trained_on, with_ends
+from sddlm.eval.texts import END, read_samples, with_ends
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT

@@ -12,13 +12,13 @@ from test_training import assert_same, steps, train, wait_for, weights
 
 from conftest import SETTINGS
 from sddlm.cli import main
+from sddlm.data.args import trained_on
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.train.monitor import read_metrics
-from sddlm.train.start import trained_on
 
 FEW = [
     "--train.batch",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from sddlm.data.corpora import CORPORA
 from sddlm.errors import ConfigError, check_choices
@@ -129,3 +131,19 @@ class DataArgs:
         """Where prepared tokens lie."""
         folder = self.cache or os.environ.get("SDDLM_CACHE") or "~/.cache/sddlm"
         return Path(folder).expanduser()
+
+
+def trained_on(place: Path) -> DataArgs | None:
+    """What a model was trained on, from its run's ``config.yaml``; None if there is none.
+
+    Args:
+        place: run or model directory.
+    """
+    for path in (place / "config.yaml", place.resolve().parent / "config.yaml"):
+        if path.is_file():
+            config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            args = config.get("data") if isinstance(config, dict) else None
+            if isinstance(args, dict):
+                known = {f.name for f in fields(DataArgs)}
+                return DataArgs(**{name: value for name, value in args.items() if name in known})
+    return None

@@ -249,7 +249,3 @@ def check_fps(fps: float | None) -> float | None:
 def pleasant_fps(steps: int) -> float:
     """Frames a second with which a run of so many steps takes about six seconds to watch."""
     return min(max(min(steps, _MOST_FRAMES) / _PLAYED_SECONDS, 2.0), 30.0)
-
-
-#: reads as what it does: ``with watch(tokenizer, steps=64) as on_step``
-watch = Watch

@@ -18,7 +18,8 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import HeldOut
-from sddlm.generation.corrector import CorrectArgs, check_can_correct, denoised
+from sddlm.generation.corrector import CorrectArgs, check_can_correct
+from sddlm.generation.filling import denoised
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.condition import Condition

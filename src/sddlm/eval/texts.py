@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
-from sddlm.data.args import DataArgs
+from sddlm.data.args import DataArgs, trained_on
 from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared, prepare, reopened
 from sddlm.data.tokenizers import Tokenizer
@@ -135,22 +134,6 @@ def with_ends(tokenizer: Tokenizer, ids: list[int]) -> str:
         else:
             parts[-1].append(i)
     return END.join(tokenizer.decode_batch(parts))
-
-
-def trained_on(place: Path) -> DataArgs | None:
-    """What a model was trained on, from its run's ``config.yaml``; None if there is none.
-
-    Args:
-        place: run or model directory.
-    """
-    for path in (place / "config.yaml", place.resolve().parent / "config.yaml"):
-        if path.is_file():
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-            args = config.get("data") if isinstance(config, dict) else None
-            if isinstance(args, dict):
-                known = {f.name for f in fields(DataArgs)}
-                return DataArgs(**{name: value for name, value in args.items() if name in known})
-    return None
 
 
 def held_out(

@@ -12,6 +12,7 @@ import torch
 from sddlm.errors import ConfigError
 from sddlm.eval.questions import fit, prompt_of
 from sddlm.generation.args import begins, sampler_for
+from sddlm.generation.filling import denoised
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.condition import Condition
 from sddlm.sampling.truncation import Truncation
@@ -107,15 +108,8 @@ def write(
         ends=begins(loaded.data),
     )
     given = torch.tensor([prompt + [0] * wanted])  # [1, L]
-    drawn = sampler.sample(
-        model,
-        process=loaded.process,
-        estimate=loaded.estimate,
-        shape=(1, given.shape[1]),
-        seed=seed,
-        index=copy,
-        condition=Condition(given, torch.arange(given.shape[1])[None] < len(prompt)),
-    )
+    condition = Condition(given, torch.arange(given.shape[1])[None] < len(prompt))
+    drawn = denoised(loaded, sampler, condition, copy, seed)
     ids = drawn.tokens[0, len(prompt) :].tolist()
     if tokenizer.eos_id in ids:
         ids = ids[: ids.index(tokenizer.eos_id)]

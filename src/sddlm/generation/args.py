@@ -114,22 +114,24 @@ class SamplerArgs:
         Raises:
             ConfigError: if the model cannot be sampled so.
         """
-        never = (*loaded.tokenizer.not_sampled, *never)
         if not loaded.estimate.diffusion:
             if self.sampler is not None:
                 raise ConfigError(
                     f"--sampler is {self.sampler}, but an autoregressive model is written left to "
                     "right: leave it out"
                 )
-            first = first_token(loaded)
-            bos = loaded.tokenizer.eos_id if first is None else first
-            return Autoregressive(self.truncation(never), bos)
+            return sampler_for(
+                loaded.estimate,
+                loaded.tokenizer,
+                truncation=self.truncation(never),
+                ends=begins(loaded.data),
+            )
         if self.sampler == "first_hitting" and not isinstance(loaded.process, MaskedProcess):
             raise ConfigError(
                 f"--sampler is first_hitting, which is for MaskedProcess, and this model has "
                 f"{type(loaded.process).__name__}: try --sampler lazy"
             )
-        return self._diffusion(never)
+        return self._diffusion((*loaded.tokenizer.not_sampled, *never))
 
 
 def first_token(loaded: ModelDir) -> int | None:
@@ -166,8 +168,8 @@ def sampler_for(
         truncation: of every prediction.
         ends: the model's rows begin with the beginning-of-text token.
     """
-    never = tuple(tokenizer.not_sampled)
-    truncation = replace(truncation or Truncation(), never=never)
+    truncation = truncation or Truncation()
+    truncation = replace(truncation, never=(*tokenizer.not_sampled, *truncation.never))
     if estimate.diffusion:
         return Lazy(steps, tail, truncation)
     return Autoregressive(truncation, tokenizer.bos_id if ends else tokenizer.eos_id)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from sddlm.errors import ConfigError
 from sddlm.generation.args import SamplerArgs, begins, first_token
 from sddlm.generation.drafts import Change, Draft, spliced
+from sddlm.generation.filling import denoised
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.generation.requests import digest
 from sddlm.generation.windows import Batch, Text, batches, windows
@@ -22,7 +22,6 @@ from sddlm.process.masked import MaskedProcess
 from sddlm.progress import bar
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.condition import Condition
-from sddlm.types import Samples
 
 
 @dataclass(frozen=True)
@@ -187,22 +186,6 @@ class Corrector:
             text.tokens[mine] = drawn.tokens[row, there].cpu()
             text.nfe += int(drawn.nfe[row])
         batch.share(drawn.seconds)
-
-
-def denoised(
-    loaded: ModelDir, sampler: Sampler, condition: Condition, index: Tensor, seed: int
-) -> Samples:
-    """The tokens of a condition, denoised from its level."""
-    count, length = condition.given.shape
-    return sampler.sample(
-        loaded.model,
-        process=loaded.process,
-        estimate=loaded.estimate,
-        shape=(count, length),
-        seed=seed,
-        index=index,
-        condition=condition,
-    )
 
 
 def check_level(t: float | None) -> None:

@@ -13,7 +13,7 @@ from sddlm.errors import ConfigError
 from sddlm.generation.args import SamplerArgs, begins, first_token
 from sddlm.generation.blocks import Blocks, Text
 from sddlm.generation.cuts import lengths_of_samples
-from sddlm.generation.filling import fill, filled_width
+from sddlm.generation.filling import denoised, fill, filled_width
 from sddlm.generation.requests import Request, lay_out
 from sddlm.model_dir import ModelDir
 from sddlm.progress import bar
@@ -173,16 +173,8 @@ class Writer:
 
     def draw(self, batch: Batch, on_step: OnStep | None = None) -> Samples:
         """Sample a batch."""
-        return self.sampler(batch).sample(
-            self.loaded.model,
-            process=self.loaded.process,
-            estimate=self.loaded.estimate,
-            shape=(batch.condition.given.shape[0], batch.condition.given.shape[1]),
-            seed=self.seed,
-            index=batch.index,
-            condition=batch.condition,
-            on_step=on_step,
-        )
+        sampler = self.sampler(batch)
+        return denoised(self.loaded, sampler, batch.condition, batch.index, self.seed, on_step)
 
     def take(self, batch: Batch, tokens: Tensor, nfe: Sequence[int], seconds: float) -> None:
         """Put what was sampled into the texts.
@@ -259,13 +251,13 @@ class Writer:
 
     def _steps(self) -> int:
         """Steps of all batches, if no text ends early."""
-        before = [(text.done, text.block) for text in self._texts]
+        before = [text.done for text in self._texts]
         total = 0
         while batches := self.round():
             for batch in batches:
                 total += self.sampler(batch).calls(batch.condition.given.shape[1])
                 for i, (_, end) in zip(batch.texts, batch.windows, strict=True):
                     self._texts[i].done = end
-        for text, (done, block) in zip(self._texts, before, strict=True):
-            text.done, text.block = done, block
+        for text, done in zip(self._texts, before, strict=True):
+            text.done = done
         return total

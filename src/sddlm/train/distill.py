@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sddlm.data.args import DataArgs
+from sddlm.data.args import DataArgs, trained_on
 from sddlm.errors import ConfigError
 from sddlm.files import atomic_write
 from sddlm.model_dir import ModelDir
@@ -16,7 +16,6 @@ from sddlm.models.config import ModelArgs
 from sddlm.objectives.distillation import DCD, Direction, Prediction
 from sddlm.train.args import LAST, TrainArgs
 from sddlm.train.run import check_resume, resolved, train_model
-from sddlm.train.start import trained_on
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from sddlm.data.args import DataArgs
+from sddlm.data.args import DataArgs, trained_on
 from sddlm.errors import ConfigError
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import ModelArgs
@@ -92,15 +89,3 @@ def continued(start: ModelDir, length: int, seed: int) -> DiT:
     network = DiT(replace(start.model.config, length=length), seed=seed)
     network.load_state_dict(start.model.state_dict())
     return network
-
-
-def trained_on(place: Path) -> DataArgs | None:
-    """What a model was trained on, from its run's ``config.yaml``; None if there is none."""
-    for path in (place / "config.yaml", place.resolve().parent / "config.yaml"):
-        if path.is_file():
-            config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-            said = config.get("data") if isinstance(config, dict) else None
-            if isinstance(said, dict):
-                known = {f.name for f in fields(DataArgs)}
-                return DataArgs(**{name: value for name, value in said.items() if name in known})
-    return None
