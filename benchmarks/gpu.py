@@ -133,7 +133,11 @@ def run_arm(
     """Warm an arm up and time it, on a device that holds nothing else; the network is copied."""
     device.reset()
     kind, loss = arm.split(" ", 1)
-    chosen = trainer(kind, copy.deepcopy(model).to(device.name), shape[0])
+    copied = copy.deepcopy(model).to(device.name)
+    chosen = trainer("sddlm" if kind == "compiled" else kind, copied, shape[0])
+    if kind == "compiled":
+        for block in copied.blocks:
+            block.compile()
     x0 = torch.randint(model.vocab_size, shape, device=device.name)
 
     def step() -> None:
@@ -141,7 +145,8 @@ def run_arm(
             value = chosen.loss(loss, x0)
         chosen.update(value)
 
-    for _ in range(2):
+    # kernels are compiled and tuned; blocks again when the number of rows is found to vary
+    for _ in range(6 if kind == "compiled" else 2):
         step()
     synchronize()
     found.state = device.used()  # weights, gradients, optimiser and EMA
@@ -163,10 +168,9 @@ def attempt(work: Callable[[], None]) -> bool:
 
 
 def step_table(
-    shape: str, length: int, batch: int, device: Device, rounds: int, timed: int
+    shape: str, length: int, batch: int, device: Device, rounds: int, timed: int, arms: list[str]
 ) -> None:
-    """Measure and print optimiser steps."""
-    arms = DIFFUSION + AR
+    """Measure and print optimiser steps; the first arm is the baseline."""
     models = {causal: network(shape, length, causal=causal) for causal in (False, True)}
     found = {arm: Found() for arm in arms}
     failed: set[str] = set()
@@ -204,46 +208,107 @@ def step_table(
 
 
 def sampling_table(
-    shape: str, length: int, batch: int, device: Device, rounds: int, steps: int
+    shape: str, length: int, batch: int, device: Device, steps: int, few: int = 8
 ) -> None:
-    """Measure and print samplers; the textbook's runs one step in eight, all cost the same."""
+    """Measure and print samplers; `Lazy` runs whole, the others ``few`` steps, which cost alike."""
     device.reset()
     model = network(shape, length).to(device.name)
-    textbook = TextbookDiT.around(model)
-    few = max(1, steps // 8)
-
-    def run(sampler: Ancestral, chosen: DiT) -> Callable[[], None]:
-        def draw() -> None:
-            with device.autocast():
-                sampler.sample(
-                    chosen,
-                    process=UniformProcess(),
-                    estimate=Estimate.LEAVE_ONE_OUT,
-                    shape=(batch, length),
-                )
-
-        return draw
-
-    def baseline() -> None:
-        with device.autocast():
-            sample(textbook, (batch, length), few)
-
-    arms: dict[str, Callable[[], None]] = {
-        "textbook": baseline,
-        "Ancestral": run(Ancestral(few), model),
-        "Lazy": run(Lazy(steps), model),
-    }
     free = network(shape, length, time_free=True).to(device.name)
-    arms["Lazy, time-free"] = run(Lazy(steps), free)
-    units = {name: few if name in ("textbook", "Ancestral") else steps for name in arms}
-    timings = interleaved(arms, rounds=rounds, units=units, label=f"sampling {shape}")
-    rows = [
-        [name, f"{one.median:.3g}", f"{batch * length / one.median / steps:,.0f}", one.ratio,
-         f"{units[name]} of {steps} steps"]
-        for name, one in timings.items()
-    ]  # fmt: skip
-    columns = ["sampler", "s/step", f"tokens/s at {steps} steps", "against the textbook", "timed"]
-    show(f"sampling: {shape}, L {length}, B {batch}; {machine()}", columns, rows)
+    textbook = TextbookDiT.around(model)
+
+    def draw(sampler: Ancestral | None, chosen: DiT, steps: int) -> int:
+        """Network calls of the slowest sequence."""
+        with device.autocast():
+            if sampler is None:
+                sample(textbook, (batch, length), steps)
+                return steps
+            drawn = sampler.sample(
+                chosen,
+                process=UniformProcess(),
+                estimate=Estimate.LEAVE_ONE_OUT,
+                shape=(batch, length),
+            )
+        return int(drawn.nfe.max())
+
+    arms: dict[str, tuple[Ancestral | None, DiT, int]] = {
+        "textbook": (None, model, min(few, steps)),
+        "Ancestral": (Ancestral(min(few, steps)), model, min(few, steps)),
+        "Lazy": (Lazy(steps), model, steps),
+        "Lazy, time-free": (Lazy(steps), free, steps),
+    }
+    rows: list[list[Any]] = []
+    baseline = 0.0
+    for name, (sampler, chosen, timed) in arms.items():
+        device.reset()
+        warm = Lazy(2) if isinstance(sampler, Lazy) else sampler
+        try:
+            draw(warm, chosen, min(timed, 2))
+            synchronize()
+            started = time.perf_counter()
+            calls = draw(sampler, chosen, timed)
+            synchronize()
+        except torch.OutOfMemoryError:
+            rows.append([name, *"---", "out of memory", "-"])
+            continue
+        seconds = (time.perf_counter() - started) / timed
+        baseline = baseline or seconds
+        rows.append([
+            name, f"{1000 * seconds:.3g}", f"{batch * length / seconds / steps:,.0f}",
+            times(baseline, seconds), f"{device.most() / 2**30:.2f}", f"{calls} of {timed}",
+        ])  # fmt: skip
+    columns = ["sampler", "ms/step", f"tokens/s at {steps} steps", "against the first",
+               "peak (GiB)", "network calls"]  # fmt: skip
+    show(f"sampling: {shape}, L {length}, B {batch}, {steps} steps; {machine()}", columns, rows)
+
+
+def bits_table(shape: str, length: int, device: Device, batch: int = 8, steps: int = 32) -> None:
+    """Whether a sequence has the same bits alone and in a batch; and the first layer where not."""
+    device.reset()
+    model = network(shape, length).to(device.name).eval()
+    x = torch.randint(model.vocab_size, (batch, length), device=device.name)
+    sigma = torch.full((batch,), 0.7, device=device.name)
+    rows: list[list[Any]] = []
+    for precision in ("float32", "bf16 autocast"):
+        half = precision != "float32"
+        with torch.autocast(device.name, torch.bfloat16, enabled=half), torch.inference_mode():
+            whole = _layers(model, x, sigma)
+            for count in (1, 2, 4):
+                part = _layers(model, x[:count], sigma[:count])
+                apart = [
+                    (name, (a - whole[name][:count]).abs().max().item())
+                    for name, a in part.items()
+                    if not torch.equal(a, whole[name][:count])
+                ]
+                first = f"{apart[0][0]} by {apart[0][1]:.1e}" if apart else "nowhere"
+                rows.append([precision, f"{count} and {batch}", first, f"{len(apart)}/{len(part)}"])
+            drawn = [
+                Lazy(steps).sample(
+                    model, process=UniformProcess(), estimate=Estimate.LEAVE_ONE_OUT,
+                    shape=(count, length), seed=1,
+                ).tokens[:1]
+                for count in (1, batch, batch)
+            ]  # fmt: skip
+        same = (drawn[0] == drawn[1]).double().mean().item()
+        again = torch.equal(drawn[1], drawn[2])
+        rows.append([precision, f"samples, 1 and {batch}", f"{same:.2%} of the tokens equal",
+                     f"the same batch twice: {'equal' if again else 'not equal'}"])  # fmt: skip
+    columns = ["precision", "batch sizes", "first layer that differs", "layers that differ"]
+    show(f"bits of one sequence: {shape}, L {length}; {machine()}", columns, rows)
+
+
+def _layers(model: DiT, x: Tensor, sigma: Tensor) -> dict[str, Tensor]:
+    """Output of every layer, in the order in which they ran."""
+    found: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(lambda _, __, out, name=name: found.update({name: out}))
+        for name, module in model.named_modules()
+        if name and name != "rotary"  # which returns a pair
+    ]
+    hidden = model(x, sigma)
+    found["logits"] = model.head.logits(hidden.flatten(0, 1)).view(*hidden.shape[:2], -1)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def kernels(rows: Rows) -> dict[str, Callable[[], Tensor] | str]:
@@ -254,10 +319,10 @@ def kernels(rows: Rows) -> dict[str, Callable[[], Tensor] | str]:
     try:
         from cut_cross_entropy import linear_cross_entropy
 
+        # has no bias, which is 0 here
         found["cut_cross_entropy"] = lambda: linear_cross_entropy(
-            rows.hidden.to(half), head.weight.to(half), target, bias=head.bias.to(half),
-            reduction="sum",
-        )  # fmt: skip
+            rows.hidden.to(half), head.weight.to(half), target, reduction="sum"
+        )
     except (ImportError, RuntimeError):
         found["cut_cross_entropy"] = "not installed"
     try:
@@ -332,9 +397,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--length", type=int, default=1024, help="[%(default)s]")
     options.add_argument("--batch", type=numbers, default=[16, 4],
                          help="B of each shape, the last for all further ones [16,4]")  # fmt: skip
-    options.add_argument("--parts", default="step,sampling,head", help="[%(default)s]")
+    options.add_argument("--parts", default="step,sampling,head,bits", help="[%(default)s]")
+    options.add_argument("--arms", default=",".join(DIFFUSION + AR),
+                         help="of the step; compiled SDDLM too [%(default)s]")  # fmt: skip
     options.add_argument("--timed", type=int, default=5, help="steps a round [%(default)s]")
-    options.add_argument("--sampling_steps", type=int, default=128, help="[%(default)s]")
+    options.add_argument("--sampling_steps", type=numbers, default=[64], help="[64]")
+    options.add_argument("--sampling_batch", type=numbers, default=[1, 8], help="[1,8]")
     options.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="[%(default)s]")
     options.add_argument("--peak", type=float, help="bf16 FLOP/s of a device not known here")
     options.add_argument("--precision", choices=["bf16", "32"], default="bf16",
@@ -347,10 +415,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for number, shape in enumerate(names(chosen.shape)):
         batch = chosen.batch[min(number, len(chosen.batch) - 1)]
         if "step" in chosen.parts:
-            step_table(shape, chosen.length, batch, device, chosen.rounds, chosen.timed)
+            step_table(shape, chosen.length, batch, device, chosen.rounds, chosen.timed,
+                       names(chosen.arms))  # fmt: skip
         if "sampling" in chosen.parts:
-            sampling_table(shape, chosen.length, min(batch, 8), device, chosen.rounds,
-                           chosen.sampling_steps)  # fmt: skip
+            for steps in chosen.sampling_steps:
+                for sequences in chosen.sampling_batch:
+                    sampling_table(shape, chosen.length, sequences, device, steps)
+        if "bits" in chosen.parts:
+            bits_table(shape, chosen.length, device)
         if "head" in chosen.parts:
             head_table(shape, batch * chosen.length, device, chosen.rounds)
 

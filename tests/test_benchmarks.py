@@ -31,7 +31,7 @@ SCRIPTS = {
     "sampling": ["--rounds", "1", "--length", "8", "--batch", "2", "--steps", "4,20",
                  "--seconds", "0.02"],
     "gpu": ["--rounds", "1", "--length", "16", "--batch", "2", "--device", "cpu",
-            "--sampling_steps", "4", "--timed", "1"],
+            "--sampling_steps", "4", "--sampling_batch", "2", "--timed", "1"],
 }  # fmt: skip
 
 
@@ -219,3 +219,18 @@ def test_fresh_reads_the_last_line(tmp_path: Path) -> None:
     assert measure.fresh(str(script), 3) == {"peak": 3}
     with pytest.raises(SystemExit, match="failed"):
         measure.fresh(str(script))
+
+
+def test_objectives_race(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n\n" * 200)
+    importlib.import_module("equal_time").main([
+        "--path", str(tmp_path / "text.txt"), "--cache", str(tmp_path / "cache"),
+        "--seconds", "0.05", "--vocab_size", "270", "--length", "8", "--batch", "2",
+        "--measures", "16,1,2", "--count", "2", "--arms", "SDDLM;AR",
+        "--out", str(tmp_path / "found.json"),
+    ])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "| SDDLM |" in printed
+    assert "nan" not in printed
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert len(found["AR"]["curve"]) == 4
