@@ -55,6 +55,8 @@ python benchmarks/results.py page
 - **Not run** says what it would take: GPU-hours on {devices} {device} at {share:.0%} of their
   rate, by `sddlm plan`, an estimate that nobody has checked on such a device
   (`results/plan.json`).
+- **Equal time** on one GPU, 40 seconds an objective: `results/devices/h200.json`, with its table in
+  [performance](performance.md#measured-on-one-gpu).
 - Conventions differ between papers, and from ours ([evaluation](evaluation.md)). Columns are not
   a ranking. ≤ marks an upper bound on perplexity.
 """
