@@ -21,6 +21,7 @@ from sddlm.generation.corrector import (
 )
 from sddlm.generation.drafts import pieces
 from sddlm.generation.levels import LEVELS
+from sddlm.generation.requests import check_text
 from sddlm.model_dir import ModelDir
 from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device
@@ -132,6 +133,7 @@ def checked_text(text: str, source: str) -> str:
     Raises:
         ConfigError: if it is empty or has a zero byte, which no text has.
     """
+    check_text(text, source)
     if not text.strip():
         raise ConfigError(f"{source} is empty: give some text to correct")
     if "\0" in text:
