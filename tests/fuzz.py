@@ -99,7 +99,7 @@ def _command(rng: random.Random, lines: list[list[str]]) -> tuple[str, list[str]
     for _ in range(rng.randint(0, 4)):
         *before, option = rng.choice(mine)
         typed += before
-        value = rng.choice(VALUES)
+        value = "no_such" if option == "--import" else rng.choice(VALUES)
         shape = rng.random()
         if shape < 0.1:
             option = "".join(rng.sample(option, len(option)))
@@ -151,7 +151,7 @@ def _report(what: str, case: Any) -> str:
 
 
 def tiny(place: Path) -> None:
-    """Write a model directory of a thousand parameters."""
+    """Write a model directory of some thousand parameters."""
     tokenizer = Tokenizer.characters(["abcdef"])
     config = DiTConfig(vocab_size=tokenizer.vocab_size, length=6, width=16, blocks=1, heads=2)
     data = {"corpus": "six letters", "packing": {"eos": True}, "row_lengths": None}
@@ -242,6 +242,7 @@ def _tokenizer(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None
 
 
 WEIGHTS, TOKENIZER, CONFIG = "model.safetensors", "tokenizer.json", "config.json"
+LONG = torch.ones(16, dtype=torch.int64)
 UNIFORM = "sddlm.process.uniform.UniformProcess"
 
 
@@ -314,9 +315,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], bool]] = {
         ("tensor added", False, _weights(lambda s: s.update(x=torch.zeros(3)))),
         ("block added", False, _weights(lambda s: s.update({"blocks.9.x": torch.zeros(3)}))),
         ("other shape", False, _weights(lambda s: s.update({"norm.weight": torch.zeros(3)}))),
-        ("integers", False, _weights(lambda s: s.update({k: v.long() for k, v in s.items()}))),
-        ("one of integers", False, _weights(lambda s: s.update({"norm.weight": torch.ones(16).long()}))),
-        ("one in half", False, _weights(lambda s: s.update({"norm.weight": torch.ones(16).half()}))),
+        ("integers", False, _weights(lambda s: s.update({k: v.int() for k, v in s.items()}))),
+        ("one of integers", False, _weights(lambda s: s.update({"norm.weight": LONG}))),
+        ("one in half", False, _weights(lambda s: s.update({"norm.weight": LONG.half()}))),
         ("complex", False, _weights(lambda s: s.update({k: v.cfloat() for k, v in s.items()}))),
         ("doubles", True, _weights(lambda s: s.update({k: v.double() for k, v in s.items()}))),
         ("tokenizer cut", False, _cut(TOKENIZER, 0.5)),
