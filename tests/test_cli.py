@@ -1,20 +1,28 @@
 """What a user can get wrong ends as one clear line, before any work, with nothing left behind."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from rich.table import Table
 
+import fuzz
 import sddlm
 from sddlm import ConfigError, Cosine, DataArgs, TrainArgs, UniformProcess, objectives
 from sddlm.cli import READS_RECIPES, VERBS, _parse, main
+from sddlm.data.args import trained_on
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1, SDDLMV2, Objective
 from sddlm.objectives.negatives import NoisyToken, UniformNegatives
+from sddlm.progress import PlainConsole
 from sddlm.sampling.lazy import Lazy
 
 FILES = {
@@ -464,6 +472,307 @@ def test_standard_input_as_json_lines() -> None:
     for flags in (["--data.path", "-.jsonl"], ["--data.path=-.jsonl"]):
         assert _parse("prepare", flags)[1]["data"].path == "-.jsonl"
     assert _parse("prepare", ["--data.path", "-"])[1]["data"].path == "-"
+
+
+TINY = (
+    "--data.path text.txt --data.tokenizer bytes --data.length 8 --data.validation 0.2 "
+    "--model.preset mini --model.width 32 --model.heads 2 --model.blocks 1 --train.steps 1 "
+    "--train.batch 2 --train.accelerator cpu"
+)
+MINE = """from dataclasses import dataclass
+from sddlm import SDDLM, UniformProcess
+
+@dataclass
+class MyProcess(UniformProcess):
+    pass
+
+@dataclass
+class Mine(SDDLM):
+    every: int = 4
+"""
+
+
+@pytest.fixture
+def own_module(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module in the current folder; whether it was imported is in ``sys.modules``."""
+    name = "my_objective_of_test_cli"
+    Path(f"{name}.py").write_text(MINE)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place)])
+    yield name
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "part"),
+    [
+        ("--config a.yaml", "a class of your own needs --import MODULE"),
+        ("--config b.yaml", "only the command line chooses what is imported: --import MODULE"),
+        ("--config c.yaml", "no file OWN.Mine of options"),
+        ("--objective OWN.Mine", "a class of your own needs --import MODULE"),
+        ("--objective.help OWN.Mine", "OWN.Mine is not imported; a class of your own needs"),
+        ("--objective SDDLM --objective.process OWN.MyProcess", "own needs --import MODULE"),
+        ("--import no_such_module", "--import no_such_module: No module named 'no_such_module'"),
+        ("--import a-b", "--import is 'a-b', must be a module, such as my_objective"),
+        ("--import jsonargparse", "must be a module, such as my_objective"),
+        ("--import", "--import needs a value: --import MODULE"),
+    ],
+)
+def test_nothing_is_imported_that_the_user_did_not_name(
+    own_module: str, capsys: pytest.CaptureFixture[str], typed: str, part: str
+) -> None:
+    write({
+        "a.yaml": f"objective: {{class_path: {own_module}.Mine}}\n",
+        "b.yaml": f"import: {own_module}\n",
+        "c.yaml": f"train: {{class_path: {own_module}.Mine}}\n",
+    })  # fmt: skip
+    assert main(["train", "--out", "r", *typed.replace("OWN", own_module).split()]) == 2
+    assert part.replace("OWN", own_module) in capsys.readouterr().err
+    assert own_module not in sys.modules
+
+
+def test_an_objective_and_a_process_of_ones_own(
+    own_module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--import", own_module]
+    chosen = ["--objective", "Mine", "--objective.process", f"{own_module}.MyProcess"]
+    assert main(["train", "--out", "r", *TINY.split(), *own, *chosen]) == 0
+    sample = ["sample", "r", "--steps", "2", "--count", "1"]
+    assert main([*sample, *own]) == 0
+    assert main(["train", "--out", "s", "--config", "r/config.yaml", *own]) == 0
+    capsys.readouterr()
+    del sys.modules[own_module]
+    assert main(sample) == 2
+    assert f"{own_module}.MyProcess' is no class of sddlm; if it is" in capsys.readouterr().err
+    assert own_module not in sys.modules
+
+
+def test_an_error_nobody_foresaw_is_one_line_and_a_saved_traceback(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PanicException(BaseException):  # as of libraries in Rust
+        """Not an ``Exception``."""
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise PanicException("two\nlines \x1b[31m" + "x" * 5000)
+
+    monkeypatch.setattr("sddlm.generation.run.ModelDir.load", fails)
+    assert main(["sample", "folder"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(r"sddlm sample: two lines \x1b[31mxxx")
+    assert len(line) < 1300
+    path = Path(line.rpartition(" ")[2].rstrip(")"))
+    saved = path.read_text()
+    path.unlink()
+    assert saved.startswith("Traceback")
+    assert "PanicException: two\nlines" in saved
+
+
+def test_a_refusal_is_printed_by_the_first_process_alone(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(["sample", "nodir"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_generated_text_does_not_steer_a_terminal(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+) -> None:
+    text = "a\x1b]0;title\x07\r\n\tb \u202eevil \ud800"
+    monkeypatch.setattr("sddlm.cli._parse", lambda verb, typed: (lambda: [text], {}))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert main(["sample", "folder"]) == 0
+    out = capsys.readouterr().out
+    exact = text.replace("\ud800", "\\ud800")
+    safe = "a\\x1b]0;title\\x07\n\tb \\u202eevil \\ud800"
+    assert out == f"--- 1 ---\n{safe if terminal else exact}\n"
+
+
+def test_messages_do_not_steer_a_terminal(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "no\x1b[31mdir\x9b"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(r"sddlm sample: no such directory: no\x1b[31mdir\x9b;")
+    assert main(["train", "--out", "r", "--data.path", "no\x1b.txt"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    console = PlainConsole()
+    console.print("runs/[/red] [bold]:smile: \x1b[31m")
+    table = Table("[/figure]", title="[/title]")
+    table.add_row("[/cell]\x07")
+    console.print(table)
+    out = capsys.readouterr().out
+    for part in (r"runs/[/red] [bold]:smile: \x1b[31m", "[/figure]", "[/title]", r"[/cell]\x07"):
+        assert part in out
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (BOMB, "holds more than 20000 values, aliases counted"),
+        (MERGES, "holds more than 20000 values, aliases counted"),
+        ("train: &a {steps: *a}\n", "is nested more than 32 levels deep"),
+        ("a: &a [*a, *a]\n", "holds more than 20000 values"),
+        ("[" * 400, "is no YAML file: "),
+        ("seed: " + "[" * 40 + "]" * 40, "is nested more than 32 levels deep"),
+        ("seed: 1" + "0" * 5000, "is no YAML file: Exceeds the limit"),
+        ("seed: 2020-13-99", "is no YAML file: month must be in 1..12"),
+        ("seed: 1 # " + "x" * (1 << 18), "has more than 262144 bytes"),
+        ("1: 2\n", "has an option 1, must be a name"),
+        ("seed: !!python/object/apply:os.getcwd []\n", "is no YAML file: "),
+    ],
+)
+def test_a_hostile_file_of_options_is_refused_before_it_is_built(
+    place: Path, capsys: pytest.CaptureFixture[str], text: str, part: str
+) -> None:
+    Path("hostile.yaml").write_text(text)
+    assert main(["train", "--out", "r", "--config", "hostile.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert part in line
+
+
+def test_the_record_of_a_run_may_come_from_anywhere_too(place: Path) -> None:
+    Path("config.yaml").write_text(BOMB)
+    with pytest.raises(ConfigError, match="holds more than 20000 values"):
+        trained_on(Path())
+
+
+def test_aliases_that_help_are_read(place: Path) -> None:
+    write({"a.yaml": "train: &a {steps: 7, batch: 5}\n", "b.yaml": "x: 1"})
+    Path("c.yaml").write_text("train: &a {lr: &b 0.5, clip: *b}\n")
+    train = chosen("--config", "a.yaml", "--config", "c.yaml")["train"]
+    assert (train.steps, train.lr, train.clip) == (7, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", fuzz.HOSTILE)
+def test_a_hostile_model_directory_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    assert fuzz.model(name, tmp_path) == ("worked" if fuzz.HOSTILE[name][1] else "refused")
+
+
+def test_random_options_are_refused_in_one_line_or_work() -> None:
+    found = fuzz.options(0, 100, (Path(__file__).parent / "options.txt").read_text())
+    assert found["refused"] + found["worked"] == 100
+    assert found["imported"] == 0
+
+
+RUN = "no_run"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sddlm.sample([RUN]), "--model_dir is ['no_run'], must be text"),
+        (lambda: sddlm.sample(RUN, count="3"), "--count is '3', must be a whole number"),
+        (lambda: sddlm.sample(RUN, count=True), "--count is True, must be a whole number"),
+        (lambda: sddlm.sample(RUN, seed=2**64), "--seed is 18446744073709551616, must be"),
+        (lambda: sddlm.sample(RUN, steps=[8]), "--steps is [8], must be a whole number"),
+        (lambda: sddlm.sample(RUN, prompt=b"a"), "--prompt is b'a', must be text"),
+        (lambda: sddlm.sample(RUN, prompt="\udcff"), "--prompt is no UTF-8 text (character 0)"),
+        (lambda: sddlm.sample(RUN, count=10**7), "--count is 10000000, must be at most 1000000"),
+        (lambda: sddlm.sample(RUN, length=10**12), "--length is 1000000000000, must be at most"),
+        (lambda: sddlm.correct(RUN, 5), "--text is 5, must be text"),
+        (lambda: sddlm.correct(".", "a\ud800"), "--text is no UTF-8 text (character 1)"),
+        (lambda: sddlm.correct(RUN, "a", t=[1]), "--t is [1], must be a number or auto"),
+        (lambda: sddlm.evaluate(RUN, rows=1.5), "--rows is 1.5, must be a whole number"),
+        (lambda: sddlm.evaluate(RUN, data="x.txt"), "--data is 'x.txt', must be DataArgs"),
+        (lambda: sddlm.evaluate(RUN, metrics=[1]), "--metrics is [1], must be text"),
+        (lambda: sddlm.distill(RUN, dt="x"), "--dt is 'x', must be a number"),
+        (lambda: sddlm.train_model(["r"]), "--out is ['r'], must be text"),
+        (lambda: sddlm.train_model("r", data={}), "--data is {}, must be DataArgs"),
+        (lambda: sddlm.train_model("r", objective="SDDLMX"), "did you mean SDDLM?"),
+        (lambda: sddlm.train_model("r", objective=SDDLM), "--objective is "),
+        (lambda: sddlm.train_model("r", seed=None), "--seed is None, must be a whole number"),
+        (lambda: sddlm.prepare("x.txt"), "--args is 'x.txt', must be DataArgs"),
+        (lambda: sddlm.prepare(DataArgs(), split="x"), "--split is 'x', must be both or all"),
+        (lambda: sddlm.make_plan(1, 2, 3, 4), "--data is 1, must be DataArgs"),
+        (lambda: DataArgs(path=["a"]), "--data.path is ['a'], must be text"),
+        (lambda: DataArgs(length="9"), "--data.length is '9', must be a whole number"),
+        (lambda: DataArgs(mixture={"a": "b"}), "--data.mixture is {'a': 'b'}, must be"),
+        (lambda: DataArgs(ends="no"), "--data.ends is 'no', must be true or false"),
+        (lambda: TrainArgs(steps=2**63), "--train.steps is 9223372036854775808, must be"),
+        (lambda: TrainArgs(lr=10**400), "--train.lr is 1000"),
+        (lambda: sddlm.ModelArgs(width="x"), "--model.width is 'x', must be a whole number"),
+        (lambda: sddlm.ModelArgs(width=10**9).build(vocab_size=9, length=9), "must be at most"),
+        (lambda: sddlm.SamplerArgs(top_p="x"), "--top_p is 'x', must be a number"),
+        (lambda: sddlm.Truncation(top_k=1.5), "--top_k is 1.5, must be a whole number"),
+        (lambda: Lazy(steps="8"), "--steps is '8', must be a whole number"),
+        (lambda: SDDLM("uniform"), "--objective.process is 'uniform', must be UniformProcess"),
+        (lambda: NELBO(process=Cosine()), "--objective.process is Cosine(eps"),
+        (lambda: UniformProcess(3), "--objective.process.schedule is 3, must be one of LogLinear"),
+        (lambda: Cosine(eps="x"), "--objective.process.schedule.eps is 'x', must be a number"),
+        (lambda: UniformNegatives([1]), "--objective.negatives.count is [1], must be a whole"),
+        (lambda: sddlm.Request(count="x"), "--count is 'x', must be a whole number"),
+    ],
+)
+def test_python_is_answered_as_the_command_line_is(
+    place: Path, call: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        call()
+    assert message in str(error.value)
+
+
+def test_python_may_give_paths_and_numbers_of_numpy(place: Path) -> None:
+    assert DataArgs(path=Path("text.txt"), length=np.int64(9)) == DataArgs("text.txt", length=9)
+    assert type(DataArgs(length=np.int64(9)).length) is int
+    assert type(TrainArgs(lr=np.float32(0.5)).lr) is float
+    with pytest.raises(ConfigError, match="no such directory: folder/x"):
+        sddlm.sample(Path("folder") / "x")
+
+
+@pytest.mark.parametrize(
+    ("base", "flags", "objective"),
+    [
+        (CHANGED, ["--objective", "NELBO"], NELBO()),
+        (CHANGED, ["--objective=sddlm.NELBO"], NELBO()),
+        (CHANGED, ["--objective.class_path", "NELBO"], NELBO()),
+        (CHANGED, ["--objective", "SDDLM"], SDDLM(positions="changed")),
+        (CHANGED, ["--objective.process.schedule", "Cosine"], SDDLM(positions="changed")),
+        ("objective: MDLM\n", ["--objective", "SDDLM"], SDDLM()),
+    ],
+)
+def test_another_objective_on_the_command_line_drops_the_files_options(
+    place: Path, base: str, flags: list[str], objective: Objective
+) -> None:
+    write({"base.yaml": base})
+    found = chosen("--config", "base.yaml", *flags)["objective"]
+    if "Cosine" in flags:
+        objective = replace(objective, process=UniformProcess(Cosine()))
+    assert found == objective
+
+
+def test_a_run_from_a_model_records_its_network_and_its_objective_can_be_changed(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--out", "a b", *TINY.split()]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("next:  sddlm sample 'a b'\n       sddlm eval 'a b'\n")
+    same = re.sub(r"--model\.\w+ \w+ ", "", TINY)
+    start = ["train", "--out", "b", *same.split(), "--start", "a b"]
+    assert main(start) == 0
+    recorded = yaml.safe_load(Path("b/config.yaml").read_text())["model"]
+    assert (recorded["width"], recorded["blocks"], recorded["heads"]) == (32, 1, 2)
+    assert main([*start, "--resume"]) == 0  # without the measures
+    # a run written before its network was recorded can be resumed too
+    old = yaml.safe_load(Path("b/config.yaml").read_text())
+    old["model"] |= dict.fromkeys(("width", "blocks", "heads", "architecture"))
+    Path("b/config.yaml").write_text(yaml.safe_dump(old))
+    assert main([*start, "--resume"]) == 0
+    config = ["--config", "a b/config.yaml", "--objective", "Autoregressive"]
+    assert main(["train", "--out", "c", *config]) == 0
 
 
 LAWS = ("Uniform", "Unigram", "Sequence", "Top", "Mixed")

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.files import make_durable
+from sddlm.files import make_durable, read_json
 from sddlm.models.dit import WEIGHTS_NAME, DiT
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
+from sddlm.process.schedule import Schedule
 
 FORMAT = 1
 """Version of the layout of ``config.json``; a newer one is refused."""
@@ -82,14 +82,14 @@ class ModelDir:
         try:
             process = from_spec(config["process"])
             estimate = Estimate(config["estimate"])
-            objective, data = dict(config["objective"]), dict(config["data"])
-        except (KeyError, TypeError, ValueError) as error:
+            objective, data = dict(config["objective"]), _record(config["data"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{place / CONFIG_NAME} cannot be used: {_line(error)}") from error
         if not isinstance(process, Process):
             raise ConfigError(f"{place / CONFIG_NAME} cannot be used: process is no process")
         try:
             model = DiT.from_pretrained(place, map_location=device)
-        except (ConfigError, SafetensorError) as error:
+        except Exception as error:  # whatever a file may hold, and safetensors make of it
             raise ConfigError(f"{place} cannot be used: {_line(error)}") from error
         tokenizer = Tokenizer.load(place)
         if tokenizer.vocab_size > model.vocab_size:
@@ -143,8 +143,9 @@ def to_spec(obj: Any) -> Any:
 def from_spec(spec: Any) -> Any:
     """The object of a spec, and of the specs in it.
 
-    Only dataclasses that this package defines are built: a model directory may come from
-    anywhere and must not choose what is imported.
+    A model directory may come from anywhere, so it must not choose what is imported: only
+    processes, schedules and objectives of this package are built, and processes and schedules of
+    modules that the user has imported.
 
     Raises:
         ConfigError: for any other class, or arguments that it does not take.
@@ -158,22 +159,22 @@ def from_spec(spec: Any) -> Any:
     arguments = {name: from_spec(value) for name, value in dict(spec.get("init_args", {})).items()}
     try:
         return kind(**arguments)
-    except TypeError as error:
+    except (TypeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"{class_path} cannot be built: {error}") from error
 
 
 def _our_class(class_path: str) -> Any:
-    """A dataclass defined in the module of this package that the path names."""
+    """The process, schedule or objective that the path names, among those that are imported."""
     module_name, _, name = class_path.rpartition(".")
-    kind = None
-    if module_name.startswith("sddlm.") and "._" not in class_path:
-        try:
-            kind = getattr(importlib.import_module(module_name), name, None)
-        except ImportError:
-            kind = None
-    if not (isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module_name):
-        raise ConfigError(f"class_path {class_path!r} is no class of sddlm")
-    return kind
+    kind = getattr(sys.modules.get(module_name), name, None)
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module_name:
+        ours = module_name.startswith(("sddlm.process.", "sddlm.objectives."))
+        if ours or issubclass(kind, (Process, Schedule)):
+            return kind
+    raise ConfigError(
+        f"class_path {class_path!r} is no class of sddlm; if it is your own, import its module "
+        "first: --import MODULE"
+    )
 
 
 def _places(path: Path) -> tuple[Path, Path]:
@@ -184,8 +185,8 @@ def _places(path: Path) -> tuple[Path, Path]:
 def _is_ours(place: Path) -> bool:
     """Whether a ``config.json`` with our format number is there (Hugging Face's has none)."""
     try:
-        return "format" in json.loads((place / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "format" in read_json(place / CONFIG_NAME)
+    except (ConfigError, TypeError):
         return False
 
 
@@ -204,16 +205,25 @@ def _find(path: Path) -> Path:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """``config.json``, known to be of our format."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {_line(error)}") from error
+    config = read_json(path)
     found = config.get("format") if isinstance(config, dict) else None
     if found is None:
         raise ConfigError(f"{path} was not written by sddlm: it has no format number")
     if found != FORMAT:
         raise ConfigError(f"{path} has format {found!r}, this sddlm reads {FORMAT}: upgrade sddlm")
     return dict(config)
+
+
+def _record(data: Any) -> dict[str, Any]:
+    """What a model was trained on; what is read of it later has the right form."""
+    packing, rows = data.get("packing", {}), data.get("row_lengths")
+    if not isinstance(packing, dict):
+        raise TypeError("data.packing is no object")
+    if rows is not None and not (
+        isinstance(rows, list) and any(rows) and all(type(n) is int and n >= 0 for n in rows)
+    ):
+        raise TypeError("data.row_lengths is no list of counts")
+    return dict(data)
 
 
 def _line(error: Exception) -> str:

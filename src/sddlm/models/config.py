@@ -25,6 +25,10 @@ parameters beside the embeddings; 1.1b is the 1,028 million of SMDM (arXiv:2410.
 with the embeddings of 32,000 tokens; 10b has 9.7 billion beside them; mini is for a CPU."""
 
 
+#: of any measure: a larger one is a mistake, and would take hours or all memory to refuse itself
+LARGEST = 1 << 20
+
+
 @dataclass(kw_only=True)
 class DiTKnobs:
     """What does not depend on the size. The defaults are the published network."""
@@ -80,6 +84,9 @@ class DiTConfig(DiTKnobs):
         self._check_combinations()
 
     def _check_sizes(self) -> None:
+        for name in ("vocab_size", "length", "width", "blocks", "cond_dim", "input_conv"):
+            if getattr(self, name) > LARGEST:
+                raise _wrong(name, f"is {getattr(self, name)}, must be at most {LARGEST}")
         for name, least in (
             ("vocab_size", 2),
             ("length", 1),
@@ -165,6 +172,9 @@ class ModelArgs(DiTKnobs):
     """number of transformer blocks, instead of the preset's"""
     heads: int | None = None
     """number of attention heads, instead of the preset's"""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "--model.")
 
     def build(
         self, *, vocab_size: int, length: int, causal: bool = False, input_only: int = 0

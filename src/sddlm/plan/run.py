@@ -8,10 +8,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from sddlm.data.args import DataArgs
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write
 from sddlm.models.config import ModelArgs
 from sddlm.objectives import SDDLM, Objective
@@ -19,6 +17,7 @@ from sddlm.plan import here, probe, report, sizes
 from sddlm.plan.desk import Desk
 from sddlm.plan.devices import HERE, Device, find_device
 from sddlm.plan.memory import Strategy
+from sddlm.progress import PlainConsole
 from sddlm.train.args import TrainArgs, micro_batch
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
@@ -59,6 +58,7 @@ class Plan:
     disk: dict[str, float]  # files by name
 
 
+@check_arguments
 def plan(
     data: DataArgs = _DATA,
     model: ModelArgs = _MODEL,
@@ -103,10 +103,11 @@ def plan(
     )  # fmt: skip
     if json is not None:
         _write(Path(json), made)
-    Console().print(report.table(made))
+    PlainConsole().print(report.table(made))
     return made
 
 
+@check_arguments
 def make_plan(
     data: DataArgs,
     model: ModelArgs,
