@@ -140,7 +140,8 @@ def test_steps_without_a_position_to_count_are_harmless(text, objective, tmp_pat
 
 
 def test_a_figure_of_nothing_is_not_recorded(text, tmp_path):
-    (tmp_path / "docs.txt").write_text("<|endoftext|>".join("abcdefghij" * 4))
+    for name in ("docs.txt", "held_out.txt"):
+        (tmp_path / name).write_text("<|endoftext|>".join("abcdefghij" * 4))
     prepared = prepare(replace(text, eos=False))
     args = TrainArgs(steps=2, batch=BATCH, validate_every=1, preview_every=0, accelerator="cpu")
     (run := tmp_path / "run").mkdir()
@@ -207,8 +208,9 @@ def compare(one, other):
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
     for a, b in zip(read_metrics(one), read_metrics(other), strict=True):
-        for name in ("val_nelbo", "val_loss", "gradient_norm", "loss", "loss_per_row"):
-            assert a.get(name) == pytest.approx(b.get(name), rel=1e-3), name
+        assert a.keys() == b.keys()
+        for name in a.keys() & {"val_nelbo", "val_loss", "gradient_norm", "loss", "loss_per_row"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-3), name
 
 
 @pytest.mark.parametrize(
