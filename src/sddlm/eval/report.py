@@ -119,12 +119,7 @@ def _percent(point: dict[str, Any], figure: str) -> str:
 
 def _perplexity(own: dict[str, Any]) -> str:
     below = "≤ " if own["bound"] else ""
-    return f"{below}{own['ppl']:.4g}{_error(own['stderr'] * own['ppl'])}"
-
-
-def _error(stderr: float) -> str:
-    """A standard error behind its figure; nothing where there is none, as of one row."""
-    return f" ± {stderr:.2g}" if math.isfinite(stderr) else ""
+    return f"{below}{own['ppl']:.4g} ± {own['stderr'] * own['ppl']:.2g}"
 
 
 def _baselines(result: dict[str, Any]) -> str:
@@ -138,9 +133,8 @@ def _likelihood_rows(out: Table, result: dict[str, Any]) -> list[str]:
     out.add_row("perplexity per token", _perplexity(own), "")
     if own["bound"]:
         prior = f"prior term {own['prior_kl']:.2g} nats"
-        error = _error(own["complete_stderr"] * own["complete_ppl"])
-        out.add_row("  complete bound", f"≤ {own['complete_ppl']:.4g}{error}", prior)
-    bits = f"{below}{own['bpc']:.3f}{_error(own['bpc_stderr'])}"
+        out.add_row("  complete bound", f"≤ {own['complete_ppl']:.4g}", prior)
+    bits = f"{below}{own['bpc']:.3f} ± {own['bpc_stderr']:.2g}"
     out.add_row("bits per character", bits, _baselines(result))
     counts = f"likelihood: {own['rows']} rows, {own['tokens']} tokens"
     if own["bound"]:
@@ -158,7 +152,7 @@ def _copying_rows(out: Table, found: dict[str, Any]) -> str:
 
 def _generative_rows(out: Table, found: dict[str, Any]) -> str:
     own, real = found["samples"], found["real"]
-    shown = [f"{one['ppl']:.4g}{_error(one['ppl_stderr'])}" for one in (own, real)]
+    shown = [f"{one['ppl']:.4g} ± {one['ppl_stderr']:.2g}" for one in (own, real)]
     out.add_row("generative perplexity", shown[0], f"real {shown[1]}")
     return (
         f"judge {own['judge']}: convention {own['convention']['name']}, {own['samples']} texts, "
