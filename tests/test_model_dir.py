@@ -156,7 +156,7 @@ def _larger_tokenizer(place: Path) -> None:
         (_edit(objective=None), "config.json cannot be used"),
         (_without_process, "'process' is missing"),
         (_edit(width=32), "embedding.weight is .* instead of"),
-        (_edit(width="a"), "does not describe a DiT"),
+        (_edit(width="a"), "--model.width is 'a', must be a whole number"),
         (_edit(heads=3), "--model.heads is 3"),
         (_cut_weights, "cannot be used"),
         (_larger_tokenizer, "do not belong together"),

@@ -10,14 +10,17 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import signature
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, visible
 
 if TYPE_CHECKING:
     from sddlm.inherit import File
@@ -44,8 +47,14 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "eval": ("sddlm.eval.run", "evaluate", True, "measure a trained model"),
 }
 
+#: brings classes of the user's own; a file, which may come from anywhere, must not
+IMPORT = "--import"
+
 #: verbs that take a recipe for ``train`` and leave aside the sections that are not theirs
 READS_RECIPES = {"prepare", "plan"}
+
+#: most characters of an error's line: an option's value may be a file's whole text
+_LONGEST = 1000
 
 #: what begins with one dash and is a value all the same: ``-.jsonl``, standard input as JSON lines
 _VALUE = re.compile(r"-\.")
@@ -85,7 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, FloatingPointError) as error:
         return _fail(verb, error, 1)
     except SystemExit as end:  # after a verb's --help
-        return int(end.code or 0)
+        return end.code if isinstance(end.code, int) else 0
+    except BaseException as error:  # also a panic of a library in Rust, which is no Exception
+        return _fail(verb, error, 1, _saved_traceback(error))
 
 
 def _run(verb: str, arguments: list[str]) -> int:
@@ -103,24 +114,35 @@ def _run(verb: str, arguments: list[str]) -> int:
     function, chosen = _parse(verb, arguments)
     with _messages():
         result = function(**chosen)
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    first = _is_first()
     if verb == "sample" and first:
-        print("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)))
+        _write("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)) + "\n")
     if verb == "correct" and chosen.get("out") is None:
-        sys.stdout.write(result.text)
-    if verb == "train" and first:
-        print(f"metrics, curves and previews in {result}, the model in {result / 'model'}")
-    if verb == "distill":
-        print(f"each round is a run in {result}, the model is in {result / 'model'}")
+        _write(result.text)
     if verb in ("train", "distill") and first:
-        print(f"next:  sddlm sample {result}\n       sddlm eval {result}")
+        each = "each round is a run" if verb == "distill" else "metrics, curves and previews"
+        run = shlex.quote(str(result))
+        _write(f"{each} in {result}, the model in {result / 'model'}\n")
+        _write(f"next:  sddlm sample {run}\n       sddlm eval {run}\n")
     return 0
+
+
+def _write(text: str) -> None:
+    """Write to standard output: the exact text into a file or a pipe, what is safe on a terminal.
+
+    Characters that the encoding of the output lacks become escapes.
+    """
+    if sys.stdout.isatty():
+        text = visible(text)
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 @contextmanager
 def _messages() -> Iterator[None]:
     """What the library reports goes to stderr; what other libraries report does not."""
     logger, handler = logging.getLogger("sddlm"), logging.StreamHandler()
+    handler.setFormatter(_Visible())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -129,18 +151,55 @@ def _messages() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _fail(verb: str, error: BaseException, code: int) -> int:
+class _Visible(logging.Formatter):
+    """Reports may quote file names and generated text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, safe on a terminal."""
+        return visible(super().format(record))
+
+
+def _fail(verb: str, error: BaseException, code: int, traceback: str = "") -> int:
+    """Print one line; a refusal, which all processes of a run come to, by the first one alone."""
+    if code == 2 and not _is_first():
+        return code
     name = f"sddlm {verb}" if verb in VERBS else "sddlm"
-    line = " ".join(str(error).split()) or type(error).__name__
-    print(f"{name}: {line}", file=sys.stderr)
+    line = visible(" ".join(str(error).split())) or type(error).__name__
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    print(f"{name}: {line}{traceback}", file=sys.stderr)
     return code
 
 
-def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
-    """The verb's function, and the parser of its options."""
+def _is_first() -> bool:
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def _saved_traceback(error: BaseException) -> str:
+    """Save the traceback of an error that nobody foresaw; returns the end of its line."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="sddlm-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(format_exception(error))
+    except OSError as full:
+        return f" ({type(error).__name__}, not foreseen; no traceback: {full.strerror})"
+    return f" ({type(error).__name__}, not foreseen: please report it with {path})"
+
+
+def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any], Any]:
+    """The verb's function, and the parser of its options.
+
+    Args:
+        verb: a key of `VERBS`.
+        imports: modules, imported already, whose classes a value may name beside this package's.
+    """
     from jsonargparse import ArgumentParser, set_parsing_settings
 
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True,
+        import_path_denylist=["*"],
+        import_path_allowlist=["sddlm", *imports],
+    )
     module, name, positional, _ = VERBS[verb]
     function = getattr(importlib.import_module(module), name)
     parser = ArgumentParser(prog=f"sddlm {verb}", exit_on_error=False, allow_abbrev=False)
@@ -148,6 +207,11 @@ def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
         "--config",
         action="config",
         help="YAML file with any of the options; inherit: FILE in it builds on another",
+    )
+    parser.add_argument(
+        IMPORT,
+        help="module with classes of your own, such as an objective; it is looked for in this "
+        "folder too; may be repeated; never read from a YAML file",
     )
     parser.add_function_arguments(function, as_positional=positional, sub_configs=False)
     if verb == "train":
@@ -160,14 +224,17 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     import yaml
 
     from sddlm.explain import explain
-    from sddlm.inherit import merged, origins
+    from sddlm.inherit import chosen_over, merged, origins
 
-    function, parser = _parser(verb)
+    imports, arguments = _taken(IMPORT, "MODULE", arguments)
+    paths, arguments = _taken("--config", "FILE", arguments)
+    _import(imports)
+    function, parser = _parser(verb, imports)
     defaults = dict(parser.get_defaults().items())
-    switches = {f"--{key}" for key, value in defaults.items() if isinstance(value, bool)}
-    paths, flags = _files_and_flags(arguments, switches)
+    flags = _flags(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
     files = _read(verb, function, paths)
-    config = [f"--config={yaml.safe_dump(merged(files))}"] if files else []
+    options = chosen_over(merged(files), flags)
+    config = [f"--config={yaml.safe_dump(options)}"] if files else []
     try:
         parsed = parser.parse_args([*config, *flags])
         chosen = parser.instantiate(parsed)
@@ -177,8 +244,25 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
         example = f"sddlm {verb} {'RUN' if VERBS[verb][2] else '--out runs/first'}"
         told = explain(error, function, [*defaults], origins(files), flags, example)
         raise ConfigError(told) from error
-    chosen.pop("config", None)
+    for name in ("config", IMPORT.strip("-")):
+        chosen.pop(name, None)
     return function, chosen.as_dict()
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import modules of the user, also from the current folder, after all others."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for module in modules:
+        wrong = not all(part.isidentifier() for part in module.split("."))
+        if wrong or module.split(".")[0] == "jsonargparse":
+            raise ConfigError(f"{IMPORT} is {module!r}, must be a module, such as my_objective")
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"{IMPORT} {module}: {error}; it must be installed, or a file {module}.py here"
+            ) from error
 
 
 def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[File]:
@@ -196,29 +280,44 @@ def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[Fil
             for path, options in files
         ]
     for file in files:
+        if IMPORT.strip("-") in file.options:
+            raise ConfigError(
+                f"import is in {file.path}, but only the command line chooses what is imported: "
+                f"{IMPORT} MODULE"
+            )
         check_sections(file, function)
     return files
 
 
-def _files_and_flags(arguments: list[str], switches: set[str]) -> tuple[list[str], list[str]]:
-    """The YAML files, to be read first so that flags win, and the rest; a bare switch is true."""
-    files, flags = [], []
+def _taken(flag: str, what: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The values of an option that may be repeated, and the rest of the command line."""
+    values, rest = [], []
     left = list(arguments)
     while left:
-        flag = left.pop(0)
-        if flag == "--config":
+        given = left.pop(0)
+        if given == flag:
             if not left:
-                raise ConfigError("--config needs a value: --config FILE")
-            files.append(left.pop(0))
-        elif flag.startswith("--config="):
-            files.append(flag.removeprefix("--config="))
-        elif flag in switches and left[:1] not in (["true"], ["false"]):
+                raise ConfigError(f"{flag} needs a value: {flag} {what}")
+            values.append(left.pop(0))
+        elif given.startswith(f"{flag}="):
+            values.append(given.removeprefix(f"{flag}="))
+        else:
+            rest.append(given)
+    return values, rest
+
+
+def _flags(arguments: list[str], switches: set[str]) -> list[str]:
+    """The command line as the parser needs it: a bare switch is true."""
+    flags, left = [], list(arguments)
+    while left:
+        flag = left.pop(0)
+        if flag in switches and left[:1] not in (["true"], ["false"]):
             flags.append(f"{flag}=true")
         elif left and flag.startswith("--") and "=" not in flag and _VALUE.match(left[0]):
             flags.append(f"{flag}={left.pop(0)}")  # else taken for a flag
         else:
             flags.append(flag)
-    return files, flags
+    return flags
 
 
 if __name__ == "__main__":

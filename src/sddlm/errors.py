@@ -1,9 +1,23 @@
-"""The one error a user can cause."""
+"""The one error a user can cause, and the checks that raise it."""
 
 from __future__ import annotations
 
+import inspect
+import os
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache, wraps
+from numbers import Integral, Real
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: whole numbers end up as int64 somewhere
+_BELOW = 2**63
 
 
 class ConfigError(ValueError):
@@ -13,8 +27,46 @@ class ConfigError(ValueError):
     """
 
 
+def visible(text: str) -> str:
+    r"""The text with control characters as escapes (``\x1b``), so that it cannot steer a terminal.
+
+    Line ends and tabs stay; characters that reorder a line are escaped too.
+    """
+    return text.replace("\r\n", "\n").translate(_ESCAPES)
+
+
+#: C0, DEL and C1 without newline and tab; marks, embeddings and isolates of direction; surrogates
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for codes in (
+        range(0x09), range(0x0B, 0x20), range(0x7F, 0xA0), range(0x200E, 0x2010),
+        range(0x2028, 0x202F), range(0x2066, 0x206A), range(0xD800, 0xE000),
+    )
+    for code in codes
+}  # fmt: skip
+
+
+def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Check the arguments of each call against the annotations, as the command line does.
+
+    Raises:
+        ConfigError: names the argument, the value and what is allowed.
+    """
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **named: P.kwargs) -> R:
+        bound, hints = signature.bind(*args, **named), _hints(function)
+        for name, value in bound.arguments.items():
+            if signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = _fitted(f"--{name}", value, hints.get(name, Any))
+        return function(*bound.args, **bound.kwargs)
+
+    return call
+
+
 def check_choices(knobs: Any, flag: str) -> None:
-    """Refuse a value that a dataclass's field of type ``Literal`` does not name.
+    """Refuse a value that the annotation of a dataclass's field does not allow.
 
     Args:
         knobs: the dataclass object.
@@ -23,13 +75,119 @@ def check_choices(knobs: Any, flag: str) -> None:
     Raises:
         ConfigError: names the flag, the value and what is allowed.
     """
-    for name, hint in get_type_hints(type(knobs)).items():
-        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        named = [
-            choice for part in parts if get_origin(part) is Literal for choice in get_args(part)
-        ]
-        others = tuple(part for part in parts if isinstance(part, type))
-        value = getattr(knobs, name)
-        if named and value not in named and not isinstance(value, others):
-            words = [*("a whole number" for kind in others if kind is int), *named]
-            raise ConfigError(f"{flag}{name} is {value!r}, must be {' or '.join(words)}")
+    kind: Any = type(knobs)
+    hints = _hints(kind)
+    for field in fields(knobs):
+        value = getattr(knobs, field.name)
+        fitted = _fitted(f"{flag}{field.name}", value, hints.get(field.name, Any))
+        if fitted is not value:
+            object.__setattr__(knobs, field.name, fitted)  # which may be frozen
+
+
+@cache
+def _hints(owner: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(owner)
+    except NameError:  # of a class made in a function
+        return {}
+
+
+class _MisfitError(Exception):
+    """A value that an annotation does not allow."""
+
+
+def _fitted(name: str, value: Any, hint: Any) -> Any:
+    """The value, a path as text and a number of another library as Python's."""
+    try:
+        return _fit(value, hint)
+    except _MisfitError:
+        wanted = allowed(hint, value if isinstance(value, str) else "")
+        raise ConfigError(f"{name} is {reprlib.repr(value)}, must be {wanted}") from None
+
+
+def _fit(value: Any, hint: Any) -> Any:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _fit_any(value, parts)
+    if origin is Literal:
+        return _sure(value, any(value == part and type(value) is type(part) for part in parts))
+    if origin is dict:
+        for key, item in _sure(value, isinstance(value, Mapping)).items():
+            _fit(key, parts[0])
+            _fit(item, parts[1])
+        return value
+    if origin in (list, tuple):
+        for item in _sure(value, isinstance(value, (list, tuple))):
+            _fit(item, parts[0])
+        return value
+    return _fit_plain(value, hint)
+
+
+def _fit_any(value: Any, hints: tuple[Any, ...]) -> Any:
+    for hint in hints:
+        try:
+            return _fit(value, hint)
+        except _MisfitError:
+            continue
+    raise _MisfitError
+
+
+def _fit_plain(value: Any, kind: Any) -> Any:
+    if kind is int:
+        number = int(_sure(value, isinstance(value, Integral) and not isinstance(value, bool)))
+        return _sure(value if type(value) is int else number, -_BELOW <= number < _BELOW)
+    if kind is float:
+        _sure(value, isinstance(value, Real) and not isinstance(value, bool))
+        return value if isinstance(value, float) else _fit_whole(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    open_ended = not isinstance(kind, type) or getattr(kind, "_is_protocol", False)
+    return _sure(value, open_ended or isinstance(value, kind))
+
+
+def _fit_whole(value: Any) -> Any:
+    """A number that is no float where one is wanted: whole ones stay as they are."""
+    try:
+        return value if isinstance(float(value), float) and type(value) is int else float(value)
+    except OverflowError:
+        raise _MisfitError from None
+
+
+def _sure(value: Any, fits: bool) -> Any:
+    if not fits:
+        raise _MisfitError
+    return value
+
+
+def allowed(hint: Any, value: str) -> str:
+    """What a type allows, and which of it was probably meant."""
+    words = [word for kind in kinds(hint) for word in _words(kind)]
+    close = get_close_matches(value.lower(), [word.lower() for word in words], 1)
+    meant = [f"; did you mean {word}?" for word in words if [word.lower()] == close]
+    listed = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+    return listed + "".join(meant)
+
+
+def _words(kind: Any) -> Iterator[str]:
+    """What can be typed for a type; for a class the names of its leaves."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    elif get_origin(kind) is list:
+        yield from (word for part in get_args(kind) for word in _words(part))
+    elif kind in plain:
+        yield plain[kind]
+    elif isinstance(kind, type):
+        if is_dataclass(kind) and not inspect.isabstract(kind):
+            yield kind.__name__
+        leaves: list[type] = kind.__subclasses__()
+        for leaf in leaves:
+            yield from _words(leaf)
+    else:
+        yield "something else"
+
+
+def kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a union is of, without None; another type is itself."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(part for part in parts if part is not type(None))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, allowed, kinds
 from sddlm.inherit import File
 
 #: what a parser's message names on the way to the option that it is about
@@ -26,6 +24,13 @@ _VALUES = re.compile(
     r"|Import path (\S+)|given class_path '([\w.]+)'|class, but (\w+)",
     re.MULTILINE,
 )
+
+#: a file, or a class, where a section of options is wanted
+_SECTION = re.compile(
+    r"Unable to load config '(.*?)'|Parser key \"\w+\":\s+Importing '(.*?)' is not allowed"
+)
+#: a class of a module that the user did not name
+_DENIED = re.compile(r"Importing '(.*?)' is not allowed")
 
 
 def check_sections(file: File, function: Callable[..., Any]) -> None:
@@ -42,7 +47,7 @@ def check_sections(file: File, function: Callable[..., Any]) -> None:
     for key, value in file.options.items():
         hint = hints.get(key, Any)
         fits = isinstance(value, dict) or (value is None and type(None) in get_args(hint))
-        if is_dataclass(_kinds(hint)[0]) and not fits:
+        if is_dataclass(kinds(hint)[0]) and not fits:
             given = "empty" if value is None else repr(value)
             raise ConfigError(f"--{key} is {given} in {file.path}, must be a section of options")
 
@@ -71,6 +76,7 @@ def explain(
     return (
         _flag_line(text, keys, example)
         or _option_line(text, function, keys, origins, flags)
+        or _class_line(text)
         or " ".join(text.split())
     )
 
@@ -87,9 +93,15 @@ def _flag_line(text: str, keys: Sequence[str], example: str) -> str | None:
         if not flag.startswith("--"):
             return f"{flag} is one argument too many; options start with --, see --help"
         return f"{flag} is no option{_suggest(flag[2:], keys)}"
-    if section := re.search(r"Unable to load config '(.*?)'", text):
-        return f"no file {section[1]} of options; use --config FILE, or single options, see --help"
+    if section := _SECTION.search(text):
+        return f"no file {section[1] or section[2]} of options; use --config FILE, or single options, see --help"
     return None
+
+
+def _class_line(text: str) -> str | None:
+    """For a class of a module that is not imported, where no option is named."""
+    denied = _DENIED.search(text)
+    return denied and f"{denied[1]} is not imported; a class of your own needs --import MODULE"
 
 
 def _option_line(
@@ -104,7 +116,7 @@ def _option_line(
     hint: Any = function
     for token in _TOKENS.finditer(text):
         if token["owner"]:
-            hint = _imported(token["owner"]) or hint
+            hint = _loaded(token["owner"]) or hint
         elif token["extra"]:
             given = ".".join(filter(None, [*path, token["group"], token["extra"]]))
             if hint is not function:
@@ -112,13 +124,15 @@ def _option_line(
             return f"--{given} is no option{_where(given, origins, flags)}{_suggest(given, keys)}"
         else:
             for name in token["key"].split("."):
-                path, hint = [*path, name], _hints(_kinds(hint)[0]).get(name, Any)
+                path, hint = [*path, name], _hints(kinds(hint)[0]).get(name, Any)
     if not path:
         return None
     key = ".".join(path)
     found = ["".join(group or "" for group in match.groups()) for match in _VALUES.finditer(text)]
     value = found[-1] if found else ""
-    return f"--{key} is {value!r}{_where(key, origins, flags)}, must be {_allowed(hint, value)}"
+    own = "; a class of your own needs --import MODULE" if _DENIED.search(text) else ""
+    where = _where(key, origins, flags)
+    return f"--{key} is {value!r}{where}, must be {allowed(hint, value)}{own}"
 
 
 def _where(key: str, origins: Mapping[str, str], flags: Sequence[str]) -> str:
@@ -146,40 +160,6 @@ def _suggest(key: str, keys: Sequence[str]) -> str:
     return "; see --help"
 
 
-def _allowed(hint: Any, value: str) -> str:
-    """What a type allows, and which of it was probably meant."""
-    words = [word for kind in _kinds(hint) for word in _words(kind)]
-    close = get_close_matches(value.lower(), [word.lower() for word in words], 1)
-    meant = [f"; did you mean {word}?" for word in words if [word.lower()] == close]
-    listed = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
-    return listed + "".join(meant)
-
-
-def _words(kind: Any) -> Iterator[str]:
-    """What can be typed for a type; for a class the names of its leaves."""
-    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if get_origin(kind) is Literal:
-        yield from map(str, get_args(kind))
-    elif get_origin(kind) is list:
-        yield from (word for part in get_args(kind) for word in _words(part))
-    elif kind in plain:
-        yield plain[kind]
-    elif isinstance(kind, type):
-        if is_dataclass(kind) and not inspect.isabstract(kind):
-            yield kind.__name__
-        leaves: list[type] = kind.__subclasses__()
-        for leaf in leaves:
-            yield from _words(leaf)
-    else:
-        yield "something else"
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that a union is of, without None; another type is itself."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return tuple(kind for kind in kinds if kind is not type(None))
-
-
 def _hints(owner: Any) -> dict[str, Any]:
     """Options of a function or a class, with their types."""
     try:
@@ -196,10 +176,7 @@ def _hints(owner: Any) -> dict[str, Any]:
     return found
 
 
-def _imported(path: str) -> Any:
-    """A class by its path; None if there is none."""
+def _loaded(path: str) -> Any:
+    """A class by its path, if its module is imported; nothing is imported for a message."""
     module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
+    return getattr(sys.modules.get(module), name, None)

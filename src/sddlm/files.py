@@ -1,15 +1,22 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and small files that may come from a stranger."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from sddlm.errors import ConfigError
+
+#: bounds of a file of options or facts: anything beyond them is a mistake or an attack
+_BYTES, _DEPTH, _VALUES = 1 << 18, 32, 20_000
 
 
 @contextmanager
@@ -57,3 +64,87 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: there is no directory {path.parent}")
     if not os.access(path.parent, os.W_OK) or path.is_dir():
         raise ConfigError(f"cannot write {path}: choose another file")
+
+
+def read_yaml(path: Path, name: str | None = None) -> Any:
+    """What a YAML file of options holds; nothing is built before its size is known.
+
+    Args:
+        path: the file.
+        name: how to call it in messages; its path if None.
+
+    Raises:
+        ConfigError: if it cannot be read, is no YAML, or is too large, deep or repetitive.
+    """
+    name = str(path) if name is None else name
+    data = _bytes(path, name, _BYTES)
+    try:
+        loader = yaml.SafeLoader(data.decode("utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_extent(name, node, _yaml_children)  # aliases are one node in several places here
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{name} is no YAML file: {_problem(error)}") from error
+
+
+def read_json(path: Path, *, most: int = 64 * _BYTES) -> Any:
+    """What a JSON file of facts holds.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        ConfigError: if it cannot be read, is no JSON, or is too large or deep.
+    """
+    data = _bytes(path, str(path), most)
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is damaged: {_problem(error)}") from error
+    _check_extent(str(path), value, _json_children, values=most)
+    return value
+
+
+def _bytes(path: Path, name: str, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
+    if len(data) > most:
+        raise ConfigError(f"{name} has more than {most} bytes, which no such file needs")
+    return data
+
+
+def _check_extent(name: str, root: Any, children: Any, *, values: int = _VALUES) -> None:
+    """Refuse what has too many levels or values, those counted that are repeated by aliases."""
+    level, seen = [root], 0
+    for _ in range(_DEPTH):
+        seen += len(level)
+        if not level:
+            return
+        if seen > values:
+            raise ConfigError(f"{name} holds more than {values} values, aliases counted")
+        level = list(chain.from_iterable(map(children, level)))
+    raise ConfigError(f"{name} is nested more than {_DEPTH} levels deep")
+
+
+def _yaml_children(node: Any) -> Iterable[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return chain.from_iterable(node.value)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
+
+
+def _json_children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _problem(error: Exception) -> str:
+    """Where and why a file cannot be parsed."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import zip_longest
 from os.path import normpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from sddlm.errors import ConfigError
+from sddlm.files import read_yaml
 
 Options = dict[str, Any]
 
@@ -70,23 +70,15 @@ def _read(path: Path, above: Sequence[Path], found: dict[Path, File]) -> None:
     found.setdefault(path.resolve(), File(shown, options))
 
 
-def _load(path: Path, who: str) -> Options:
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{who} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{who} is no YAML file: {_problem(error)}") from error
+def _load(path: Path, name: str) -> Options:
+    options = read_yaml(path, name)
     if not isinstance(options, dict):
         given = "is empty" if options is None else f"holds {str(options)[:40]!r}"
-        raise ConfigError(f"{who} {given}, must hold options, such as: seed: 0")
+        raise ConfigError(f"{name} {given}, must hold options, such as: seed: 0")
+    for key in options:
+        if not isinstance(key, str):
+            raise ConfigError(f"{name} has an option {key!r}, must be a name, such as: seed: 0")
     return options
-
-
-def _problem(error: Exception) -> str:
-    """Where a file is not YAML."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)
 
 
 def merged(files: Sequence[File]) -> Options:
@@ -106,6 +98,35 @@ def _merge(base: Any, over: Any) -> Any:
     if _class(over, base) != _class(base, over):
         return over
     return {**base, **{k: _merge(base[k], v) if k in base else v for k, v in over.items()}}
+
+
+def chosen_over(options: Options, flags: Sequence[str]) -> Options:
+    """The options without those of a class in whose place a flag chooses another one.
+
+    Args:
+        options: of all files.
+        flags: the rest of the command line, as ``--objective=NELBO`` or ``--objective NELBO``.
+    """
+    for flag, follower in zip_longest(flags, flags[1:], fillvalue=""):
+        key, equals, value = flag.removeprefix("--").partition("=")
+        path = key.removesuffix(".class_path").split(".")
+        if flag.startswith("--") and path[-1] != "init_args":
+            names = [name for name in path if name != "init_args"]
+            options = _chosen(options, names, value if equals else follower)
+    return options
+
+
+def _chosen(options: Options, path: Sequence[str], name: str) -> Options:
+    """The options without a class at a path, if it is another one than that of a name."""
+    first, *rest = path
+    key = first if first in options else "init_args"
+    there = options.get(key)
+    if not isinstance(there, dict):
+        return options
+    if key != first or rest:
+        return {**options, key: _chosen(there, rest if key == first else path, name)}
+    other = "class_path" in there and _class(there, {}) != name.rpartition(".")[2]
+    return {k: v for k, v in options.items() if k != key} if other else options
 
 
 def _class(value: Options, other: Options) -> str:

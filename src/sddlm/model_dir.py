@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +23,11 @@ from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.files import make_durable
+from sddlm.files import make_durable, read_json
 from sddlm.models.dit import WEIGHTS_NAME, DiT
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
+from sddlm.process.schedule import Schedule
 
 FORMAT = 1
 """Version of the layout of ``config.json``; a newer one is refused."""
@@ -143,8 +144,9 @@ def to_spec(obj: Any) -> Any:
 def from_spec(spec: Any) -> Any:
     """The object of a spec, and of the specs in it.
 
-    Only dataclasses that this package defines are built: a model directory may come from
-    anywhere and must not choose what is imported.
+    A model directory may come from anywhere, so it must not choose what is imported: only
+    processes, schedules and objectives of this package are built, and processes and schedules of
+    modules that the user has imported.
 
     Raises:
         ConfigError: for any other class, or arguments that it does not take.
@@ -158,22 +160,22 @@ def from_spec(spec: Any) -> Any:
     arguments = {name: from_spec(value) for name, value in dict(spec.get("init_args", {})).items()}
     try:
         return kind(**arguments)
-    except TypeError as error:
+    except (TypeError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"{class_path} cannot be built: {error}") from error
 
 
 def _our_class(class_path: str) -> Any:
-    """A dataclass defined in the module of this package that the path names."""
+    """The process, schedule or objective that the path names, among those that are imported."""
     module_name, _, name = class_path.rpartition(".")
-    kind = None
-    if module_name.startswith("sddlm.") and "._" not in class_path:
-        try:
-            kind = getattr(importlib.import_module(module_name), name, None)
-        except ImportError:
-            kind = None
-    if not (isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module_name):
-        raise ConfigError(f"class_path {class_path!r} is no class of sddlm")
-    return kind
+    kind = getattr(sys.modules.get(module_name), name, None)
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module_name:
+        ours = module_name.startswith(("sddlm.process.", "sddlm.objectives."))
+        if ours or issubclass(kind, (Process, Schedule)):
+            return kind
+    raise ConfigError(
+        f"class_path {class_path!r} is no class of sddlm; if it is your own, import its module "
+        "first: --import MODULE"
+    )
 
 
 def _places(path: Path) -> tuple[Path, Path]:
@@ -184,8 +186,8 @@ def _places(path: Path) -> tuple[Path, Path]:
 def _is_ours(place: Path) -> bool:
     """Whether a ``config.json`` with our format number is there (Hugging Face's has none)."""
     try:
-        return "format" in json.loads((place / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "format" in read_json(place / CONFIG_NAME)
+    except (ConfigError, TypeError):
         return False
 
 
@@ -204,10 +206,7 @@ def _find(path: Path) -> Path:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """``config.json``, known to be of our format."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {_line(error)}") from error
+    config = read_json(path)
     found = config.get("format") if isinstance(config, dict) else None
     if found is None:
         raise ConfigError(f"{path} was not written by sddlm: it has no format number")

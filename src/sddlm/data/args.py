@@ -6,12 +6,11 @@ import os
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from sddlm.data.corpora import CORPORA
 from sddlm.errors import ConfigError, check_choices
+from sddlm.files import read_yaml
 
 
 @dataclass
@@ -141,7 +140,7 @@ def trained_on(place: Path) -> DataArgs | None:
     """
     for path in (place / "config.yaml", place.resolve().parent / "config.yaml"):
         if path.is_file():
-            config: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            config = read_yaml(path)
             args = config.get("data") if isinstance(config, dict) else None
             if isinstance(args, dict):
                 known = {f.name for f in fields(DataArgs)}

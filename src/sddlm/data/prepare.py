@@ -30,7 +30,7 @@ from sddlm.data.paths import digest
 from sddlm.data.texts import Text, texts
 from sddlm.data.tokenizer_files import FILE_NAME
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.progress import bar
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Prepared:
     meta: dict[str, Any]
 
 
+@check_arguments
 def prepare(
     args: DataArgs,
     tokenizer: Tokenizer | None = None,

@@ -16,7 +16,7 @@ from sddlm.demo.frames import Recorder, Take
 from sddlm.demo.page import write_page
 from sddlm.demo.terminal import Watch, check_fps, pleasant_fps
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import check_writable
 from sddlm.generation.args import OWN, SamplerArgs
 from sddlm.generation.requests import Request
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 TITLE = "From noise to text"
 
 
+@check_arguments
 def demo(
     model_dir: str,
     *,

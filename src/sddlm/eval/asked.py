@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from sddlm.data.args import DataArgs
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.conventions import convention_of
 from sddlm.eval.drawing import Drawing
 from sddlm.eval.frontier import Sweep
@@ -46,6 +46,7 @@ class Asked:
     context: int | None
 
     def __post_init__(self) -> None:
+        check_choices(self, "--")
         for name, low in (("rows", 0), ("draws", 1), ("context", 1)):
             value = getattr(self, name)
             if value is not None and value < low:

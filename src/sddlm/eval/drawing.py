@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, tensor
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.texts import SampleSet
 from sddlm.generation.args import begins, sampler_for
 from sddlm.generation.cuts import cuts, draw_cut
@@ -50,6 +50,7 @@ class Drawing:
     batch: int = 32
 
     def __post_init__(self) -> None:
+        check_choices(self, "--")
         for name in ("count", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}, must be at least 1")

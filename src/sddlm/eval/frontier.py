@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.conventions import Convention
 from sddlm.eval.diversity import entropies
 from sddlm.eval.drawing import Drawing, draw_set
@@ -71,6 +71,7 @@ class Sweep:
     steps: list[int] = field(default_factory=lambda: [16, 32, 64])
 
     def __post_init__(self) -> None:
+        check_choices(self, "--sweep.")
         for knob, (_, words, allowed, good) in _KNOBS.items():
             for value in getattr(self, knob):
                 if not allowed(value):

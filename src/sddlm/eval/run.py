@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from sddlm.data.args import DataArgs
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.eval.answers import QUESTIONS
 from sddlm.eval.asked import Asked
 from sddlm.eval.drawing import Drawing, Precision
@@ -31,6 +31,7 @@ from sddlm.sampling.base import choose_device
 from sddlm.work import Team, Work
 
 
+@check_arguments
 def evaluate(
     model_dir: str,
     *,

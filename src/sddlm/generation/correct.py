@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write, check_writable
 from sddlm.generation.corrector import (
     CorrectArgs,
@@ -27,6 +27,7 @@ from sddlm.sampling.base import choose_device
 logger = logging.getLogger(__name__)
 
 
+@check_arguments
 def correct(
     model_dir: str,
     text: str | None = None,

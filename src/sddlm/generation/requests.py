@@ -13,7 +13,7 @@ import torch
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 
 #: ``{3}``, ``{1:8}``, ``{{`` and ``}}``, and any brace that is none of these
 _MARKS = re.compile(r"\{\{|\}\}|\{(\d+)(?::(\d+))?\}|[{}]")
@@ -57,6 +57,7 @@ class Request:
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_choices(self, "--")
         for name, low in (("length", 1), ("count", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < low:

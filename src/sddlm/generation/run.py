@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write, check_writable
 from sddlm.generation.args import SamplerArgs
 from sddlm.generation.requests import Request, read_requests
@@ -24,6 +24,7 @@ from sddlm.work import Team, Work
 logger = logging.getLogger(__name__)
 
 
+@check_arguments
 def sample(
     model_dir: str,
     *,

@@ -166,6 +166,9 @@ class ModelArgs(DiTKnobs):
     heads: int | None = None
     """number of attention heads, instead of the preset's"""
 
+    def __post_init__(self) -> None:
+        check_choices(self, "--model.")
+
     def build(
         self, *, vocab_size: int, length: int, causal: bool = False, input_only: int = 0
     ) -> DiTConfig:

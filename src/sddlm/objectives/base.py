@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
+from sddlm.errors import check_choices
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
@@ -30,6 +31,9 @@ class Objective(ABC):
 
     causal: ClassVar[bool] = False
     process: Process
+
+    def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
 
     @property
     @abstractmethod

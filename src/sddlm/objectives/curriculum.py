@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.models.terms import Term
 from sddlm.objectives.base import DiffusionObjective, Model
 from sddlm.objectives.bound import bound_term
@@ -53,6 +53,7 @@ class DuoCurriculum(DiffusionObjective):
     tokens ten leave out nothing at tau 1e-3, 0.01% of the weight at 0.01, most of it at 0.1."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
         if self.until < 0:
             raise ConfigError(
                 f"--objective.until is {self.until}, allowed is 0 or more: "

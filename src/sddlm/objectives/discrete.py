@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.models.terms import Differentiated, Term
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.process.base import Process
@@ -36,6 +36,7 @@ class D3PM(DiffusionObjective):
     """Steps of the chain."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
         if self.steps < 1:
             raise ConfigError(f"--objective.steps is {self.steps}, must be at least 1, e.g. 1000")
 

@@ -196,7 +196,8 @@ class TopNegatives(Negatives):
     """How many."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.top, int) or self.top < 1:
+        check_choices(self, "--objective.negatives.")
+        if self.top < 1:
             raise ConfigError(
                 f"--objective.negatives.top is {self.top}, must be 1 or more tokens, e.g. 8"
             )
@@ -234,6 +235,7 @@ class MixedNegatives(Negatives):
     """How much of each, 0 or more; divided by their sum."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.negatives.")
         flag = "--objective.negatives"
         if not self.parts or not all(isinstance(part, Negatives) for part in self.parts):
             raise ConfigError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.models.terms import Term
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.objectives.bound import bound_term
@@ -31,6 +31,7 @@ class SEDD(DiffusionObjective):
     """How text is corrupted: UniformProcess or MaskedProcess."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.")
         if isinstance(self.process, HybridProcess):
             raise ConfigError(
                 "--objective.process is HybridProcess, whose masks have a score that the network "

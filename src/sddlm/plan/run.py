@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from sddlm.data.args import DataArgs
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write
 from sddlm.models.config import ModelArgs
 from sddlm.objectives import SDDLM, Objective
@@ -59,6 +59,7 @@ class Plan:
     disk: dict[str, float]  # files by name
 
 
+@check_arguments
 def plan(
     data: DataArgs = _DATA,
     model: ModelArgs = _MODEL,
@@ -107,6 +108,7 @@ def plan(
     return made
 
 
+@check_arguments
 def make_plan(
     data: DataArgs,
     model: ModelArgs,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
+from sddlm.errors import check_choices
 from sddlm.process.schedule import Schedule
 from sddlm.types import Noisy
 
@@ -35,6 +36,9 @@ class Process:
     extra_tokens: ClassVar[int] = 0
     """Tokens at the end of the vocabulary that are noise only (a mask): never data, never
     predicted. V includes them."""
+
+    def __post_init__(self) -> None:
+        check_choices(self, "--objective.process.")
 
     def odds(self, alpha: Tensor, vocab_size: int) -> Tensor:
         """Noise odds nu of every token when ``alpha`` ``[...]`` is left ``[..., V]`` float64."""

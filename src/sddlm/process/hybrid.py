@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.schedule import LogLinear, Schedule
 
@@ -35,6 +35,7 @@ class HybridProcess(Process):
     uniform: float = 0.2
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.process.")
         if not 0 < self.uniform < 1:
             raise ConfigError(
                 f"HybridProcess.uniform is {self.uniform}, allowed is more than 0 and less than 1: "

@@ -13,7 +13,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 
 
 class Schedule:
@@ -87,6 +87,7 @@ class LogLinear(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.process.schedule.")
         _check_eps(self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -116,6 +117,7 @@ class Cosine(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.process.schedule.")
         _check_eps(self.eps)
 
     def _theta(self, t: Tensor) -> Tensor:
@@ -151,6 +153,7 @@ class CosinePower(Schedule):
     power: float = 2.0
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.process.schedule.")
         _check_eps(self.eps)
         _check_power(self.power)
 
@@ -187,6 +190,7 @@ class Polynomial(Schedule):
     power: float = 2.0
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.process.schedule.")
         _check_eps(self.eps)
         _check_power(self.power)
 
@@ -220,6 +224,7 @@ class Geometric(Schedule):
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
+        check_choices(self, "--objective.process.schedule.")
         if not 0 < self.sigma_min < self.sigma_max <= 100:
             raise ConfigError(
                 f"schedule.sigma_min is {self.sigma_min} and schedule.sigma_max {self.sigma_max}, "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, warn_of_bias
 from sddlm.process.schedule import Schedule
@@ -121,6 +121,7 @@ class Ancestral(Sampler):
     truncation: Truncation = field(default_factory=Truncation)
 
     def __post_init__(self) -> None:
+        check_choices(self, "--")
         if self.steps < 1:
             raise ConfigError(f"--steps is {self.steps}, allowed is 1 and above: try --steps 128")
         if self.tail not in ("sample", "greedy"):

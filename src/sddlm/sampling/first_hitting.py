@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.masked import MaskedProcess
@@ -42,6 +42,9 @@ class FirstHitting(Sampler):
     """
 
     truncation: Truncation = field(default_factory=Truncation)
+
+    def __post_init__(self) -> None:
+        check_choices(self, "--")
 
     def calls(self, length: int) -> int:
         """See `Sampler.calls`: one for each token."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Truncation:
     never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_choices(self, "--")
         if not 0 < self.temperature < float("inf"):
             raise ConfigError(
                 f"--temperature is {self.temperature}, allowed is any number above 0: "

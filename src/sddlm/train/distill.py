@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sddlm.data.args import DataArgs, trained_on
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import ModelArgs
@@ -25,6 +25,7 @@ _TRAIN = TrainArgs(
 )  # fmt: skip
 
 
+@check_arguments
 def distill(
     model_dir: str,
     out: str | None = None,

@@ -20,8 +20,8 @@ from sddlm import __version__
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import Prepared, prepare, reopened
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError
-from sddlm.files import atomic_write
+from sddlm.errors import ConfigError, check_arguments
+from sddlm.files import atomic_write, read_yaml
 from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
@@ -43,6 +43,7 @@ FREE = frozenset(
 ) | {"data.workers", "data.cache"}  # fmt: skip
 
 
+@check_arguments
 def train_model(
     out: str,
     data: DataArgs = _DATA,
@@ -145,7 +146,7 @@ def check_resume(run: Path, config: dict[str, Any]) -> None:
     """
     if not (run / LAST).is_file():
         raise ConfigError(f"--resume: there is no checkpoint {run / LAST}; leave --resume out")
-    before = _flat(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    before = _flat(read_yaml(run / "config.yaml"))
     now = _flat(config)
     # an option that the run does not name is newer than the run, which was as its default is
     parts = (("data", asdict(_DATA)), ("model", asdict(_MODEL)), ("train", asdict(_TRAIN)))
