@@ -14,7 +14,7 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.bounded import Bounded
 from sddlm.models.attending import hide_padding
-from sddlm.sampling.base import device_of, evaluating
+from sddlm.sampling.base import device_of, evaluating, finite
 from sddlm.work import Work
 
 #: neighbouring strata that share a mean where errors are estimated
@@ -155,6 +155,7 @@ def likelihood(
 
     Raises:
         ConfigError: no rows, or ``batch``, ``draws`` or ``max_rows`` below 1.
+        FloatingPointError: the network's output is not finite.
     """
     chosen = spread(len(rows), max_rows)
     for name, value in (("batch", batch), ("draws", draws), ("number of rows", len(chosen))):
@@ -240,7 +241,7 @@ def _row_sums(
             nats = objective.nats(seen, x0, Draw(seed, d, strata[d, part].to(device), n))
         counted = objective.counted(x0, real)  # [b, L]
         given = torch.ones_like(counted) if real is None else real
-        sums = [x.where(counted, x.new_zeros(())).sum(1).tolist() for x in nats]
+        sums = [finite(x.where(counted, x.new_zeros(())).sum(1)).tolist() for x in nats]
         return [*sums, counted.sum(1).tolist(), given.sum(1).tolist()]
 
     facts = {"seed": seed, "draws": draws, "batch": batch, "rows": n}

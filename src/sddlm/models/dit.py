@@ -8,6 +8,7 @@ With ``architecture="llama"`` the transformer of SMDM (arXiv:2410.18514), causal
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,8 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             state: all its parameters by name; of a tied pair one suffices.
 
         Raises:
-            ConfigError: if names or shapes do not fit; the message lists them.
+            ConfigError: if names or shapes do not fit, or a weight is no finite number; the message
+                lists them.
         """
         with torch.device("meta"):
             model = cls(config)
@@ -256,6 +258,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             for name, shape in shapes.items()
             if name in state and state[name].shape != shape
         ]
+        problems += [f"{name} {what}" for name, what in _nonsense(state)]
         if problems:
             more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
             raise ConfigError(
@@ -292,6 +295,15 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         elif not path.is_file():
             raise ConfigError(f"{model_id} has no {WEIGHTS_NAME}")
         return cls.from_state(config, load_file(path, device=map_location))
+
+
+def _nonsense(state: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Parameters with which nothing can be computed, and why."""
+    for name, tensor in state.items():
+        if not tensor.is_floating_point():
+            yield name, f"is {tensor.dtype} and no floating-point numbers"
+        elif not tensor.isfinite().all():
+            yield name, "is not finite (NaN or infinite): the training diverged, or the file is damaged"
 
 
 def _not_blind(attend: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError, check_choices
+from sddlm.sampling.base import finite
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class Truncation:
 
         Returns:
             ``[..., V]`` float64, normalised.
+
+        Raises:
+            FloatingPointError: a row has logits that are not finite.
         """
         logits = logits.double()
         if self.never:
@@ -81,6 +85,7 @@ class Truncation:
         if self.temperature != 1:
             logits = logits / self.temperature
         p = logits.softmax(-1)
+        finite(p[..., 0])
         if self.top_k is not None and self.top_k < p.shape[-1]:
             p = _largest(p, self.top_k)
         if self.top_p < 1:
