@@ -140,7 +140,7 @@ class TrainModule(LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(),
             lr=args.lr,
-            betas=(0.9, args.beta2),
+            betas=(0.9, float(args.beta2)),  # torch takes no whole 0
             weight_decay=args.weight_decay,
             fused=True,
         )
