@@ -142,7 +142,8 @@ def test_published_and_complete_are_the_same_integral_but_for_its_ends():
     model, exact = a_network(PROCESS)
     rows = Rows(worlds.states(4, 2).repeat(2000, 1))
     own = scored(model, rows, batch=32000, draws=4)
-    assert own.complete_nll == pytest.approx(float(exact.mean()) / 2, abs=4 * own.complete_noise_stderr)
+    error = own.complete_noise_stderr
+    assert own.complete_nll == pytest.approx(float(exact.mean()) / 2, abs=4 * error)
     # by plain times in [1e-3, 1]
     draw = Draw.simple(7, 0, 32000)
     plain = bound(model, PROCESS, Estimate.LEAVE_ONE_OUT, rows.tokens, draw).mean()

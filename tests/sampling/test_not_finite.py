@@ -131,7 +131,7 @@ def test_weights_that_are_no_numbers_are_not_loaded(
     path = tmp_path / "model" / "model.safetensors"
     state = load_file(path)
     with torch.no_grad():
-        damage(DiT.from_state(ModelDir.load(tmp_path).model.config, state))  # takes them as they are
+        damage(DiT.from_state(ModelDir.load(tmp_path).model.config, state))  # not a copy
     save_file(state, path)
     name = "embedding" if damage is everything else "head"
     for load in (ModelDir.load, lambda place: DiT.from_pretrained(place / "model")):
@@ -170,8 +170,10 @@ def test_the_verbs_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_finite_output_is_let_through() -> None:
     loaded = model_of(UniformProcess(), LOO)
-    drawn = SamplerArgs(steps=4).build(loaded).sample(
-        loaded.model, process=loaded.process, estimate=LOO, shape=(2, L)
+    drawn = (
+        SamplerArgs(steps=4)
+        .build(loaded)
+        .sample(loaded.model, process=loaded.process, estimate=LOO, shape=(2, L))
     )
     assert drawn.tokens.shape == (2, L)
     nats = bounded(loaded.process, LOO).nats(loaded.model, drawn.tokens, Draw.simple(0, 0, 2))

@@ -303,7 +303,7 @@ def _nonsense(state: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
         if not tensor.is_floating_point():
             yield name, f"is {tensor.dtype} and no floating-point numbers"
         elif not tensor.isfinite().all():
-            yield name, "is not finite (NaN or infinite): the training diverged, or the file is damaged"
+            yield name, "is not finite: the training diverged, or the file is damaged"
 
 
 def _not_blind(attend: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
-
 #: with more, the noise of one step is lost in rounding; `NELBO` is the limit
 _MOST_STEPS = 1_000_000
 

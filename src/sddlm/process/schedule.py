@@ -15,7 +15,6 @@ from torch import Tensor
 
 from sddlm.errors import ConfigError, check_choices
 
-
 #: of what is left of the data: its fourth power is still a number
 _LEAST = 1e-30
 

@@ -28,7 +28,6 @@ from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import OnStep, Samples
 
-
 #: of a grid, which is held whole; a law does not change any more long before
 MOST_STEPS = 1_000_000
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from sddlm.errors import ConfigError, check_choices
 from sddlm.sampling.base import finite
 
-
 #: temperature at which no logit of float32 overflows
 _COLDEST = 1e-30
 
