@@ -140,13 +140,6 @@ def test_weights_that_are_no_numbers_are_not_loaded(
         assert "\n" not in str(error.value)
 
 
-def test_whole_numbers_are_no_weights() -> None:
-    model = model_of(UniformProcess(), LOO).model
-    state = {name: tensor.long() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ConfigError, match="and no floating-point numbers"):
-        DiT.from_state(model.config, state)
-
-
 def test_the_verbs_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spoilt(overflow, UniformProcess()).save(tmp_path / "model")
     text = tmp_path / "text.txt"

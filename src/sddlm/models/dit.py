@@ -8,7 +8,6 @@ With ``architecture="llama"`` the transformer of SMDM (arXiv:2410.18514), causal
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +257,11 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             for name, shape in shapes.items()
             if name in state and state[name].shape != shape
         ]
-        problems += [f"{name} {what}" for name, what in _nonsense(state)]
+        problems += [
+            f"{name} is not finite: the training diverged, or the file is damaged"
+            for name, tensor in state.items()
+            if not tensor.isfinite().all()
+        ]
         if problems:
             more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
             raise ConfigError(
@@ -295,15 +298,6 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         elif not path.is_file():
             raise ConfigError(f"{model_id} has no {WEIGHTS_NAME}")
         return cls.from_state(config, load_file(path, device=map_location))
-
-
-def _nonsense(state: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
-    """Parameters with which nothing can be computed, and why."""
-    for name, tensor in state.items():
-        if not tensor.is_floating_point():
-            yield name, f"is {tensor.dtype} and no floating-point numbers"
-        elif not tensor.isfinite().all():
-            yield name, "is not finite: the training diverged, or the file is damaged"
 
 
 def _not_blind(attend: Tensor) -> Tensor:
