@@ -165,6 +165,7 @@ def allowed(hint: Any, value: str) -> str:
     words = [word for kind in kinds(hint) for word in _words(kind)]
     close = get_close_matches(value.lower(), [word.lower() for word in words], 1)
     meant = [f"; did you mean {word}?" for word in words if [word.lower()] == close]
+    words = words or ["something else"]
     listed = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
     return listed + "".join(meant)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -94,7 +94,8 @@ def _flag_line(text: str, keys: Sequence[str], example: str) -> str | None:
             return f"{flag} is one argument too many; options start with --, see --help"
         return f"{flag} is no option{_suggest(flag[2:], keys)}"
     if section := _SECTION.search(text):
-        return f"no file {section[1] or section[2]} of options; use --config FILE, or single options, see --help"
+        given = section[1] or section[2]
+        return f"no file {given} of options; use --config FILE, or single options, see --help"
     return None
 
 
@@ -163,10 +164,11 @@ def _suggest(key: str, keys: Sequence[str]) -> str:
 def _hints(owner: Any) -> dict[str, Any]:
     """Options of a function or a class, with their types."""
     try:
-        owner = vars(owner)["__init__"] if isinstance(owner, type) else owner
         hints = get_type_hints(owner, include_extras=True)
-    except (KeyError, NameError, TypeError):
+    except (NameError, TypeError):
         return {}
+    if is_dataclass(owner):
+        return {field.name: hints[field.name] for field in fields(owner)}
     found: dict[str, Any] = {}
     for name, hint in hints.items():
         if get_origin(hint) is Annotated:  # ``**how``: all fields of the class that it says

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
@@ -83,14 +82,14 @@ class ModelDir:
         try:
             process = from_spec(config["process"])
             estimate = Estimate(config["estimate"])
-            objective, data = dict(config["objective"]), dict(config["data"])
-        except (KeyError, TypeError, ValueError) as error:
+            objective, data = dict(config["objective"]), _record(config["data"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{place / CONFIG_NAME} cannot be used: {_line(error)}") from error
         if not isinstance(process, Process):
             raise ConfigError(f"{place / CONFIG_NAME} cannot be used: process is no process")
         try:
             model = DiT.from_pretrained(place, map_location=device)
-        except (ConfigError, SafetensorError) as error:
+        except Exception as error:  # whatever a file may hold, and safetensors make of it
             raise ConfigError(f"{place} cannot be used: {_line(error)}") from error
         tokenizer = Tokenizer.load(place)
         if tokenizer.vocab_size > model.vocab_size:
@@ -213,6 +212,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise ConfigError(f"{path} has format {found!r}, this sddlm reads {FORMAT}: upgrade sddlm")
     return dict(config)
+
+
+def _record(data: Any) -> dict[str, Any]:
+    """What a model was trained on; what is read of it later has the right form."""
+    packing, rows = data.get("packing", {}), data.get("row_lengths")
+    if not isinstance(packing, dict):
+        raise TypeError("data.packing is no object")
+    if rows is not None and not (
+        isinstance(rows, list) and any(rows) and all(type(n) is int and n >= 0 for n in rows)
+    ):
+        raise TypeError("data.row_lengths is no list of counts")
+    return dict(data)
 
 
 def _line(error: Exception) -> str:

@@ -1,10 +1,10 @@
-"""One progress bar for what takes long: rate and time left, only on a tty."""
+"""What a user sees: one kind of console, and one progress bar with rate and time left."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +18,23 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from sddlm.errors import visible
+
 T = TypeVar("T")
+
+
+class PlainConsole(Console):
+    """Shows strings literally: no markup, no emoji codes, no control characters.
+
+    They hold names of files and generated text, which may hold anything.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """See rich; cells and titles of tables come here too."""
+        return super().render_str(visible(text), **how)
 
 
 class _Rate(ProgressColumn):
@@ -48,9 +64,9 @@ def track(items: Iterable[T], *, total: int, label: str, show: bool = True) -> I
 @contextmanager
 def bar(label: str, *, total: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
     """The bar by itself; call what it gives after each step, or after n of them (see `track`)."""
-    console = Console(stderr=True)
+    console = PlainConsole(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),

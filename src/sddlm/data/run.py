@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import Prepared, prepare
+from sddlm.progress import PlainConsole
 
 _DATA = DataArgs()
 
@@ -29,7 +29,7 @@ def prepare_text(data: DataArgs = _DATA) -> Prepared:
         ConfigError: if a text, the tokenizer or an option cannot be used.
     """
     prepared = prepare(data)
-    console = Console()
+    console = PlainConsole()
     console.print(_texts(prepared.meta))
     console.print(_special(prepared.meta))
     for rows in (prepared.train, prepared.validation):
@@ -38,12 +38,10 @@ def prepare_text(data: DataArgs = _DATA) -> Prepared:
             console.print(
                 f"{name}: {len(rows):,} rows of {rows.length} tokens, "
                 f"{rows.characters_per_token:.2f} characters a token",
-                highlight=False,
             )
     console.print(
         f"V = {prepared.meta['vocab_size']:,}; prepared tokens {prepared.key} in "
         f"{data.cache_folder}",
-        highlight=False,
         soft_wrap=True,
     )
     return prepared

@@ -15,8 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.eval.answers import QUESTIONS
@@ -27,6 +25,7 @@ from sddlm.eval.measures import fingerprint
 from sddlm.eval.report import table, write_json
 from sddlm.files import check_writable
 from sddlm.model_dir import ModelDir
+from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device
 from sddlm.work import Team, Work
 
@@ -158,7 +157,7 @@ def evaluate(
         if team.first:
             write_json(target, result)
             work.finish()
-            console = Console()
+            console = PlainConsole()
             console.print(table(result))
             console.print(f"written to {target}", style="dim", soft_wrap=True)
     finally:

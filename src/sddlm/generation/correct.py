@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from rich.console import Console
 from rich.text import Text
 
-from sddlm.errors import ConfigError, check_arguments
+from sddlm.errors import ConfigError, check_arguments, visible
 from sddlm.files import atomic_write, check_writable
 from sddlm.generation.corrector import (
     CorrectArgs,
@@ -21,7 +21,9 @@ from sddlm.generation.corrector import (
 )
 from sddlm.generation.drafts import pieces
 from sddlm.generation.levels import LEVELS
+from sddlm.generation.requests import check_text
 from sddlm.model_dir import ModelDir
+from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ def correct(
     if out is not None:
         with atomic_write(out) as file:
             file.write(corrected.text)
-    show(corrected, Console(stderr=True), diff)
+    show(corrected, PlainConsole(stderr=True), diff)
     logger.info("%s", facts(corrected, chosen=level is None))
     return corrected
 
@@ -131,6 +133,7 @@ def checked_text(text: str, source: str) -> str:
     Raises:
         ConfigError: if it is empty or has a zero byte, which no text has.
     """
+    check_text(text, source)
     if not text.strip():
         raise ConfigError(f"{source} is empty: give some text to correct")
     if "\0" in text:
@@ -153,19 +156,13 @@ def show(corrected: Corrected, console: Console, diff: bool | None) -> None:
     shown = Text()
     for old, new in pieces(corrected.draft, corrected.changes):
         if old == new:
-            shown.append(_lines(old))
+            shown.append(visible(old))
             continue
         for text, style, marks in ((old, "strike red", "[--]"), (new, "underline green", "{++}")):
             if text:
-                marked = f"{marks[:2]}{_lines(text)}{marks[2:]}"
-                shown.append(_lines(text) if console.color_system else marked, style)
+                marked = f"{marks[:2]}{visible(text)}{marks[2:]}"
+                shown.append(visible(text) if console.color_system else marked, style)
     console.print(shown, soft_wrap=True, highlight=False)
-
-
-def _lines(text: str) -> str:
-    """The text with nothing in it that steers a terminal, but its lines and tabs."""
-    shown = text.replace("\r\n", "\n")
-    return "".join(c if c.isprintable() or c in "\n\t" else "·" for c in shown)
 
 
 def facts(corrected: Corrected, *, chosen: bool) -> str:

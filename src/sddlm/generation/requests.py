@@ -18,7 +18,7 @@ from sddlm.errors import ConfigError, check_choices
 #: ``{3}``, ``{1:8}``, ``{{`` and ``}}``, and any brace that is none of these
 _MARKS = re.compile(r"\{\{|\}\}|\{(\d+)(?::(\d+))?\}|[{}]")
 _HELP = "a blank is {3} or {1:8}, tokens, and a brace of the text is {{ or }}"
-#: more tokens than this in a blank are a mistake
+#: more tokens than this in a blank or a text, and more texts of a request, are a mistake
 MOST = 10**6
 
 
@@ -62,6 +62,10 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"--{name} is {value}, must be at least {low}")
+            if name != "seed" and value is not None and value > MOST:
+                raise ConfigError(f"--{name} is {value}, must be at most {MOST}")
+        for name in ("prompt", "suffix", "infill"):
+            check_text(getattr(self, name) or "", f"--{name}")
         if self.infill is not None:
             for name in ("prompt", "suffix", "length"):
                 if getattr(self, name) is not None:
@@ -88,6 +92,20 @@ class Request:
     def asked(self) -> dict[str, Any]:
         """Its fields, but where it was read."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "where"}
+
+
+def check_text(text: str, option: str) -> None:
+    """Refuse a text that is none: half a surrogate pair, as a terminal of another encoding gives.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{option} is no UTF-8 text (character {error.start}): give text in UTF-8"
+        ) from error
 
 
 def digest(value: Any) -> int:

@@ -50,6 +50,10 @@ class Written:
     seconds: float
 
 
+#: of all texts: some gigabytes of memory
+MOST_TOKENS = 1 << 28
+
+
 @dataclass(frozen=True)
 class Batch:
     """Blocks of texts that are sampled together.
@@ -110,6 +114,12 @@ class Writer:
             closed: self.how.build(loaded, never=(eos,) if closed else ())
             for closed in (False, True)
         }
+        tokens = sum((each.length or loaded.model.length) * each.count for each in self.requests)
+        if tokens > MOST_TOKENS:
+            raise ConfigError(
+                f"{tokens} tokens are asked for in all, at most {MOST_TOKENS} at once are kept in "
+                "memory: lower --count or --length, or write in several runs with other seeds"
+            )
         self._texts = []
         for number, request in enumerate(self.requests):
             try:

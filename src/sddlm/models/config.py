@@ -27,6 +27,8 @@ with the embeddings of 32,000 tokens; 10b has 9.7 billion beside them; mini is f
 
 #: of weights at the start: above, a network of any size overflows
 _LARGEST_INIT = 100.0
+#: of any measure: a larger one is a mistake, and would take hours or all memory to refuse itself
+LARGEST = 1 << 20
 
 
 @dataclass(kw_only=True)
@@ -84,6 +86,9 @@ class DiTConfig(DiTKnobs):
         self._check_combinations()
 
     def _check_sizes(self) -> None:
+        for name in ("vocab_size", "length", "width", "blocks", "cond_dim", "input_conv"):
+            if getattr(self, name) > LARGEST:
+                raise _wrong(name, f"is {getattr(self, name)}, must be at most {LARGEST}")
         for name, least in (
             ("vocab_size", 2),
             ("length", 1),

@@ -34,6 +34,7 @@ from sddlm.models.vocab_head import VocabHead
 from sddlm.types import SoftTokens
 
 WEIGHTS_NAME = "model.safetensors"
+_WEIGHTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-diffusion"]):
@@ -241,9 +242,10 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             ConfigError: if names or shapes do not fit, or a weight is no finite number; the message
                 lists them.
         """
+        state = dict(state)
+        _check_measures(config, state)
         with torch.device("meta"):
             model = cls(config)
-        state = dict(state)
         if config.tie:
             pair = {"embedding.weight", "head.weight"}
             state.update(
@@ -297,7 +299,23 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             path = Path(hf_hub_download(model_id, WEIGHTS_NAME, **download))
         elif not path.is_file():
             raise ConfigError(f"{model_id} has no {WEIGHTS_NAME}")
-        return cls.from_state(config, load_file(path, device=map_location))
+        state = load_file(path, device=map_location)
+        kinds = {tensor.dtype for tensor in state.values()}
+        if len(kinds) != 1 or not kinds <= _WEIGHTS:
+            listed = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+            raise ConfigError(f"{path} holds {listed or 'no weights'}, must be one float type")
+        return cls.from_state(config, state)
+
+
+def _check_measures(config: DiTConfig, state: dict[str, Tensor]) -> None:
+    """Refuse measures that the weights do not have, before a network of that size is built."""
+    found = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    if found != config.blocks:
+        raise ConfigError(f"the weights have {found} blocks, not --model.blocks {config.blocks}")
+    shape = [config.vocab_size, config.width]
+    for name in ("embedding.weight", "head.weight"):
+        if name in state and list(state[name].shape) != shape:
+            raise ConfigError(f"{name} is {list(state[name].shape)} instead of {shape}")
 
 
 def _not_blind(attend: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write
@@ -19,6 +17,7 @@ from sddlm.plan import here, probe, report, sizes
 from sddlm.plan.desk import Desk
 from sddlm.plan.devices import HERE, Device, find_device
 from sddlm.plan.memory import Strategy
+from sddlm.progress import PlainConsole
 from sddlm.train.args import TrainArgs, micro_batch
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
@@ -104,7 +103,7 @@ def plan(
     )  # fmt: skip
     if json is not None:
         _write(Path(json), made)
-    Console().print(report.table(made))
+    PlainConsole().print(report.table(made))
     return made
 
 

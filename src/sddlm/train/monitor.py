@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sddlm.files import atomic_write
+from sddlm.progress import PlainConsole
 from sddlm.train.alarms import Alarms
 from sddlm.train.args import TrainArgs
 from sddlm.train.curves import draw_curves
@@ -73,7 +73,7 @@ class Monitor(Callback):
         self.done = self.first = start_step
         self.started = 0.0
         self.earlier_seconds = 0.0
-        self.console = Console(stderr=True)
+        self.console = PlainConsole(stderr=True)
         self.bar: Progress | None = None
         self.task: Any = None
 
@@ -183,7 +183,7 @@ class Monitor(Callback):
             for text in texts:
                 file.write(json.dumps({"step": step, "text": text}, ensure_ascii=False) + "\n")
         if self.bar is not None:
-            self.console.print(f"step {step}: {' '.join(texts[0].split())[:200]}", markup=False)
+            self.console.print(f"step {step}: {' '.join(texts[0].split())[:200]}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Close the bar and write what there is, also after an error."""

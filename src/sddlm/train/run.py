@@ -27,7 +27,7 @@ from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
-from sddlm.train.start import continued, open_start
+from sddlm.train.start import continued, measures, open_start
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
 
@@ -75,9 +75,10 @@ def train_model(
         FloatingPointError: if a gradient is not finite.
     """
     run = Path(out)
-    config = resolved(data, model, objective, train, start, seed)
     _check(data, model, objective, train, seed)
     begun = None if start is None else open_start(start, data, model, objective)
+    model = model if begun is None else measures(begun)
+    config = resolved(data, model, objective, train, start, seed)
     if resume:
         check_resume(run, config)
     # Lightning takes seconds to import; neither --help nor a wrong option need wait for it
@@ -151,6 +152,8 @@ def check_resume(run: Path, config: dict[str, Any]) -> None:
     # an option that the run does not name is newer than the run, which was as its default is
     parts = (("data", asdict(_DATA)), ("model", asdict(_MODEL)), ("train", asdict(_TRAIN)))
     before = _flat(dict(parts)) | before
+    if now["start"] is not None:  # which decides the network, whatever is written of it
+        now = {k: v for k, v in now.items() if not k.startswith("model.")}
     changed = [k for k in now if k not in FREE and before.get(k) != now[k]]
     if changed:
         listed = ", ".join(f"--{k} was {before.get(k)} and is {now[k]}" for k in changed)

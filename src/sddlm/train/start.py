@@ -42,6 +42,12 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
     return loaded
 
 
+def measures(start: ModelDir) -> ModelArgs:
+    """The network of a model as options, for the record of a run that begins from it."""
+    names = {field.name for field in fields(ModelArgs)} - {"preset"}
+    return ModelArgs(**{name: getattr(start.model.config, name) for name in names})
+
+
 def _check_network(start: str, loaded: ModelDir, model: ModelArgs) -> None:
     """The measures are the model's; those that are named must be the same."""
     config = loaded.model.config
