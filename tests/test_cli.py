@@ -209,7 +209,7 @@ WRONG = [
     ("eval nodir", "no such directory: nodir"),
     ("eval folder", "folder is no model directory"),
     ("eval folder --metrics foo", "--metrics foo is unknown; allowed: likelihood"),
-    ("eval folder --steps 0", "--steps is 0, allowed is 1 and above: try --steps 128"),
+    ("eval folder --steps 0", "--steps is 0, allowed is 1 to 1,000,000: try --steps 128"),
     ("eval folder --data.length 0", "--data.length 0 is too small"),
 ]
 

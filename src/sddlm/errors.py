@@ -137,7 +137,8 @@ def _fit_plain(value: Any, kind: Any) -> Any:
         number = int(_sure(value, isinstance(value, Integral) and not isinstance(value, bool)))
         return _sure(value if type(value) is int else number, -_BELOW <= number < _BELOW)
     if kind is float:
-        _sure(value, isinstance(value, Real) and not isinstance(value, bool))
+        # NaN is not equal to itself; an infinity may be meant (no limit), and has its own check
+        _sure(value, isinstance(value, Real) and not isinstance(value, bool) and value == value)
         return value if isinstance(value, float) else _fit_whole(value)
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
@@ -146,9 +147,9 @@ def _fit_plain(value: Any, kind: Any) -> Any:
 
 
 def _fit_whole(value: Any) -> Any:
-    """A number that is no float where one is wanted: whole ones stay as they are."""
+    """A number that is no float where one is wanted: small whole ones stay as they are."""
     try:
-        return value if isinstance(float(value), float) and type(value) is int else float(value)
+        return value if type(value) is int and abs(value) < 2**53 else float(value)
     except OverflowError:
         raise _MisfitError from None
 

@@ -78,12 +78,13 @@ class Loss:
             by the number of counted positions of the **global** batch, so that the result does
             not depend on the number of processes or on accumulation.
         count: number of positions that count in this batch (``loss_mask.sum()``), scalar tensor.
-        metrics: scalars worth logging (detached), already means.
+        metrics: figures worth logging (detached), each as a sum and the number of what it is the
+            mean over: a mean alone could not be joined with that of another part of the batch.
     """
 
     total: Tensor
     count: Tensor
-    metrics: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def mean(self) -> Tensor:

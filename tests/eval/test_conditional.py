@@ -31,7 +31,7 @@ from sddlm.process import (
     Process,
     UniformProcess,
 )
-from sddlm.process.estimate import Estimate
+from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.base import evaluating
 from sddlm.worlds import TabularModel, World, state_id, states
@@ -172,6 +172,24 @@ def test_it_bounds_the_law_of_the_sampler_whatever_the_network(process: Process)
     ).sum()
     # a mask shows what is clean; of uniform noise the network does not know it
     assert (excess < 0.005) if type(process) is MaskedProcess else (0.01 < excess < 0.4)
+
+
+@pytest.mark.parametrize("process", [UniformProcess(), HybridProcess(uniform=0.4)], ids=name_of)
+def test_a_denoiser_that_errs_at_small_times_has_a_finite_bound(process: Process) -> None:
+    model, prompt = table(4, process), [1]
+    predict = after(model, prompt, process)
+    latest = process.schedule.alpha(torch.tensor(1e-3)).item()
+
+    def converted(alpha: float) -> Tensor:
+        at = torch.tensor(min(alpha, latest), dtype=torch.float64)
+        x_t = states(model.vocab_size, 2)
+        logits = predict(min(alpha, latest)).log()
+        return to_leave_one_out(logits, Estimate.DENOISER, process, x_t, at).softmax(-1)
+
+    limit = nelbo(process, converted, nodes=400)
+    found = scored(model, process, prompt, estimate=Estimate.DENOISER, draws=256)
+    assert ((values(found) + limit).abs() < 3.5 * values(found, "stderr")).sum() >= 15
+    assert (values(found, "stderr") < 0.2 * limit).all()
 
 
 def test_an_empty_prompt_gives_the_unconditional_bound() -> None:
@@ -509,4 +527,5 @@ def test_the_view_is_what_the_bound_sees() -> None:
     assert x_t.shape == (16, 2)
     gone = 1 - (-sigma.double()).exp()
     strata = (gone / 0.999) ** (1 / 3) * 16
-    assert strata.floor().tolist() == list(range(16))
+    assert strata.floor().tolist() == [1, *range(1, 16)]  # the first is below t = 1e-3
+    assert gone.min().item() == pytest.approx(0.999e-3, rel=1e-4)

@@ -139,6 +139,20 @@ def test_steps_without_a_position_to_count_are_harmless(text, objective, tmp_pat
         assert (loss == 0) == objective.causal
 
 
+def test_a_figure_of_nothing_is_not_recorded(text, tmp_path):
+    for name in ("docs.txt", "held_out.txt"):
+        (tmp_path / name).write_text("<|endoftext|>".join("abcdefghij" * 4))
+    prepared = prepare(replace(text, eos=False))
+    args = TrainArgs(steps=2, batch=BATCH, validate_every=1, preview_every=0, accelerator="cpu")
+    (run := tmp_path / "run").mkdir()
+    fit(run, args, 7, 0, network(Autoregressive()).float(), Autoregressive(), prepared)
+    rows = read_metrics(run)
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        assert "gradient_norm" in row
+        assert not {"loss", "val_loss", "val_nelbo", "val_bpc"} & row.keys()
+
+
 @pytest.mark.parametrize("objective", [SDDLM(), Autoregressive()], ids=lambda o: type(o).__name__)
 def test_what_fills_up_a_row_changes_no_bit(text, objective, tmp_path):
     """Neither of training nor of validation; run through Lightning."""
@@ -194,7 +208,8 @@ def compare(one, other):
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
     for a, b in zip(read_metrics(one), read_metrics(other), strict=True):
-        for name in ("val_nelbo", "val_loss", "gradient_norm"):
+        assert a.keys() == b.keys()
+        for name in a.keys() & {"val_nelbo", "val_loss", "gradient_norm", "loss", "loss_per_row"}:
             assert a[name] == pytest.approx(b[name], rel=1e-3), name
 
 

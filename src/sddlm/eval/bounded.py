@@ -10,12 +10,9 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.objectives.autoregressive import Autoregressive
-from sddlm.objectives.bound import bound
+from sddlm.objectives.bound import T_MIN, bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, warn_of_bias
-
-#: smallest time of the field's convention
-T_MIN = 1e-3
 
 #: of u in the noise level n_max u^_POWER
 _POWER = 3
@@ -49,7 +46,8 @@ class Nats(NamedTuple):
 
     Attributes:
         published: as papers average it: over times in [1e-3, 1], with weight 1.
-        complete: over all times in (0, 1), so that with the prior term it is a bound.
+        complete: over all times in (0, 1), so that with the prior term it is a bound. Below 1e-3
+            the network is read as if it were that time (`sddlm.objectives.bound`).
     """
 
     published: Tensor

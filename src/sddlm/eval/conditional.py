@@ -27,7 +27,7 @@ from sddlm.eval.windows import Window, all_windows, next_tokens
 from sddlm.models.terms import CrossEntropy
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, warn_of_bias
-from sddlm.sampling.base import device_of, evaluating, leave_one_out
+from sddlm.sampling.base import device_of, evaluating, finite, leave_one_out
 
 #: noise levels drawn together, one in each part of the range
 PER_ROUND = 16
@@ -118,6 +118,7 @@ def conditional_bounds(
 
     Raises:
         ConfigError: numbers, tokens or norms that cannot be, or no ``start`` where one is needed.
+        FloatingPointError: the network's output is not finite.
     """
     _check(model, process, choices, draws=draws, per_round=per_round, batch=batch, z=z)
     if not choices:
@@ -129,7 +130,8 @@ def conditional_bounds(
         with evaluating(model):
             for window, hidden in next_tokens(model, found, batch):
                 true = torch.tensor(window.scored, device=hidden.device)
-                exact[window.choice] -= model.head(hidden, CrossEntropy(true)).rows.double().sum()
+                nats = model.head(hidden, CrossEntropy(true)).rows.double()
+                exact[window.choice] -= finite(nats).sum()
         return _results(exact, torch.zeros_like(exact), 0, tokens, cuts)
     warn_of_bias(estimate, model.vocab_size)
     norms = torch.tensor([choice.norm for choice in choices], dtype=torch.float64)
@@ -178,6 +180,7 @@ def greedy(
 
     Raises:
         ConfigError: tokens that cannot be, or no ``start`` where one is needed.
+        FloatingPointError: the network's output is not finite.
     """
     choices = [Choice(list(prompt), list(continuation))]
     _check(model, process, choices, batch=batch)
@@ -185,7 +188,7 @@ def greedy(
     with evaluating(model):
         if not estimate.diffusion:
             for window, hidden in next_tokens(model, found, batch):
-                if model.head.logits(hidden).argmax(1).tolist() != window.scored:
+                if _likeliest(model.head.logits(hidden)).tolist() != window.scored:
                     return False
             return True
         return all(
@@ -214,9 +217,16 @@ def _greedy_window(
         rows = torch.arange(len(at), device=device) * (K + M) + K + at
         hidden = model(x_t, sigma, rows=rows)  # [b, D]
         logits = leave_one_out(model, hidden, estimate, process, noise[at], alpha_t)
-        if not torch.equal(logits.argmax(1), scored[at]):
+        if not torch.equal(_likeliest(logits), scored[at]):
             return False
     return True
+
+
+def _likeliest(logits: Tensor) -> Tensor:
+    """The most likely token of each row ``[N, V]``: ``[N]``."""
+    found = logits.max(1)
+    finite(found.values)
+    return found.indices
 
 
 def _certain(nats: Tensor, norms: Tensor, z: float) -> bool:

@@ -29,6 +29,7 @@ from sddlm.eval.reading import (
     longest_read,
     read,
 )
+from sddlm.sampling.base import finite
 from sddlm.work import Work, digest
 
 __all__ = [
@@ -255,7 +256,7 @@ def _score(
         ids, mask = padded([window.ids for window in chosen], judge.start)
         nats = judge.score(ids, mask).double()  # [B, L - 1], of the tokens from the second on
         return [
-            float(row[torch.tensor(window.at) - 1].sum())
+            finite(row[torch.tensor(window.at) - 1].sum()).item()
             for row, window in zip(nats, chosen, strict=True)
         ]
 

@@ -19,7 +19,7 @@ from sddlm.models.given import Given
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
-from sddlm.sampling.base import device_of
+from sddlm.sampling.base import device_of, finite
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Integral:
         known = torch.arange(K + M, device=device) < K
         view = Given(self.model, tokens, known)
         nats = bound(view, self.process, self.estimate, tokens[:, K:], draw, t)  # [b, M]
-        return nats.double().sum(1) * weight
+        return finite(nats.double().sum(1)) * weight
 
 
 def stderr(nats: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.bounded import Bounded
 from sddlm.models.attending import hide_padding
-from sddlm.sampling.base import device_of, evaluating
+from sddlm.sampling.base import device_of, evaluating, finite
 from sddlm.work import Work
 
 #: neighbouring strata that share a mean where errors are estimated
@@ -50,10 +50,13 @@ class Likelihood:
         nll: nats per token as papers report it: for a diffusion model the bound without the prior
             term, its times from 1e-3 to 1, averaged with weight 1; for an autoregressive model the
             exact value, whose first position has no prediction.
-        complete_nll: the complete bound: all times in (0, 1), and the prior term.
-        stderr: standard error of both, rows being a sample of text.
+        complete_nll: the complete bound: all times in (0, 1), and the prior term. Below 1e-3 the
+            network is read as if it were that time, which keeps it a bound and finite.
+        stderr: standard error of ``nll``, rows being a sample of text; NaN with one row.
         noise_stderr: the part of it that is due to the noise drawn: how far the same rows would
             come out with another seed; NaN with one draw.
+        complete_stderr: as ``stderr``, of ``complete_nll``.
+        complete_noise_stderr: as ``noise_stderr``, of ``complete_nll``.
         prior_kl: the prior term: KL of the fully noised token from the prior, nats per token.
         tokens: positions counted, once each.
         characters: what they stand for, by the split's average characters per token.
@@ -65,6 +68,8 @@ class Likelihood:
     complete_nll: float
     stderr: float
     noise_stderr: float
+    complete_stderr: float
+    complete_noise_stderr: float
     prior_kl: float
     tokens: int
     characters: float
@@ -135,7 +140,7 @@ def likelihood(
 
     ``stderr`` takes rows as independent draws of text (a ratio estimate over rows),
     ``noise_stderr`` the draws within a row as independent; both of what a row's time does not
-    explain.
+    explain. The published figure and the complete bound each have their own.
 
     Args:
         model: the network.
@@ -150,6 +155,7 @@ def likelihood(
 
     Raises:
         ConfigError: no rows, or ``batch``, ``draws`` or ``max_rows`` below 1.
+        FloatingPointError: the network's output is not finite.
     """
     chosen = spread(len(rows), max_rows)
     for name, value in (("batch", batch), ("draws", draws), ("number of rows", len(chosen))):
@@ -162,12 +168,14 @@ def likelihood(
     # a first token that is not scored takes its share of the text with it, if it stands for any
     covered = float(real) if rows.ends else tokens
     published, complete = sums.mean(1).sum(1).tolist()
-    stderr, noise_stderr = _stderrs(sums[1], counts, strata)
+    errors = [_stderrs(each, counts, strata) for each in sums]
     return Likelihood(
         nll=published / tokens,
         complete_nll=complete / tokens + prior_kl,
-        stderr=stderr,
-        noise_stderr=noise_stderr,
+        stderr=errors[0][0],
+        noise_stderr=errors[0][1],
+        complete_stderr=errors[1][0],
+        complete_noise_stderr=errors[1][1],
         prior_kl=prior_kl,
         tokens=int(tokens),
         characters=covered * rows.characters_per_token,
@@ -233,7 +241,7 @@ def _row_sums(
             nats = objective.nats(seen, x0, Draw(seed, d, strata[d, part].to(device), n))
         counted = objective.counted(x0, real)  # [b, L]
         given = torch.ones_like(counted) if real is None else real
-        sums = [x.where(counted, x.new_zeros(())).sum(1).tolist() for x in nats]
+        sums = [finite(x.where(counted, x.new_zeros(())).sum(1)).tolist() for x in nats]
         return [*sums, counted.sum(1).tolist(), given.sum(1).tolist()]
 
     facts = {"seed": seed, "draws": draws, "batch": batch, "rows": n}

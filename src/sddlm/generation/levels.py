@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sddlm.model_dir import ModelDir
-from sddlm.sampling.base import chunks, device_of, evaluating, leave_one_out
+from sddlm.sampling.base import chunks, device_of, evaluating, finite, leave_one_out
 from sddlm.types import before_padding
 
 #: noise levels t that a text is tried at; the smallest says that there is nothing to correct
@@ -46,6 +46,9 @@ def read_at(loaded: ModelDir, x_t: Tensor, t: float, lengths: Tensor | None = No
         x_t: tokens ``[B, L]``.
         t: noise level in (0, 1].
         lengths: tokens before the padding ``[B]``; None where there is none.
+
+    Raises:
+        FloatingPointError: if the network's output is not finite.
     """
     model, process, V = loaded.model, loaded.process, loaded.model.vocab_size
     device = device_of(model)
@@ -63,7 +66,7 @@ def read_at(loaded: ModelDir, x_t: Tensor, t: float, lengths: Tensor | None = No
         own = x_t.flatten()
         for at in chunks(len(own), V):
             logits = leave_one_out(model, hidden[at], loaded.estimate, process, own[at], alpha)
-            p_own[at] = logits.log_softmax(-1).gather(1, own[at, None])[:, 0].exp()
+            p_own[at] = finite(logits.log_softmax(-1).gather(1, own[at, None])[:, 0].exp())
     p, nu = p_own.view(x_t.shape), odds[x_t]
     return Reading(fit=((p + nu) / total).log().cpu(), right=(p * (1 + nu) / (p + nu)).cpu())
 

@@ -25,6 +25,8 @@ parameters beside the embeddings; 1.1b is the 1,028 million of SMDM (arXiv:2410.
 with the embeddings of 32,000 tokens; 10b has 9.7 billion beside them; mini is for a CPU."""
 
 
+#: of weights at the start: above, a network of any size overflows
+_LARGEST_INIT = 100.0
 #: of any measure: a larger one is a mistake, and would take hours or all memory to refuse itself
 LARGEST = 1 << 20
 
@@ -109,8 +111,9 @@ class DiTConfig(DiTKnobs):
             )
         if not 0 <= self.dropout < 1:
             raise _wrong("dropout", f"is {self.dropout}, must be in [0, 1)")
-        if self.head_init < 0:
-            raise _wrong("head_init", f"is {self.head_init}, must not be negative")
+        for name, low in (("head_init", 0), ("gate_init", -_LARGEST_INIT)):
+            if not low <= (value := getattr(self, name)) <= _LARGEST_INIT:
+                raise _wrong(name, f"is {value}, must be {low:g} to {_LARGEST_INIT:g}")
 
     def _check_combinations(self) -> None:
         if self.tie and self.head_init:

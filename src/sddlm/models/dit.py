@@ -239,7 +239,8 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             state: all its parameters by name; of a tied pair one suffices.
 
         Raises:
-            ConfigError: if names or shapes do not fit; the message lists them.
+            ConfigError: if names or shapes do not fit, or a weight is no finite number; the message
+                lists them.
         """
         state = dict(state)
         _check_measures(config, state)
@@ -257,6 +258,11 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             f"{name} is {list(state[name].shape)} instead of {list(shape)}"
             for name, shape in shapes.items()
             if name in state and state[name].shape != shape
+        ]
+        problems += [
+            f"{name} is not finite: the training diverged, or the file is damaged"
+            for name, tensor in state.items()
+            if not tensor.isfinite().all()
         ]
         if problems:
             more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""

@@ -147,8 +147,7 @@ class DiffusionObjective(Objective):
         # only the rows that the loss looks at meet the last MLP and the vocabulary
         hidden = model(noisy.x_t if x is None else x, noisy.sigma, rows=rows)  # [N, D]
         out = model.head(hidden, term, rows_weight)
-        per_row = out.rows.sum() / out.rows.numel() if out.rows.numel() else out.rows.sum()
-        return Loss(out.total, counted.sum(), {"loss_per_row": per_row})
+        return Loss(out.total, counted.sum(), {"loss_per_row": (out.rows.sum(), at.sum())})
 
     def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
         """Integrand of the NELBO at one time a sequence, the estimate read rightly ``[B, L]``."""

@@ -11,10 +11,18 @@ where w_v = A_v / A_z and s_v = B_v / B_z. The first form is the bound of UDLM a
 noise, arXiv:2412.10193, 2506.10892), of MDLM (a mask, arXiv:2406.07524, where it is a weighted
 cross-entropy) and of GIDD (both, arXiv:2503.04482); the second, with s free, is the score entropy
 of SEDD (arXiv:2310.16834). They are equal pointwise.
+
+**Small times.** Any function p of x_t and t makes a reverse process, whose -log p(x0) the integral
+bounds: p enters through B alone, alpha, alpha' and nu are those of the noise. So p may be chosen
+at will. Below `T_MIN`, where no network was trained, the network is read *and converted* as if
+t were `T_MIN`. Else the bound of a denoiser would be infinite: at a kept token its conversion
+divides by 1 + 1/nu_z, about V / t, so an error of the network that does not vanish with t
+leaves p_z of the order of t, and an integrand of the order of 1/t.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +36,9 @@ from sddlm.process.masked import MaskedProcess
 from sddlm.process.schedule import below_one
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
+
+#: smallest time of the field's convention, in training and in published figures
+T_MIN = 1e-3
 
 
 def bound(
@@ -50,20 +61,24 @@ def bound(
         estimate: what the network's output means; converted to leave-one-out.
         x0: clean tokens ``[B, L]``.
         draw: randomness.
-        t: the time of each sequence ``[B]`` float64, if they are to be others than those.
+        t: the time of each sequence ``[B]`` float64, if they are to be others than those; below
+            `T_MIN` the network is read as if it were that.
 
     Returns:
         nats per position ``[B, L]``, without a gradient.
     """
     t = draw.times() if t is None else t
     noisy = process.corrupt(x0, t, draw, vocab_size=model.vocab_size)
-    hidden = model(noisy.x_t, noisy.sigma)  # [B, L, D]
+    read = replace(noisy, alpha_t=process.schedule.alpha(t.clamp(min=T_MIN))[:, None])
+    hidden = model(noisy.x_t, read.sigma)  # [B, L, D]
     at = ~process.certain(noisy.x_t, vocab_size=noisy.vocab_size)  # [B, L]
-    rows = model.head(hidden[at], bound_term(process, noisy, at, estimate)).rows
+    rows = model.head(hidden[at], bound_term(process, noisy, at, estimate, read.alpha_t)).rows
     return torch.zeros(x0.shape, dtype=rows.dtype, device=x0.device).masked_scatter(at, rows)
 
 
-def bound_term(process: Process, noisy: Noisy, at: Tensor, estimate: Estimate) -> Term:
+def bound_term(
+    process: Process, noisy: Noisy, at: Tensor, estimate: Estimate, alpha_read: Tensor | None = None
+) -> Term:
     """The integrand as a row loss.
 
     The usual pairs of process and estimate have a form of their own, which keeps fewer numbers
@@ -74,19 +89,22 @@ def bound_term(process: Process, noisy: Noisy, at: Tensor, estimate: Estimate) -
         noisy: the corrupted batch.
         at: scored positions ``[B, L]`` bool, N of them, none of them certain.
         estimate: what the network's output means.
+        alpha_read: at which a denoiser is converted ``[B, 1]``; None is that of the noise. (A score
+            is not converted: it may be any.)
     """
     x0, x_t = noisy.x0[at], noisy.x_t[at]  # [N]
     alpha = below_one(noisy.alpha_t).expand_as(noisy.x0)[at]
+    read = alpha if alpha_read is None else below_one(alpha_read).expand_as(noisy.x0)[at]
     dalpha = noisy.dalpha_t.expand_as(noisy.x0)[at]
     if estimate is Estimate.SCORE:
         return score_entropy(process, x0, x_t, alpha, dalpha)
     if type(process) is UniformProcess:
         denoiser = estimate is Estimate.DENOISER
-        shift = -process.own_token_logit(x_t, alpha, noisy.vocab_size) if denoiser else None
+        shift = -process.own_token_logit(x_t, read, noisy.vocab_size) if denoiser else None
         return UniformBound(x0, x_t, alpha, dalpha, shift)
     if type(process) is MaskedProcess:
         return CrossEntropy(x0, weight=-dalpha / (1 - alpha))
-    return plain_bound(process, estimate, x0, x_t, alpha, dalpha)
+    return plain_bound(process, estimate, x0, x_t, alpha, dalpha, read)
 
 
 def plain_bound(
@@ -96,12 +114,14 @@ def plain_bound(
     x_t: Tensor,
     alpha_t: Tensor,
     dalpha_t: Tensor,
+    alpha_read: Tensor | None = None,
 ) -> Differentiated:
-    """The first form, for any process (arguments ``[N]``)."""
+    """The first form, for any process (arguments ``[N]``, see `bound_term`)."""
+    read = alpha_t if alpha_read is None else alpha_read
 
     def function(logits: Tensor, at: slice) -> Tensor:
         V, z, alpha = logits.shape[1], x_t[at], alpha_t[at]
-        logits = to_leave_one_out(logits.clone(), estimate, process, z, alpha)
+        logits = to_leave_one_out(logits.clone(), estimate, process, z, read[at])
         nu = process.odds(alpha, V)  # [n, V]
         true = nu.clone().scatter_add_(1, x0[at, None], torch.ones_like(nu[:, :1]))  # A / alpha
         model = logits.double().softmax(1) + nu  # B / alpha

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import isfinite
 
 from torch import Tensor
 
@@ -21,11 +20,15 @@ from sddlm.types import Noisy
 
 #: float32 has nothing below; and above this share of weight / V, eps hides the cut
 _SMALLEST_EPS, _LARGEST_SHARE = 1e-30, 0.1
+#: above, the loss of a batch does not fit into float32
+_LARGEST_WEIGHT = 1e6
 
 
 def _check(weight: float, eps: float) -> None:
-    if not weight >= 0 or not isfinite(weight):
-        raise ConfigError(f"--objective.weight is {weight}; it must be 0 or more, e.g. 1.0")
+    if not 0 <= weight <= _LARGEST_WEIGHT:
+        raise ConfigError(
+            f"--objective.weight is {weight}; it must be 0 to {_LARGEST_WEIGHT:g}, e.g. 1.0"
+        )
     if not _SMALLEST_EPS <= eps < 1:
         raise ConfigError(
             f"--objective.eps is {eps}; it must be between {_SMALLEST_EPS:g} and 1, e.g. 1e-6"

@@ -65,9 +65,9 @@ class DuoCurriculum(DiffusionObjective):
                 f"({self.until}): try --objective.tau_from 0"
             )
         for name, tau in (("tau_start", self.tau_start), ("tau_end", self.tau_end)):
-            if not tau >= HARD_TAU:
+            if not HARD_TAU <= tau <= 1 / HARD_TAU:
                 raise ConfigError(
-                    f"--objective.{name} is {tau}, allowed is {HARD_TAU} or more: "
+                    f"--objective.{name} is {tau}, allowed is {HARD_TAU} to {1 / HARD_TAU:g}: "
                     f"try --objective.{name} 0.001"
                 )
         low, high = ALPHA_RANGE

@@ -16,6 +16,9 @@ from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
+#: with more, the noise of one step is lost in rounding; `NELBO` is the limit
+_MOST_STEPS = 1_000_000
+
 
 @dataclass
 class D3PM(DiffusionObjective):
@@ -37,8 +40,10 @@ class D3PM(DiffusionObjective):
 
     def __post_init__(self) -> None:
         check_choices(self, "--objective.")
-        if self.steps < 1:
-            raise ConfigError(f"--objective.steps is {self.steps}, must be at least 1, e.g. 1000")
+        if not 1 <= self.steps <= _MOST_STEPS:
+            raise ConfigError(
+                f"--objective.steps is {self.steps}, must be 1 to {_MOST_STEPS:,}, e.g. 1000"
+            )
 
     @property
     def estimate(self) -> Estimate:

@@ -13,7 +13,6 @@ Without ``from __future__ import annotations``, for the reason given in ``object
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -27,6 +26,10 @@ from sddlm.types import Noisy
 
 #: what the row loss takes (``models.terms``)
 Part = Tokens | Top | Law
+
+
+#: drawn for each position
+_MOST = 100_000
 
 
 class Negatives:
@@ -247,9 +250,10 @@ class MixedNegatives(Negatives):
                 f"{flag}.shares has {len(self.shares)} numbers for {len(self.parts)} parts; "
                 "give one number for each part"
             )
-        if not all(isfinite(share) and share >= 0 for share in self.shares) or not any(self.shares):
+        shares = self.shares
+        if not all(share >= 0 for share in shares) or not 0 < sum(shares) < float("inf"):
             raise ConfigError(
-                f"{flag}.shares is {self.shares}, must be numbers of 0 or more, not all 0, such "
+                f"{flag}.shares is {shares}, must be numbers of 0 or more, not all 0, such "
                 f"as {[1.0] * len(self.parts)}"
             )
 
@@ -279,8 +283,8 @@ class MixedNegatives(Negatives):
 def _check_count(negatives: Any) -> None:
     check_choices(negatives, flag := "--objective.negatives.")
     count, exact = negatives.count, isinstance(negatives, (UniformNegatives, UnigramNegatives))
-    if (count == "exact" and exact) or (isinstance(count, int) and count >= 1):
+    if (count == "exact" and exact) or (isinstance(count, int) and 1 <= count <= _MOST):
         return
     raise ConfigError(
-        f"{flag}count is {count}, must be 1 or more tokens{', or exact' if exact else ''}"
+        f"{flag}count is {count}, must be 1 to {_MOST:,} tokens{', or exact' if exact else ''}"
     )

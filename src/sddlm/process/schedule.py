@@ -15,6 +15,9 @@ from torch import Tensor
 
 from sddlm.errors import ConfigError, check_choices
 
+#: of what is left of the data: its fourth power is still a number
+_LEAST = 1e-30
+
 
 class Schedule:
     """How much of the data is left at time t. Leaves are dataclasses."""
@@ -61,9 +64,9 @@ def below_one(alpha: Tensor) -> Tensor:
 
 
 def _check_eps(eps: float) -> None:
-    if not 0 < eps < 1:
+    if not _LEAST <= eps < 1:
         raise ConfigError(
-            f"schedule.eps is {eps}, allowed is more than 0 and less than 1: "
+            f"schedule.eps is {eps}, allowed is {_LEAST} and more, less than 1: "
             "try --objective.process.schedule.eps 0.001"
         )
 
@@ -225,10 +228,10 @@ class Geometric(Schedule):
 
     def __post_init__(self) -> None:
         check_choices(self, "--objective.process.schedule.")
-        if not 0 < self.sigma_min < self.sigma_max <= 100:
+        if not _LEAST <= self.sigma_min < self.sigma_max <= 100:
             raise ConfigError(
                 f"schedule.sigma_min is {self.sigma_min} and schedule.sigma_max {self.sigma_max}, "
-                "allowed is 0 < sigma_min < sigma_max <= 100: "
+                f"allowed is {_LEAST} <= sigma_min < sigma_max <= 100: "
                 "try --objective.process.schedule.sigma_min 0.0001"
             )
 

@@ -28,6 +28,9 @@ from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import OnStep, Samples
 
+#: of a grid, which is held whole; a law does not change any more long before
+MOST_STEPS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -122,8 +125,10 @@ class Ancestral(Sampler):
 
     def __post_init__(self) -> None:
         check_choices(self, "--")
-        if self.steps < 1:
-            raise ConfigError(f"--steps is {self.steps}, allowed is 1 and above: try --steps 128")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ConfigError(
+                f"--steps is {self.steps}, allowed is 1 to {MOST_STEPS:,}: try --steps 128"
+            )
         if self.tail not in ("sample", "greedy"):
             raise ConfigError(
                 f"--tail is {self.tail!r}, allowed is sample or greedy: try --tail sample"

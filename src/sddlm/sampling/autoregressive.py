@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import Model, Sampler, chunks, device_of, evaluating, pick
@@ -31,6 +31,9 @@ class Autoregressive(Sampler):
 
     truncation: Truncation = field(default_factory=Truncation)
     bos_id: int = 0
+
+    def __post_init__(self) -> None:
+        check_choices(self, "--")
 
     def calls(self, length: int) -> int:
         """See `Sampler.calls`: one for each token but the first."""

@@ -150,6 +150,25 @@ def leave_one_out(
     return to_leave_one_out(logits, estimate, process, own, alpha_t)
 
 
+def finite(values: Tensor) -> Tensor:
+    """The values, which come out of a network, if all of them are numbers.
+
+    To be called with one value a row: a softmax spreads what is no number over its whole row.
+
+    Args:
+        values: any shape.
+
+    Raises:
+        FloatingPointError: one is NaN or infinite.
+    """
+    if not values.isfinite().all():
+        raise FloatingPointError(
+            "the network's output is not finite (NaN, or an overflow): its weights are damaged, or "
+            "its training diverged; take another model, or train with a smaller --train.lr"
+        )
+    return values
+
+
 def pick(p: Tensor, u: Tensor) -> Tensor:
     """Draw a token by the inverse of the distribution function, in float64.
 

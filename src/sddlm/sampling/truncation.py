@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError, check_choices
+from sddlm.sampling.base import finite
+
+#: temperature at which no logit of float32 overflows
+_COLDEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Truncation:
     as the more likely, in every batch.
 
     Attributes:
-        temperature: divides the logits; below 1 is sharper. > 0.
+        temperature: divides the logits; below 1 is sharper. At least 1e-30.
         top_p: keep the most likely tokens up to this mass, and the one that crosses it (nucleus
             sampling, arXiv:1904.09751; the crossing token as Duo does). In (0, 1]; 1 keeps all.
         tail_cut: subtract ``tail_cut / V`` from every probability and drop what falls below zero:
@@ -42,9 +46,9 @@ class Truncation:
 
     def __post_init__(self) -> None:
         check_choices(self, "--")
-        if not 0 < self.temperature < float("inf"):
+        if not _COLDEST <= self.temperature < float("inf"):
             raise ConfigError(
-                f"--temperature is {self.temperature}, allowed is any number above 0: "
+                f"--temperature is {self.temperature}, allowed is {_COLDEST} and above: "
                 "for the most likely token try --temperature 0.01"
             )
         if not 0 < self.top_p <= 1:
@@ -73,14 +77,23 @@ class Truncation:
 
         Returns:
             ``[..., V]`` float64, normalised.
+
+        Raises:
+            ConfigError: ``never`` has a token that is none of these.
+            FloatingPointError: a row has logits that are not finite.
         """
         logits = logits.double()
         if self.never:
+            if not 0 <= min(self.never) <= max(self.never) < logits.shape[-1]:
+                raise ConfigError(
+                    f"never is {self.never}, allowed are the tokens 0 to {logits.shape[-1] - 1}"
+                )
             never = torch.tensor(self.never, device=logits.device)
             logits = logits.index_fill(-1, never, -torch.inf)
         if self.temperature != 1:
             logits = logits / self.temperature
         p = logits.softmax(-1)
+        finite(p[..., 0])
         if self.top_k is not None and self.top_k < p.shape[-1]:
             p = _largest(p, self.top_k)
         if self.top_p < 1:

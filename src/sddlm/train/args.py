@@ -14,6 +14,10 @@ from sddlm.errors import ConfigError, check_choices
 LAST = Path("checkpoints") / "last.ckpt"
 
 
+#: AdamW moves each weight by as much
+_LARGEST_LR = 10.0
+
+
 @dataclass
 class TrainArgs:
     """Training loop and optimiser."""
@@ -68,14 +72,15 @@ class TrainArgs:
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, all at once."""
         check_choices(self, "--train.")
-        least = {
+        counts = {
             "steps": 1, "batch": 1, "warmup": 0, "validate_every": 1, "validation_rows": 1,
-            "preview_every": 0, "checkpoint_every": 1, "workers": 0,
+            "preview_every": 0, "checkpoint_every": 1, "workers": 0, "devices": 1,
         }  # fmt: skip
+        most = dict.fromkeys(counts, 10**12) | {"batch": 10**7, "workers": 1024, "devices": 10**6}
         wrong = [
-            f"--train.{name} is {getattr(self, name)}, must be at least {low}"
-            for name, low in least.items()
-            if getattr(self, name) < low
+            f"--train.{name} is {value}, must be at least {least}, at most {most[name]:,}"
+            for name, least in counts.items()
+            if (value := getattr(self, name)) != "auto" and not least <= value <= most[name]
         ]
         shares = {"ema": self.ema, "curriculum": self.curriculum, "beta2": self.beta2}
         wrong += [
@@ -83,12 +88,15 @@ class TrainArgs:
             for name, value in shares.items()
             if not 0 <= value < 1
         ]
-        positive = {"lr": self.lr, "clip": self.clip}
-        wrong += [
-            f"--train.{name} is {value}, must be above 0"
-            for name, value in positive.items()
-            if not value > 0
-        ]
+        if not 0 < self.lr <= _LARGEST_LR:
+            wrong.append(f"--train.lr is {self.lr}, must be above 0, at most {_LARGEST_LR:g}")
+        elif not 0 <= self.weight_decay <= 1 / self.lr:  # a step takes lr * weight_decay away
+            wrong.append(
+                f"--train.weight_decay is {self.weight_decay}, must be at least 0, "
+                f"at most 1 / lr = {1 / self.lr:g}"
+            )
+        if not self.clip > 0:
+            wrong.append(f"--train.clip is {self.clip}, must be above 0")
         if not 0 < self.curriculum_start <= 1:
             wrong.append(
                 f"--train.curriculum_start is {self.curriculum_start}, must be above 0, at most 1"

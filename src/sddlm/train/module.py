@@ -35,7 +35,9 @@ class TrainModule(LightningModule):
         self.seed = seed
         self.metrics: dict[str, float] = {}
         """newest value of everything worth a column of ``metrics.csv``"""
-        self._latest: dict[str, Tensor] = {}
+        self._figures: dict[str, Tensor] = {}
+        """of the newest step, each as sum and count ``[2]`` float64"""
+        self._recorded = -1
         self._sums = torch.zeros(4, dtype=torch.float64)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -51,12 +53,20 @@ class TrainModule(LightningModule):
             torch.manual_seed(int(draw.integers("dropout", high=2**53)[0]))
         model, loss_mask = hide_padding(self.model, batch.get("lengths"), batch["x0"])
         loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
-        self._latest = {"loss": loss.mean.detach(), **loss.metrics}
+        self._record(step, {"loss": (loss.total, loss.count), **loss.metrics})
         if loss_mask is None:
             return loss.mean
         whole = before_padding(batch["step_lengths"], loss_mask.shape[1])  # [batch, L]
         count = self.objective.counted(whole.long(), whole).sum().clamp(min=1)
         return loss.total / count * (len(whole) / len(loss_mask))
+
+    def _record(self, step: int, figures: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Add those of a micro-batch to those of its step."""
+        if step != self._recorded:
+            self._recorded, self._figures = step, {}
+        for name, parts in figures.items():
+            sums = torch.stack([part.detach().double() for part in parts])  # [2]
+            self._figures[name] = self._figures[name] + sums if name in self._figures else sums
 
     def configure_gradient_clipping(
         self,
@@ -64,14 +74,22 @@ class TrainModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm; a gradient that is not finite ends the run before it spoils the weights."""
+        """Clip by norm; a gradient that is not finite ends the run before it spoils the weights.
+
+        All micro-batches of the step are done here, so their figures are summed over processes.
+        """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.args.clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of step {self.global_step + 1} is {norm.item()}: the weights are "
                 "those of the step before; try a smaller --train.lr or a longer --train.warmup"
             )
-        self._latest["gradient_norm"] = norm
+        sums = torch.stack(list(self._figures.values()))  # [figures, 2]
+        if self.trainer.world_size > 1:
+            # not the strategy's reduce, whose barrier would make the GPU wait at every step
+            torch.distributed.all_reduce(sums)
+        self._figures = dict(zip(self._figures, sums, strict=True))
+        self._figures["gradient_norm"] = torch.stack((norm, torch.ones_like(norm))).double()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Lightning's, and the gradients are freed at once instead of behind the next forward."""
@@ -79,9 +97,19 @@ class TrainModule(LightningModule):
         self.optimizers(use_pl_optimizer=False).zero_grad()
 
     def read_metrics(self) -> dict[str, float]:
-        """Training figures of the last step (waits for the device)."""
-        self.metrics.update({name: value.item() for name, value in self._latest.items()})
+        """Training figures of the last step, means over its global batch (waits for the device).
+
+        What nothing was counted for is left out.
+        """
+        for name, sums in self._figures.items():
+            self._set_mean(name, *sums.tolist())
         return self.metrics
+
+    def _set_mean(self, name: str, total: float, count: float) -> None:
+        """The newest mean of a figure, or none."""
+        self.metrics.pop(name, None)
+        if count:
+            self.metrics[name] = total / count
 
     def on_validation_epoch_start(self) -> None:
         """Empty the sums."""
@@ -100,11 +128,11 @@ class TrainModule(LightningModule):
         ).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        """Means over all processes."""
+        """Means over all processes; none where nothing was counted."""
         sums = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum")
         nelbo, counted, loss, count = sums.tolist()
-        self.metrics["val_nelbo"] = nelbo / max(counted, 1)
-        self.metrics["val_loss"] = loss / max(count, 1)
+        self._set_mean("val_nelbo", nelbo, counted)
+        self._set_mean("val_loss", loss, count)
 
     def configure_optimizers(self) -> Any:
         """Fused AdamW; the learning rate is a function of the step."""
@@ -112,7 +140,7 @@ class TrainModule(LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(),
             lr=args.lr,
-            betas=(0.9, args.beta2),
+            betas=(0.9, float(args.beta2)),  # torch takes no whole 0
             weight_decay=args.weight_decay,
             fused=True,
         )

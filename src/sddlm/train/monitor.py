@@ -145,8 +145,10 @@ class Monitor(Callback):
         step = trainer.global_step
         with trainer.precision_plugin.forward_context():
             health = self.health()
-        found = {name: pl_module.metrics[name] for name in ("val_loss", "val_nelbo")}
-        found["val_bpc"] = found["val_nelbo"] / self.characters_per_token / log(2)
+        names = [name for name in ("val_loss", "val_nelbo") if name in pl_module.metrics]
+        found = {name: pl_module.metrics[name] for name in names}
+        if "val_nelbo" in found:
+            found["val_bpc"] = found["val_nelbo"] / self.characters_per_token / log(2)
         self._add(step, pl_module, {**found, **health})
         self.alarms.sound()
         logger.info("step %d: %s", step, self._figures())
