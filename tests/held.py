@@ -1,7 +1,7 @@
 """A command of ``sddlm`` that stands still in a known place, so that no test races a signal.
 
-``start_held("sddlm.work:Work.run", 2, "sample", ...)`` is a real process that waits before the third
-call of that function. A test does to it what it likes, and knows where it meets it.
+``Held("sddlm.work:Work.run", 2, "sample", ...)`` is a real process that waits before the third call
+of that function. A test does to it what it likes, and knows where it meets it.
 """
 
 from __future__ import annotations
