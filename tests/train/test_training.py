@@ -54,7 +54,7 @@ def test_same_seed_gives_the_same_weights_and_samples_bit_for_bit(config, tmp_pa
     assert not torch.equal(other["head.weight"], weights(tmp_path / "a")["head.weight"])
 
 
-def test_a_run_directory_explains_itself(config, tmp_path):
+def test_a_run_directory_explains_itself(config, tmp_path, pictures):
     run = tmp_path / "run"
     assert train(config, run) == 0
     assert {p.name for p in run.iterdir()} == {
