@@ -30,9 +30,10 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 test: lint
+	$(BIN)/python tests/chromium.py --ci
 	$(BIN)/pytest -n 2
 
-browser: ## Chromium for the tests of the page: Debian's where apt-get may be used, else Playwright's own
+browser: $(DEV) ## Chromium for the tests of the page: Debian's package for root, else Playwright's download
 	$(BIN)/python tests/chromium.py
 
 BENCH := $(BIN)/python benchmarks
