@@ -42,7 +42,7 @@ def browser():
         pytest.skip("needs Chromium, which `make browser` installs")
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=arguments)
+        found = playwright.chromium.launch(executable_path=path, args=arguments, timeout=600_000)
         yield found
         found.close()
 
