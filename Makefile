@@ -31,7 +31,7 @@ lint: $(DEV)
 
 test: lint
 	$(BIN)/python tests/chromium.py --ci
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 browser: $(DEV) ## Chromium for the tests of the page: Debian's package for root, else Playwright's download
 	$(BIN)/python tests/chromium.py

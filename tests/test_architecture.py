@@ -9,6 +9,7 @@ import importlib
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -181,22 +182,25 @@ def test_functions_are_short() -> None:
     assert not long
 
 
+def reads(tree: ast.AST) -> Counter[str]:
+    """How often each attribute is read."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return Counter(node.attr for node in nodes if isinstance(node.ctx, ast.Load))
+
+
+READS = sum(map(reads, TREES.values()), Counter[str]())
+CLASSES = [n for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+
+
 def reads_outside(kind: type) -> set[str]:
     """Attributes that any code reads, but for the checks in the class's own definition."""
-    found = set()
-    for tree in TREES.values():
-        skipped = {
-            id(node)
-            for owner in ast.walk(tree)
-            if isinstance(owner, ast.ClassDef) and owner.name == kind.__name__
-            for check in owner.body
-            if isinstance(check, ast.FunctionDef) and check.name in ("__post_init__", "check")
-            for node in ast.walk(check)
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                found |= {node.attr} if id(node) not in skipped else set()
-    return found
+    own = Counter[str]()
+    for owner in CLASSES:
+        if owner.name == kind.__name__:
+            for check in owner.body:
+                if isinstance(check, ast.FunctionDef) and check.name in ("__post_init__", "check"):
+                    own += reads(check)
+    return set(READS - own)
 
 
 LEAVES = [getattr(objectives, name) for name in objectives.__all__ if name != "Objective"]
