@@ -2,30 +2,42 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+CORE := $(VENV)/.installed-core
+DEV := $(VENV)/.installed-dev
+# pip would compile 18,000 files, of which few are ever imported: half of the time
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: quickstart test lint bench bench-gpu docs install clean
+.PHONY: quickstart test lint browser bench bench-gpu docs install clean
 
-install: $(STAMP)
+install: $(CORE)
 
-$(STAMP): pyproject.toml constraints.txt
+$(CORE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable '.[plots]'
 	touch $@
 
-quickstart: $(STAMP) ## train, sample and evaluate on real English, in minutes on a CPU
+$(DEV): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	touch $(CORE) $@
+
+quickstart: $(CORE) ## train, sample and evaluate on real English, in minutes on a CPU
 	$(BIN)/python examples/quickstart.py
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/python tests/chromium.py --ci
+	$(BIN)/pytest -n 2 --dist worksteal
+
+browser: $(DEV) ## Chromium for the tests of the page: Debian's package for root, else Playwright's download
+	$(BIN)/python tests/chromium.py
 
 BENCH := $(BIN)/python benchmarks
-bench: $(STAMP) ## all tables of docs/performance.md, one after the other: two hours on an idle CPU
+bench: $(DEV) ## all tables of docs/performance.md, one after the other: two hours on an idle CPU
 	$(BENCH)/startup.py
 	$(BENCH)/data.py
 	$(BENCH)/head.py --rounds 3
@@ -35,12 +47,12 @@ bench: $(STAMP) ## all tables of docs/performance.md, one after the other: two h
 	$(BENCH)/growth.py
 	$(BENCH)/plan.py
 
-bench-gpu: $(STAMP) ## the same questions on one GPU, in minutes
+bench-gpu: $(CORE) ## the same questions on one GPU, in minutes
 	$(BENCH)/gpu.py --shape small
 	$(BENCH)/gpu.py --shape 1b --batch 4
 
-docs: $(STAMP) ## the documentation as a site in build/site
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+docs: $(CORE) ## the documentation as a site in build/site
+	$(PIP) --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 clean:

@@ -1,6 +1,7 @@
 """What the README and the documents say can be typed, run and found."""
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -124,6 +125,8 @@ def test_options_in_the_text_exist(capsys):
     measuring = set(re.findall(r'add_argument\(\s*"(--\w+)"', scripts))
     for page in PAGES:
         for line in page.read_text().splitlines():
+            if line.startswith("> "):  # a model wrote it
+                continue
             allowed = measuring if line.startswith("python benchmarks/") else known
             for option in re.findall(r"(?<![\w-])--[a-z][\w.]*\w", line):
                 assert option in allowed, f"{page.name}: {option}"
@@ -158,3 +161,33 @@ def test_files_in_the_text_exist():
         for path in re.findall(r"`([\w/]+\.(?:py|yaml))`", page.read_text()):
             places = (ROOT / path, ROOT / "src" / path, ROOT / "src" / "sddlm" / path)
             assert any(p.exists() for p in places) or path == "config.yaml", f"{page.name}: {path}"
+
+
+def test_the_quick_start_writes_its_part_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    quickstart = importlib.import_module("quickstart")
+    begin, end = quickstart.BEGIN, quickstart.END
+    page = (ROOT / "README.md").read_text()
+    assert page.count(begin) == page.count(end) == 1
+    readme, run = tmp_path / "README.md", tmp_path / "sddlm"
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    run.mkdir()
+    texts = ["one *two*\n\n--three `x.py`", "four", "five"]
+    (run / "samples.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (run / "curves.png").write_bytes(b"picture")
+    (tmp_path / "docs" / "images").mkdir(parents=True)
+    quickstart.write_readme(readme, tmp_path, [("entropy", "1", "2")])
+    first, *rows, last = readme.read_text().split(begin)[1].split(end)[0].strip().split("\n\n")
+    assert re.fullmatch(r"Measured on \d{4}-\d\d-\d\d by .* cores .*, torch [\d.]+:", first)
+    assert rows == [
+        "| | this model | to compare |\n| --- | --- | --- |\n| entropy | 1 | 2 |",
+        r"> one \*two\* --three \`x.py\`",
+    ]
+    assert last == "> four"
+    assert readme.read_text().startswith(f"before\n{begin}\n")
+    assert readme.read_text().endswith(f"\n{end}\nafter\n")
+    assert (tmp_path / "docs" / "images" / "quickstart-curves.png").read_bytes() == b"picture"
+    readme.write_text("no marks\n")
+    with pytest.raises(SystemExit, match="has no <!-- quickstart:begin -->"):
+        quickstart.write_readme(readme, tmp_path, [])
+    assert readme.read_text() == "no marks\n"

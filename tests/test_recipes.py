@@ -73,16 +73,16 @@ def test_every_setting_has_every_objective() -> None:
     assert len(RECIPES) == 43
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_is_short_and_repeats_nothing(name: str) -> None:
-    text = FILES[name].read_text()
-    assert len(text.splitlines()) < 40
-    if name in BASES:
-        assert text.startswith("# ")  # what is taken from where
-    *bases, own = read_files([str(FILES[name])])
-    inherited = dict(leaves(merged(bases)))
-    repeated = {key for key, value in leaves(own.options) if inherited.get(key, ...) == value}
-    assert not repeated
+def test_files_are_short_and_repeat_nothing() -> None:
+    for name, path in FILES.items():
+        text = path.read_text()
+        assert len(text.splitlines()) < 40, name
+        if name in BASES:
+            assert text.startswith("# "), name  # what is taken from where
+        *bases, own = read_files([str(path)])
+        inherited = dict(leaves(merged(bases)))
+        repeated = {key for key, value in leaves(own.options) if inherited.get(key, ...) == value}
+        assert not repeated, name
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

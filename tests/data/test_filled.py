@@ -13,7 +13,7 @@ def fill(folder: Path, said: list[str], begun: threading.Event | None = None) ->
         if temporary is not None:
             if begun is not None:
                 begun.set()
-                assert go_on.wait(10)
+                assert go_on.wait(600)
             (temporary / "a").write_text("x")
 
 
@@ -24,14 +24,14 @@ def test_who_waits_finds_it_done(tmp_path: Path) -> None:
     folder, said, begun = tmp_path / "cache" / "x", [], threading.Event()
     first = threading.Thread(target=fill, args=(folder, said, begun))
     first.start()
-    assert begun.wait(10)
+    assert begun.wait(600)
     second = threading.Thread(target=fill, args=(folder, said))
     second.start()
     second.join(0.3)
     assert second.is_alive()  # it waits
     go_on.set()
     for thread in (first, second):
-        thread.join(10)
+        thread.join(600)
     assert said == ["filled", "nothing"]
     assert os.listdir(folder) == ["a"]
     assert os.listdir(folder.parent) == ["x"]  # no lock either

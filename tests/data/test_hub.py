@@ -48,8 +48,8 @@ def splits(folder: Path) -> str:
     return str(folder)
 
 
-def old(folder: Path) -> None:
-    then = time.time_ns() - 100_000_000_000
+def old(folder: Path, seconds: int = 100) -> None:
+    then = time.time_ns() - seconds * 1_000_000_000
     for file in folder.rglob("*"):
         os.utime(file, ns=(then, then))
 
@@ -158,6 +158,7 @@ def test_changed_folders_and_folders_of_one_name(tmp_path: Path, readme: bool) -
             table(folder / "train.parquet", [f"{folder} {text}"])
             if readme:
                 (folder / "README.md").write_text(README.format("default"))
+            old(folder, -600)  # as if it were written all the time
             source = HubDataset(str(folder))
             assert read(source) == [f"{folder} {text}"]
             assert source.signature() is None  # changed just now

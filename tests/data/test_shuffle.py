@@ -26,11 +26,11 @@ def unlikely(counts: np.ndarray, expected: float) -> bool:
     return bool(chi2.sf(statistic, len(counts) - 1) < 1e-4)
 
 
-@pytest.mark.parametrize("n", [*range(1, 301), 1023, 1024, 1025, 4099, 65_536, 100_003])
-def test_it_is_a_permutation(n: int) -> None:
-    found = order(5, n % 7, n)
-    assert found.dtype == np.int64
-    assert (np.sort(found) == np.arange(n)).all()
+def test_it_is_a_permutation() -> None:
+    for n in [*range(1, 301), 1023, 1024, 1025, 4099, 65_536, 100_003]:
+        found = order(5, n % 7, n)
+        assert found.dtype == np.int64
+        assert (np.sort(found) == np.arange(n)).all(), n
 
 
 def test_it_never_changes() -> None:

@@ -186,6 +186,7 @@ def test_signatures_change_with_the_files(tmp_path: Path, change: str) -> None:
 
 def test_signatures_change_with_the_options_and_wait_for_the_clock(tmp_path: Path) -> None:
     path = Path(write(tmp_path / "a.txt", "a"))
+    old(path, -600)  # as if it were written all the time
     assert open_source(str(path)).signature() is None
     old(path)
     options: list[dict[str, Any]] = [

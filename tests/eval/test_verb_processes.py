@@ -1,12 +1,9 @@
 """The verb ``sddlm eval`` as users meet it: killed, started again, and by several processes."""
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from held import Held
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.eval.run import evaluate
 from sddlm.model_dir import ModelDir
@@ -52,12 +50,10 @@ def place(tmp_path, monkeypatch) -> Path:
     return make(tmp_path / "run", Estimate.LEAVE_ONE_OUT, text)
 
 
-def command(run: Path, out: Path, processes: int = 1) -> list[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+def arguments(run: Path, out: Path) -> list[str]:
     flags = [part for name, value in OPTIONS.items() for part in (f"--{name}", str(value))]
     judge = ["--judge", str(run.parent / "judge"), "--out", str(out)]
-    start = [sys.executable, *(launch if processes > 1 else []), "-m", "sddlm", "eval", str(run)]
-    return [*start, *flags, *judge]
+    return ["eval", str(run), *flags, *judge]
 
 
 def figures(path: Path) -> dict[str, Any]:
@@ -74,20 +70,22 @@ def test_a_killed_evaluation_goes_on_and_processes_agree(place):
     evaluate(str(place), judge=str(place.parent / "judge"), out=str(whole), **OPTIONS)
 
     partial = place / "killed.json.partial"
-    first = subprocess.Popen(command(place, killed), stdout=subprocess.DEVNULL)
-    while not any(len(file.read_text().split("\n")) > 5 for file in partial.glob("*")):
-        assert first.poll() is None
-        time.sleep(0.01)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+    # in the fifth batch of the likelihood
+    first = Held("sddlm.eval.bounded:DiffusionBounded.nats", 4, *arguments(place, killed))
+    first.kill()
+    first.communicate()
     assert not killed.exists()
     kept = {file.name: file.read_text() for file in partial.iterdir()}
-    assert kept
+    assert sum(text.count("\n[") for text in kept.values()) == 4
     evaluate(str(place), judge=str(place.parent / "judge"), out=str(killed), **OPTIONS)
     assert figures(killed) == figures(whole)
     assert not partial.exists()
 
-    done = subprocess.run(command(place, shared, 2), capture_output=True, text=True, check=False)
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sddlm"]
+    done = subprocess.run(
+        [sys.executable, *two, *arguments(place, shared)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == 1  # one process speaks
     assert figures(shared) == figures(whole)

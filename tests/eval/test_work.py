@@ -92,12 +92,13 @@ PROGRAM = """
 import json, os, sys, time
 from pathlib import Path
 from sddlm.work import Team, Work
-folder, slow = Path(sys.argv[1]), float(sys.argv[2])
+folder, most = Path(sys.argv[1]), int(sys.argv[2])
 team = Team.join()
 (folder / f"{team.rank}.pid").write_text(str(os.getpid()))
 work = Work(folder / "notes", team=team)
 def unit(number):
-    time.sleep(slow)
+    while number >= most:  # waits to be killed
+        time.sleep(60)
     with (folder / "done.txt").open("a") as file:
         file.write(f"{number} {team.rank}\\n")
     return [number, number / 3]
@@ -108,13 +109,13 @@ team.leave()
 """
 
 
-def start(tmp_path: Path, processes: int, slow: float = 0.0) -> "subprocess.Popen[str]":
+def start(tmp_path: Path, processes: int, most: int = 40) -> "subprocess.Popen[str]":
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*launch, str(script), str(tmp_path), str(slow)]
+    command = [*launch, str(script), str(tmp_path), str(most)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, text=True, **pipes)
 
@@ -124,7 +125,7 @@ def lines(path: Path) -> list[list[int]]:
 
 
 def test_real_processes_share_the_units_and_a_kill_loses_none(tmp_path):
-    first = start(tmp_path, 2, slow=0.2)
+    first = start(tmp_path, 2, most=8)
     while not (tmp_path / "done.txt").exists() or len(lines(tmp_path / "done.txt")) < 8:
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
@@ -139,7 +140,7 @@ def test_real_processes_share_the_units_and_a_kill_loses_none(tmp_path):
     assert {rank for _, rank in lines(tmp_path / "done.txt")} == {0, 1}
     (tmp_path / "done.txt").unlink()
     second = start(tmp_path, 3)
-    _, errors = second.communicate(timeout=100)
+    _, errors = second.communicate(timeout=600)
     assert second.returncode == 0, errors
     expected = [[number, number / 3] for number in range(40)]
     for rank in range(3):

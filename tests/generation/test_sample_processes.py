@@ -1,16 +1,15 @@
 """The verb ``sddlm sample`` as users meet it: killed, stopped, started again, by two processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from test_writer import model
 
+from held import Held
 from sddlm.generation.run import sample
 
 
@@ -33,11 +32,9 @@ def options(place: Path, out: str) -> dict[str, object]:
     }
 
 
-def command(place: Path, out: str, processes: int = 1) -> list[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+def arguments(place: Path, out: str) -> list[str]:
     flags = [x for name, value in options(place, out).items() for x in (f"--{name}", str(value))]
-    start = [sys.executable, *(launch if processes > 1 else []), "-m", "sddlm", "sample"]
-    return [*start, str(place / "model"), *flags]
+    return ["sample", str(place / "model"), *flags]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
@@ -45,19 +42,14 @@ def test_what_was_written_before_a_kill_is_kept(place: Path, sent: signal.Signal
     texts = sample(str(place / "model"), **options(place, "whole.jsonl"))  # type: ignore[arg-type]
     assert len(texts) == 48
     partial = place / "stopped.jsonl.partial"
-    first = subprocess.Popen(
-        command(place, "stopped.jsonl"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    while not any(len(file.read_text().split("\n")) > 4 for file in partial.glob("*")):
-        assert first.poll() is None
-        time.sleep(0.01)
-    os.kill(first.pid, sent)
-    _, err = first.communicate()
+    # killed in the fourth batch
+    first = Held("sddlm.generation.writer:Writer.draw", 3, *arguments(place, "stopped.jsonl"))
+    err = first.interrupted(sent)
     assert not (place / "stopped.jsonl").exists()
     kept = {file.name: file.read_text() for file in partial.iterdir()}
     if sent == signal.SIGINT:
         assert first.returncode == 130
-        assert b"the same command goes on" in err
+        assert "the same command goes on" in err
     # what is kept is used: a mark that no model would leave comes out at the end
     (name, text), *_ = kept.items()
     marked = text.splitlines()
@@ -84,9 +76,11 @@ def test_other_settings_use_nothing_of_it(place: Path) -> None:
 
 def test_two_processes_write_what_one_does(place: Path) -> None:
     texts = sample(str(place / "model"), **options(place, "one.jsonl"))  # type: ignore[arg-type]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sddlm"]
     done = subprocess.run(
-        command(place, "two.jsonl", 2), capture_output=True, text=True, check=False
-    )
+        [sys.executable, *two, *arguments(place, "two.jsonl")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("--- 48 ---") == 1  # one process speaks
     assert (place / "two.jsonl").read_text() == (place / "one.jsonl").read_text()

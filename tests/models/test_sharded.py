@@ -95,7 +95,7 @@ def sharded(tmp_path_factory):
         for rank in range(PROCESSES)
     ]  # fmt: skip
     try:
-        said = [process.communicate(timeout=120)[0] for process in started]
+        said = [process.communicate(timeout=600)[0] for process in started]
     finally:
         for process in started:
             process.kill()

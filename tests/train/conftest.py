@@ -24,6 +24,18 @@ SETTINGS = textwrap.dedent("""
 
 
 @pytest.fixture
+def pictures():
+    """For a test that looks at ``curves.png``."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """A picture takes as long as a hundred steps: elsewhere none is drawn."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("sddlm.train.monitor.draw_curves", lambda runs, path: None)
+
+
+@pytest.fixture
 def config(tmp_path, monkeypatch):
     """Path of a YAML file."""
     monkeypatch.setenv("SDDLM_CACHE", str(tmp_path / "cache"))

@@ -2,15 +2,14 @@
 
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
-from test_training import assert_same, steps, train, wait_for, weights
+from test_training import assert_same, steps, train, weights
 
 from conftest import SETTINGS
+from held import Held
 from sddlm.cli import main
 from sddlm.data.args import trained_on
 from sddlm.model_dir import ModelDir
@@ -18,8 +17,10 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.train.checkpoints import saved_step
 from sddlm.train.monitor import read_metrics
 
+SIXTEEN_STEPS = ("sddlm.train.module:TrainModule.training_step", 16, "distill")
 FEW = [
     "--train.batch",
     "8",
@@ -167,17 +168,14 @@ def test_rounds_are_ordinary_runs(config, run, tmp_path):
 
 def test_a_distillation_stopped_by_hand_goes_on(run, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    more = ["--rounds", "2", "--dt", "0.1", "--train.steps", "150",
-            "--train.checkpoint_every", "10"]  # fmt: skip
-    command = [sys.executable, "-m", "sddlm", "distill", str(run), "--out", str(cut), *FEW, *more]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        wait_for(process, cut / "round-2" / "checkpoints" / "last.ckpt")
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=120)
+    more = ["--rounds", "2", "--dt", "0.1", "--train.steps", "10", "--train.checkpoint_every", "4"]
+    process = Held(*SIXTEEN_STEPS, run, "--out", cut, *FEW, *more)  # six of them in round 2
+    said = process.interrupted(signal.SIGINT)
     assert process.returncode == 130, said
     assert "stopped in round 2 of 2" in said
     assert f"sddlm distill {run} --out {cut} --resume true" in said
     assert not (cut / "model").exists()
+    assert saved_step(cut / "round-2") == 7
     first = (cut / "round-1" / "model" / "model.safetensors").stat().st_mtime_ns
     assert distil(run, cut, *more, "--resume", "true") == 0
     assert (cut / "round-1" / "model" / "model.safetensors").stat().st_mtime_ns == first

@@ -408,7 +408,7 @@ def test_two_processes_see_what_one_sees(config, tmp_path):
     more = ["--out", str(tmp_path / "two"), "--train.devices", "2", "--train.accelerator", "cpu"]
     more += ["--train.ema", "0"]
     subprocess.run(
-        [*command, *more, *short], check=True, timeout=300,
+        [*command, *more, *short], check=True, timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     one, two = (read_metrics(tmp_path / name) for name in ("one", "two"))

@@ -15,8 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from held import Held
 from sddlm.cli import main
 from sddlm.model_dir import ModelDir
+from sddlm.train.checkpoints import saved_step
 from sddlm.train.ema import EMA
 from sddlm.train.monitor import read_metrics
 
@@ -63,7 +65,7 @@ def test_same_seed_gives_the_same_weights_and_samples_bit_for_bit(config, tmp_pa
     assert not torch.equal(other["head.weight"], weights(tmp_path / "a")["head.weight"])
 
 
-def test_a_run_directory_explains_itself(config, tmp_path):
+def test_a_run_directory_explains_itself(config, tmp_path, pictures):
     run = tmp_path / "run"
     assert train(config, run) == 0
     assert {p.name for p in run.iterdir()} == {
@@ -85,10 +87,10 @@ def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     config.write_text(config.read_text().replace("model: {", "model: {dropout: 0.1, "))
     assert train(config, whole) == 0
-    process = start(config, cut)
-    wait_for(process, cut / "checkpoints" / "last.ckpt")
+    process = Held(*SEVEN_STEPS, "--config", config, "--out", cut)
     process.kill()  # no chance to say goodbye
     process.communicate()
+    assert saved_step(cut) == 5
     assert train(config, cut, "--resume", "true") == 0
     assert_same(weights(whole), weights(cut))
     assert steps(cut) == steps(whole)
@@ -97,19 +99,14 @@ def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_by_hand_saves_and_resumes(config, tmp_path, number):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    rarely = ["--train.validate_every", "400", "--train.preview_every", "0"]
-    longer = ["--train.steps", "400", "--train.checkpoint_every", "30", *rarely]
-    process = start(config, cut, *longer)
-    wait_for(process, cut / "checkpoints" / "last.ckpt")
-    process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    process = Held(*SEVEN_STEPS, "--config", config, "--out", cut)
+    said = process.interrupted(number)
     assert process.returncode == 130, said
     assert "--resume" in said
     assert ModelDir.load(cut).model.length == 16
-    done = torch.load(cut / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert 30 <= done < 400
-    assert train(config, cut, *longer, "--resume", "true") == 0
-    assert train(config, whole, *longer) == 0
+    assert saved_step(cut) == 8  # the step that it was in is finished
+    assert train(config, cut, "--resume", "true") == 0
+    assert train(config, whole) == 0
     assert_same(weights(whole), weights(cut))
 
 
@@ -164,7 +161,7 @@ def test_a_time_free_network_trains_and_samples(config, tmp_path):
 def test_two_processes_train_what_one_does(config, tmp_path):
     assert train(config, tmp_path / "one") == 0
     process = start(config, tmp_path / "two", "--train.devices", "2", "--train.accelerator", "cpu")
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in one:
@@ -179,7 +176,7 @@ def test_two_processes_train_on_standard_input(config, tmp_path):
     more = ["--data.path", "-", "--train.devices", "2", "--train.accelerator", "cpu"]
     with text.open() as stdin:
         process = start(config, tmp_path / "two", *more, stdin=stdin)
-        _, said = process.communicate(timeout=300)
+        _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     one, two = (ModelDir.load(tmp_path / name) for name in ("one", "two"))
     assert one.data["key"] == two.data["key"]
@@ -262,7 +259,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(config, tmp_path):
     """A limit on the size of files fails the write as a full disk does."""
     run = tmp_path / "run"
     process = start(config, run, preexec_fn=lambda: resource.setrlimit(*SMALL_FILES))
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 1, said
     last = said.strip().splitlines()[-1]
     assert last.startswith("sddlm train: cannot write")
@@ -277,6 +274,8 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_advice(config, tmp_path
     assert "--train.lr" in capsys.readouterr().err
 
 
+#: a run that is met behind its seventh step, two behind a checkpoint
+SEVEN_STEPS = ("sddlm.train.module:TrainModule.training_step", 7, "train")
 SMALL_FILES = (resource.RLIMIT_FSIZE, (300_000, 300_000))
 
 

@@ -30,6 +30,7 @@ COLUMNS = (
     "preview_entropy", "text_entropy",
 )  # fmt: skip
 LOG_EVERY = 10
+_REDRAWN = 10.0  # seconds between pictures: one costs as much as a hundred steps of a tiny network
 
 
 class Monitor(Callback):
@@ -72,6 +73,7 @@ class Monitor(Callback):
         self.alarms = Alarms(run, self.rows, vocab_size=vocab_size, warmup=args.warmup)
         self.done = self.first = start_step
         self.started = 0.0
+        self.drawn = time.perf_counter()
         self.earlier_seconds = 0.0
         self.console = PlainConsole(stderr=True)
         self.bar: Progress | None = None
@@ -135,7 +137,7 @@ class Monitor(Callback):
         return "  ".join([*shown, *self.alarms.near])
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Add the held-out figures to the table; write table and picture.
+        """Add the held-out figures to the table; write it, and now and then the picture.
 
         The averaged weights were validated; these here are the weights that are being trained,
         where trouble shows first.
@@ -152,7 +154,10 @@ class Monitor(Callback):
         self._add(step, pl_module, {**found, **health})
         self.alarms.sound()
         logger.info("step %d: %s", step, self._figures())
-        self.write()
+        if time.perf_counter() - self.drawn > _REDRAWN:
+            self.write()
+        else:
+            self.write_table()
 
     def _add(self, step: int, pl_module: Any, found: dict[str, float]) -> None:
         """Put figures into the row of the table that is this step's."""
@@ -164,6 +169,7 @@ class Monitor(Callback):
     def write(self) -> None:
         """Write ``metrics.csv`` and, where matplotlib is installed, ``curves.png``."""
         self.write_table()
+        self.drawn = time.perf_counter()
         draw_curves({self.run.name: self.rows}, self.run / "curves.png")
 
     def write_table(self) -> None:
