@@ -209,6 +209,24 @@ def _check(state: dict[str, Any]) -> None:
             raise ValueError(f"weights {name} are not finite numbers")
 
 
+def check_network(state: dict[str, Any], module: torch.nn.Module, run: Path) -> None:
+    """Refuse the checkpoint of another network.
+
+    Raises:
+        ConfigError: names a parameter that has another shape or is missing on one side.
+    """
+    there, here = (
+        {name: list(value.shape) for name, value in weights.items()}
+        for weights in (state["state_dict"], module.state_dict())
+    )
+    for name in there.keys() | here.keys():
+        if there.get(name) != here.get(name):
+            raise ConfigError(
+                f"{run / LAST} is of another network: {name} is {there.get(name)} there and "
+                f"{here.get(name)} here; begin anew in another directory"
+            )
+
+
 def step_of(state: dict[str, Any]) -> int:
     """Optimiser steps done in a checkpoint."""
     return int(state["global_step"])

@@ -25,7 +25,7 @@ from sddlm.objectives import Objective
 from sddlm.sampling.base import device_of
 from sddlm.sampling.entropy import entropy
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
-from sddlm.train.checkpoints import CheckpointFiles, Checkpoints, step_of
+from sddlm.train.checkpoints import CheckpointFiles, Checkpoints, check_network, step_of
 from sddlm.train.data_module import TrainData
 from sddlm.train.ema import EMA
 from sddlm.train.health import health, rows_for
@@ -61,6 +61,8 @@ def fit(
             warnings.simplefilter("ignore")
         objective.begin(network.vocab_size, lambda: train_rows.counts(network.vocab_size))
     module = TrainModule(network, objective, args, seed=seed)
+    if state:
+        check_network(state, module, run)
     ema = EMA(network, args)
     checkpoints = Checkpoints(run, args, start_step=start_step)
     sampler = sampler_for(

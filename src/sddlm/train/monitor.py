@@ -73,6 +73,8 @@ class Monitor(Callback):
         self.rows = [row for row in read_metrics(run) if row["step"] <= start_step]
         self.newest = {name: value for row in self.rows for name, value in row.items()}
         self.alarms = Alarms(run, self.rows, vocab_size=vocab_size, warmup=args.warmup)
+        self.fresh = False
+        """whether there are figures that are not written yet"""
         self.done = self.first = start_step
         self.started = 0.0
         self.earlier_seconds = 0.0
@@ -133,6 +135,7 @@ class Monitor(Callback):
         row.update({name: metrics[name] for name in training if name in metrics})
         self.rows.append(row)
         self.newest.update(row)
+        self.fresh = True
 
     def _figures(self) -> str:
         rate = (self.done - self.first) * self.args.batch * self.length
@@ -166,11 +169,13 @@ class Monitor(Callback):
             self._record(step, pl_module.read_metrics())
         self.rows[-1].update(found)
         self.newest.update(found)
+        self.fresh = True
 
     def write(self) -> None:
         """Write ``metrics.csv`` and, where matplotlib is installed, ``curves.png``."""
         self.write_table()
         draw_curves({self.run.name: self.rows}, self.run / "curves.png")
+        self.fresh = False
 
     def write_table(self) -> None:
         """Write ``metrics.csv``."""
@@ -195,7 +200,7 @@ class Monitor(Callback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-        if trainer.is_global_zero and self.rows:
+        if trainer.is_global_zero and self.fresh:
             try:
                 self.write()
             except OSError as error:  # which must not cost the model, or hide another error
