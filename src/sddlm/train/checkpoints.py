@@ -101,7 +101,8 @@ class Checkpoints(Callback):
             temporary.unlink(missing_ok=True)
             # torch reports a full disk by a RuntimeError, which hides the reason
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
-            raise OSError(f"cannot write {last}, the one before is intact: {reason}") from error
+            before = ", the one before is intact" if last.exists() else ""
+            raise OSError(f"cannot write {last}{before}: {reason}") from error
         trainer.strategy.barrier()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
