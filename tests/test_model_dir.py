@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,15 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.model_dir import ModelDir, from_spec, to_spec
+from sddlm.model_dir import ModelDir, from_spec, sweep, to_spec
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.schedule import LogLinear
 from sddlm.process.uniform import UniformProcess
+from test_files import small_files
 
 OBJECTIVE = {"class_path": "sddlm.objectives.denoising.SDDLM", "init_args": {}}
 
@@ -73,6 +78,9 @@ def test_failure_leaves_the_older_one(tmp_path: Path, fails: str) -> None:
 
         def save_weights(self, path: Path) -> None:
             raise OSError("disk full")
+
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            return {}
 
         save = save_weights
 
@@ -137,8 +145,25 @@ def _cut_weights(place: Path) -> None:
     (place / "model.safetensors").write_bytes(data[:-100])
 
 
+def _cut_old_weights(place: Path) -> None:
+    _cut_weights(place)
+    _edit(sha256={})(place)
+
+
 def _larger_tokenizer(place: Path) -> None:
     Tokenizer.characters(["abcdefghij"]).save(place)
+    _edit(sha256={})(place)
+
+
+def _other_tokenizer(place: Path) -> None:
+    Tokenizer.characters(["abcdeg"]).save(place)
+
+
+def _not_finite(place: Path) -> None:
+    weights = load_file(place / "model.safetensors")
+    weights["embedding.weight"][1, 2] = torch.nan
+    save_file(weights, place / "model.safetensors")
+    _edit(sha256={})(place)  # as older directories, which have no checksums
 
 
 @pytest.mark.parametrize(
@@ -158,7 +183,10 @@ def _larger_tokenizer(place: Path) -> None:
         (_edit(width=32), "embedding.weight is .* instead of"),
         (_edit(width="a"), "--model.width is 'a', must be a whole number"),
         (_edit(heads=3), "--model.heads is 3"),
-        (_cut_weights, "cannot be used"),
+        (_cut_weights, "model.safetensors is damaged: its SHA-256"),
+        (_cut_old_weights, "cannot be used"),
+        (_other_tokenizer, "tokenizer.json is damaged: its SHA-256"),
+        (_not_finite, r"model.safetensors has weights that are not finite .*embedding.weight"),
         (_larger_tokenizer, "do not belong together"),
     ],
 )
@@ -171,6 +199,68 @@ def test_damage_is_told_in_one_line(
         ModelDir.load(tmp_path)
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+def test_every_flipped_bit_of_the_weights_is_found(tmp_path: Path) -> None:
+    _model_dir().save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    data = path.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(data)), 25):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
+            ModelDir.load(tmp_path)
+
+
+def test_a_directory_without_checksums_is_read(tmp_path: Path) -> None:
+    """All that were written before there were any."""
+    _model_dir().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert ModelDir.load(tmp_path).model.config.width == 16
+
+
+def test_weights_that_are_not_finite_replace_nothing(tmp_path: Path) -> None:
+    _model_dir().save(tmp_path / "model")
+    diverged = _model_dir(width=32)
+    with torch.no_grad():
+        diverged.model.embedding.weight[0, 0] = torch.inf
+    with pytest.raises(ConfigError, match=r"not finite numbers, first embedding\.weight"):
+        diverged.save(tmp_path / "model")
+    assert ModelDir.load(tmp_path / "model").model.config.width == 16
+
+
+def test_the_files_modes_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        _model_dir().save(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert modes == {0o640}
+
+
+def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
+    place = tmp_path / "[1] model"
+    _model_dir().save(place)
+    (tmp_path / ".[1] model.new-1234").mkdir()
+    other = tmp_path / ".1 model.new-1234"
+    other.mkdir()
+    place.rename(tmp_path / ".[1] model.old-1234")  # killed between the two renames
+    sweep(place)
+    assert sorted(tmp_path.iterdir()) == sorted([place, other])
+    assert ModelDir.load(place).model.config.width == 16
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_older_one(tmp_path: Path) -> None:
+    _model_dir().save(tmp_path / "model")
+    for size in (100, 3000, 9000):  # weights, tokenizer or weights, whatever comes first
+        with small_files(size), pytest.raises(OSError, match=r"cannot write .*/model, what was"):
+            _model_dir(width=32).save(tmp_path / "model")
+        assert list(tmp_path.iterdir()) == [tmp_path / "model"]
+        assert ModelDir.load(tmp_path).model.config.width == 16
 
 
 def test_no_such_directory(tmp_path: Path) -> None:

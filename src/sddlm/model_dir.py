@@ -1,7 +1,8 @@
 """The model directory: everything that sampling and scoring need, in three files without pickle.
 
-``config.json`` (network, process, estimate, objective, data), ``model.safetensors`` (weights) and
-``tokenizer.json``. `DiT.from_pretrained` reads the same directory.
+``config.json`` (network, process, estimate, objective, data, and the SHA-256 of the other two),
+``model.safetensors`` (weights) and ``tokenizer.json``. `DiT.from_pretrained` reads
+the same directory.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import Enum
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.files import make_durable, read_json
-from sddlm.models.dit import WEIGHTS_NAME, DiT
+from sddlm.files import atomic_write, make_durable, read_json, sha256
+from sddlm.models.dit import WEIGHTS_NAME, DiT, not_finite
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.schedule import Schedule
@@ -79,6 +82,7 @@ class ModelDir:
         for name in (WEIGHTS_NAME, TOKENIZER_NAME):
             if not (place / name).is_file():
                 raise ConfigError(f"{place} is incomplete: {name} is missing; export it again")
+            _check_sum(place / name, config)
         try:
             process = from_spec(config["process"])
             estimate = Estimate(config["estimate"])
@@ -103,10 +107,16 @@ class ModelDir:
         """Write a model directory, or replace one: there is always a complete one or none.
 
         Raises:
-            ConfigError: if something stands there that is not a model directory.
+            ConfigError: if something stands there that is not a model directory, or a weight is not
+                a finite number.
+            OSError: it cannot be written; what was there before is intact.
         """
         path = Path(path).absolute()
+        if problems := not_finite(self.model.state_dict()):
+            raise ConfigError(f"{path} is not written: {problems[0]}")
         with _swapped_in(path) as new:
+            self.model.save_weights(new / WEIGHTS_NAME)
+            self.tokenizer.save(new)
             config = asdict(self.model.config) | {
                 "format": FORMAT,
                 "sddlm_version": version("sddlm"),
@@ -114,10 +124,11 @@ class ModelDir:
                 "estimate": self.estimate.value,
                 "objective": self.objective,
                 "data": self.data,
+                "sha256": {name: sha256(new / name) for name in (WEIGHTS_NAME, TOKENIZER_NAME)},
             }
-            self.model.save_weights(new / WEIGHTS_NAME)
-            (new / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            self.tokenizer.save(new)
+            with atomic_write(new / CONFIG_NAME) as file:
+                file.write(json.dumps(config, indent=2) + "\n")
+            shutil.copymode(new / CONFIG_NAME, new / WEIGHTS_NAME)  # safetensors' files are private
 
 
 def to_spec(obj: Any) -> Any:
@@ -226,6 +237,15 @@ def _record(data: Any) -> dict[str, Any]:
     return dict(data)
 
 
+def _check_sum(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a file that is not the one that was written; older directories have no checksums."""
+    sums = config.get("sha256")
+    if isinstance(sums, dict) and path.name in sums and sums[path.name] != sha256(path):
+        raise ConfigError(
+            f"{path} is damaged: its SHA-256 is not that in {CONFIG_NAME}; copy or export it again"
+        )
+
+
 def _line(error: Exception) -> str:
     """An exception in one line."""
     if isinstance(error, KeyError):
@@ -251,16 +271,32 @@ def _swapped_in(path: Path) -> Iterator[Path]:
             make_durable(place)
         if path.exists():
             path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
+        new.rename(path)
         make_durable(path.parent)
+    except (OSError, SafetensorError) as error:
+        message = f"cannot write {path}, what was there before is intact: {_line(error)}"
+        raise OSError(message) from error
     finally:
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        sweep(path, tag)
+
+
+def sweep(path: Path, tag: str = "*") -> None:
+    """Remove what a kill left beside a model directory, while no other process writes it.
+
+    A kill between the two renames leaves the old directory renamed away: it gets its name back.
+
+    Args:
+        path: of the model directory.
+        tag: of what is removed; all of it by default.
+    """
+    name = escape(path.name)
+    for old in path.parent.glob(f".{name}.old-{tag}"):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(path)
+    for new in path.parent.glob(f".{name}.new-{tag}"):
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _is_empty(path: Path) -> bool:

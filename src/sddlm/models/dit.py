@@ -8,6 +8,7 @@ With ``architecture="llama"`` the transformer of SMDM (arXiv:2410.18514), causal
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -259,11 +260,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             for name, shape in shapes.items()
             if name in state and state[name].shape != shape
         ]
-        problems += [
-            f"{name} is not finite: the training diverged, or the file is damaged"
-            for name, tensor in state.items()
-            if not tensor.isfinite().all()
-        ]
+        problems += not_finite(state)
         if problems:
             more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
             raise ConfigError(
@@ -316,6 +313,15 @@ def _check_measures(config: DiTConfig, state: dict[str, Tensor]) -> None:
     for name in ("embedding.weight", "head.weight"):
         if name in state and list(state[name].shape) != shape:
             raise ConfigError(f"{name} is {list(state[name].shape)} instead of {shape}")
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """A line for each tensor with a NaN or an infinity, from which only noise can come."""
+    return [
+        f"{name} is not finite: the training diverged, or the file is damaged"
+        for name, tensor in state.items()
+        if not tensor.isfinite().all()
+    ]
 
 
 def _not_blind(attend: Tensor) -> Tensor:

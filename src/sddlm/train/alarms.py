@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from math import log
 from pathlib import Path
 
+from sddlm.files import append
 from sddlm.train.health import GRADIENT_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,5 @@ class Alarms:
                 continue
             step = int(self.rows[-1]["step"])
             logger.warning("step %d: %s: %s; %s", step, alarm.name, alarm.measured, alarm.advice)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **asdict(alarm)}) + "\n")
+            append(self.path, json.dumps({"step": step, **asdict(alarm)}) + "\n")
         self.said = {alarm.name for alarm in due}

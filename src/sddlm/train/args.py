@@ -10,8 +10,9 @@ from typing import Literal
 
 from sddlm.errors import ConfigError, check_choices
 
-#: a run's checkpoint
+#: a run's checkpoint, and the one before it
 LAST = Path("checkpoints") / "last.ckpt"
+PREVIOUS = LAST.with_name("previous.ckpt")
 
 
 #: AdamW moves each weight by as much
@@ -151,3 +152,8 @@ def micro_batch(args: TrainArgs, world: int) -> int:
 def is_first() -> bool:
     """Whether this is the first process of a run, as torchrun and Lightning's launcher tell."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run directory holds a checkpoint, damaged or not."""
+    return (run / LAST).is_file() or (run / PREVIOUS).is_file()

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import CheckpointIO
 
-from sddlm.train.args import LAST
+from sddlm.errors import ConfigError
+from sddlm.files import make_durable
+from sddlm.train.args import LAST, PREVIOUS, TrainArgs, is_first
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoints(Callback):
-    """Saves the whole state every ``every`` steps, at the end, and when asked to stop.
+    """Saves the whole state every few steps, at the end, and when asked to stop.
 
     The first Ctrl-C (or SIGTERM) ends the run after the present step and saves it; the second
     ends it at once. A checkpoint is written beside the old one and renamed, so that a kill at
-    any moment leaves a complete one.
+    any moment leaves a complete one; the one before is kept. Where a step is validated as well,
+    the validation comes first, so that its figures are part of what is resumed.
 
     Args:
         run: the run directory.
-        every: steps between checkpoints.
-        steps: of the whole run.
+        args: of the training.
         start_step: steps done before, in a resumed run.
     """
 
-    def __init__(self, run: Path, *, every: int, steps: int, start_step: int) -> None:
-        self.path = run / LAST
-        self.every, self.steps = every, steps
-        self.saved = start_step
+    def __init__(self, run: Path, args: TrainArgs, *, start_step: int) -> None:
+        self.run, self.args = run, args
+        self.done = start_step
+        self.due = False
         self.stopping = False
         self._previous: dict[int, Any] = {}
 
@@ -51,14 +58,19 @@ class Checkpoints(Callback):
     ) -> None:
         """Save at the boundary of an optimiser step."""
         step = trainer.global_step
-        if step == self.saved or not self._boundary(trainer, batch_idx):
+        if step == self.done or not self._boundary(trainer, batch_idx):
             return
+        self.done = step
         stop = self._agreed(trainer)
-        if stop or step % self.every == 0 or step == self.steps:
-            self.saved = step
-            self._save(trainer)
         if stop:
             trainer.should_stop = True
+        self.due = stop or step % self.args.checkpoint_every == 0 or step == self.args.steps
+        if step % self.args.validate_every:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save a step that was validated."""
+        self._save(trainer)
 
     def _boundary(self, trainer: Trainer, batch_idx: int) -> bool:
         return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
@@ -71,17 +83,26 @@ class Checkpoints(Callback):
         return bool(trainer.strategy.reduce(flag, reduce_op="sum") > 0)
 
     def _save(self, trainer: Trainer) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
+        """Write what is due; all processes come here together."""
+        if not self.due:
+            return
+        self.due = False
+        last = self.run / LAST
+        temporary = last.with_suffix(".tmp")
         try:
+            last.parent.mkdir(parents=True, exist_ok=True)
             trainer.save_checkpoint(temporary)
-        except (OSError, RuntimeError) as error:  # torch tells a full disk by a RuntimeError
+            if trainer.is_global_zero:
+                if last.exists():
+                    last.replace(self.run / PREVIOUS)
+                temporary.replace(last)
+                make_durable(last.parent)
+        except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
-            raise OSError(f"cannot write {self.path}, the one before is intact: {error}") from error
-        if trainer.is_global_zero:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            # torch reports a full disk by a RuntimeError, which hides the reason
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            before = ", the one before is intact" if last.exists() else ""
+            raise OSError(f"cannot write {last}{before}: {reason}") from error
         trainer.strategy.barrier()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -90,7 +111,123 @@ class Checkpoints(Callback):
             signal.signal(number, previous)
         self._previous.clear()
 
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back; Lightning does not tear down after an error."""
+        self.teardown(trainer, pl_module, "fit")
 
-def saved_step(run: Path) -> int:
-    """Optimiser steps done in the run's checkpoint."""
-    return int(torch.load(run / LAST, map_location="cpu", weights_only=True)["global_step"])
+
+class CheckpointFiles(CheckpointIO):
+    """Writes a checkpoint straight to its file, and gives Lightning the one that was read.
+
+    Lightning itself makes it in memory and in the folder for temporary files first.
+
+    Args:
+        state: of `newest_checkpoint`, in a resumed run.
+        accumulate: micro-batches of a step now. Lightning goes on with the count of batches, which
+            are others than before if the micro-batch or the number of processes has changed.
+    """
+
+    def __init__(self, state: dict[str, Any] | None, accumulate: int) -> None:
+        self.state, self.accumulate = state, accumulate
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write and bring to disk."""
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """What was read and checked already."""
+        assert self.state is not None
+        batches = self.state["global_step"] * self.accumulate
+        progress = self.state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (progress["total"], progress["current"]):
+            count.update(dict.fromkeys(count, batches))
+        return self.state
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a file."""
+        Path(path).unlink(missing_ok=True)
+
+
+def newest_checkpoint(run: Path) -> dict[str, Any]:
+    """State of a run's last checkpoint; if it is damaged, of the one before.
+
+    Raises:
+        ConfigError: neither is intact.
+    """
+    last, problems = run / LAST, []
+    for path in (last, run / PREVIOUS):
+        try:
+            state = _read(path)
+        except Exception as error:  # of a damaged archive torch raises anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            problems.append(f"{path} is damaged ({reason})" if path.exists() else f"no {path}")
+            continue
+        if problems and is_first():
+            logger.warning("%s; resuming from the one before, step %d", problems[0], step_of(state))
+            if last.exists():  # else it would take the place of the one that is intact
+                last.replace(last.with_suffix(".damaged"))
+        return state
+    raise ConfigError(f"{'; '.join(problems)}: begin anew in another directory")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A checkpoint, checked before anything is taken from it."""
+    with zipfile.ZipFile(path) as archive:
+        wrong = archive.testzip()  # torch does not look at the checksums that it writes
+    if wrong:
+        raise ValueError(f"the checksum of {wrong} is wrong")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    _check(state)
+    return state
+
+
+def _check(state: dict[str, Any]) -> None:
+    """Refuse a state whose parts do not belong together."""
+    loops, ema = state["loops"]["fit_loop"], state["callbacks"]["EMA"]
+    progress = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+    counts = {
+        step_of(state), progress["total"]["completed"], ema["updates"],
+        state["lr_schedulers"][0]["last_epoch"],
+    }  # fmt: skip
+    if len(counts) > 1 or min(counts) < 1:
+        raise ValueError(f"its counts of steps are {sorted(counts)}")
+    average, moments = ema["average"], state["optimizer_states"][0]["state"]
+    if not moments:
+        raise ValueError("it has no state of the optimiser")
+    for i, moment in moments.items():
+        if not moment["exp_avg"].shape == moment["exp_avg_sq"].shape == average[i].shape:
+            raise ValueError(f"the optimiser's state of parameter {i} has another shape")
+    weights = {**state["state_dict"], **dict(enumerate(average))}
+    for name, value in weights.items():
+        if not value.isfinite().all():
+            raise ValueError(f"weights {name} are not finite numbers")
+
+
+def check_network(state: dict[str, Any], module: torch.nn.Module, run: Path) -> None:
+    """Refuse the checkpoint of another network.
+
+    Raises:
+        ConfigError: names a parameter that has another shape or is missing on one side.
+    """
+    there, here = (
+        {name: list(value.shape) for name, value in weights.items()}
+        for weights in (state["state_dict"], module.state_dict())
+    )
+    for name in there.keys() | here.keys():
+        if there.get(name) != here.get(name):
+            raise ConfigError(
+                f"{run / LAST} is of another network: {name} is {there.get(name)} there and "
+                f"{here.get(name)} here; begin anew in another directory"
+            )
+
+
+def step_of(state: dict[str, Any]) -> int:
+    """Optimiser steps done in a checkpoint."""
+    return int(state["global_step"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from sddlm.files import atomic_write
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import ModelArgs
 from sddlm.objectives.distillation import DCD, Direction, Prediction
-from sddlm.train.args import LAST, TrainArgs
-from sddlm.train.run import check_resume, resolved, train_model
+from sddlm.train.args import TrainArgs, has_checkpoint
+from sddlm.train.run import changed, resolved, train_model
 
 logger = logging.getLogger(__name__)
 
@@ -144,23 +143,18 @@ def _round(
     run: Path, data: DataArgs, objective: DCD, train: TrainArgs, seed: int, resume: bool
 ) -> None:
     """Train one round, what is missing of it, or nothing."""
-    from sddlm.train.checkpoints import saved_step  # Lightning takes seconds to import
+    from sddlm.train.checkpoints import newest_checkpoint, step_of  # Lightning takes seconds
 
     model, start = ModelArgs(), objective.teacher
-    begun = resume and (run / LAST).is_file()
-    if begun:
+    resume = resume and run.is_dir()
+    if resume and has_checkpoint(run):
         _check_round(run, resolved(data, model, objective, train, start, seed))
-        if saved_step(run) == train.steps and ModelDir.is_model_dir(run):
+        if step_of(newest_checkpoint(run)) == train.steps and ModelDir.is_model_dir(run):
             return
-    elif resume and run.is_dir():
-        shutil.rmtree(run)  # killed before its first checkpoint
-    train_model(str(run), data, model, objective, train, start=start, seed=seed, resume=begun)
+    train_model(str(run), data, model, objective, train, start=start, seed=seed, resume=resume)
 
 
 def _check_round(run: Path, config: dict[str, Any]) -> None:
     """A distillation goes on as it began."""
-    try:
-        check_resume(run, config)
-    except ConfigError as error:
-        told = str(error).partition("; resume with")[0].replace("--objective.init_args.", "--")
-        raise ConfigError(f"{told} in {run}; resume with the options of before") from error
+    if options := changed(run, config).replace("--objective.init_args.", "--"):
+        raise ConfigError(f"--resume: {options} in {run}; resume with the options of before")

@@ -54,9 +54,22 @@ class EMA(Callback):
         """``average = decay * average + (1 - decay) * weights``."""
         torch._foreach_lerp_(self.average, list(self.live), 1 - decay)
 
+    def check(self) -> None:
+        """Refuse to use weights that are not finite; once they were not, nor is their average.
+
+        Raises:
+            FloatingPointError: before anything is written.
+        """
+        if not all(bool(average.isfinite().all()) for average in self.average):
+            raise FloatingPointError(
+                f"the weights after step {self.updates} are not finite; checkpoint and model are "
+                "those of before; try a smaller --train.lr or a longer --train.warmup"
+            )
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The network with averaged weights; afterwards with its own."""
+        self.check()
         self._swap()
         try:
             yield
@@ -70,6 +83,7 @@ class EMA(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate the averaged weights."""
+        self.check()
         self._swap()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,6 +92,7 @@ class EMA(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
+        self.check()
         return {"average": self.average, "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

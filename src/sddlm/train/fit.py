@@ -25,7 +25,7 @@ from sddlm.objectives import Objective
 from sddlm.sampling.base import device_of
 from sddlm.sampling.entropy import entropy
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
-from sddlm.train.checkpoints import Checkpoints
+from sddlm.train.checkpoints import CheckpointFiles, Checkpoints, check_network, step_of
 from sddlm.train.data_module import TrainData
 from sddlm.train.ema import EMA
 from sddlm.train.health import health, rows_for
@@ -38,22 +38,33 @@ def fit(
     run: Path,
     args: TrainArgs,
     seed: int,
-    start_step: int,
+    state: dict[str, Any] | None,
     network: DiT,
     objective: Objective,
     prepared: Prepared,
 ) -> None:
-    """Train, then write the averaged weights; a run stopped by hand is written as well."""
+    """Train, then write the averaged weights; a run stopped by hand is written as well.
+
+    Args:
+        run: the run directory.
+        args: of the training.
+        seed: of all noise.
+        state: of the checkpoint to go on from (`newest_checkpoint`), or None.
+        network: at its beginning.
+        objective: the loss.
+        prepared: tokens of both splits.
+    """
+    start_step = step_of(state) if state else 0
     train_rows, held_out = _rows(prepared)
     with warnings.catch_warnings():
         if not is_first():  # every process begins, one speaks
             warnings.simplefilter("ignore")
         objective.begin(network.vocab_size, lambda: train_rows.counts(network.vocab_size))
     module = TrainModule(network, objective, args, seed=seed)
+    if state:
+        check_network(state, module, run)
     ema = EMA(network, args)
-    checkpoints = Checkpoints(
-        run, every=args.checkpoint_every, steps=args.steps, start_step=start_step
-    )
+    checkpoints = Checkpoints(run, args, start_step=start_step)
     sampler = sampler_for(
         objective.estimate, prepared.tokenizer, steps=32, ends=begins(prepared.meta)
     )
@@ -84,10 +95,14 @@ def fit(
     )
     data = TrainData(train_rows, held_out, args, seed=seed, start_step=start_step)
     with _quiet_lightning():
-        # in this order: after a validation the monitor sees the weights, no longer their average
-        trainer = _trainer(args, [ema, monitor, checkpoints])
-        # also after the last step: a run killed before its model was written gets its weights here
-        trainer.fit(module, data, ckpt_path=run / LAST if start_step else None)
+        # in this order: after a validation the monitor sees the weights, no longer their average,
+        # and what it records is on disk before the checkpoint
+        trainer = _trainer(args, [ema, monitor, checkpoints], state)
+        try:
+            # also after the last step: a run killed before its model was written gets its weights
+            trainer.fit(module, data, ckpt_path=run / LAST if state else None)
+        except SystemExit as end:  # how Lightning ends after a second Ctrl-C
+            raise KeyboardInterrupt from end
     if not trainer.is_global_zero:
         return
     with ema.applied():
@@ -145,7 +160,7 @@ def _characters_per_token(rows: Rows, objective: Objective, prepared: Prepared) 
     return rows.characters_per_token * (n / (n - 1) if silent else 1.0)
 
 
-def _trainer(args: TrainArgs, callbacks: list[Any]) -> Trainer:
+def _trainer(args: TrainArgs, callbacks: list[Any], state: dict[str, Any] | None) -> Trainer:
     """Lightning's engine, with nothing of its own on the screen or on disk."""
     cuda = torch.cuda.is_available() and args.accelerator != "cpu"
     precision = {"auto": "bf16-mixed" if cuda else "32-true", "32": "32-true", "bf16": "bf16-mixed"}
@@ -165,6 +180,7 @@ def _trainer(args: TrainArgs, callbacks: list[Any]) -> Trainer:
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=callbacks,
+        plugins=[CheckpointFiles(state, accumulate)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

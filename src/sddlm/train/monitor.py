@@ -8,17 +8,17 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from math import log
+from math import inf, log
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sddlm.files import atomic_write
+from sddlm.files import append, atomic_write
 from sddlm.progress import PlainConsole
 from sddlm.train.alarms import Alarms
-from sddlm.train.args import TrainArgs
+from sddlm.train.args import TrainArgs, is_first
 from sddlm.train.curves import draw_curves
 from sddlm.train.health import GRADIENT_COLUMNS, OUTPUT_COLUMNS
 
@@ -67,10 +67,15 @@ class Monitor(Callback):
         self.characters_per_token = characters_per_token
         self.preview, self.averaged, self.health = preview, averaged, health
         self.text_entropy = text_entropy
-        # what an interrupted run wrote, up to its checkpoint
+        # what an interrupted run wrote, up to its checkpoint; what followed is done again
+        for name in ("previews.jsonl", "alarms.jsonl"):
+            if is_first():
+                _keep_until(run / name, start_step)
         self.rows = [row for row in read_metrics(run) if row["step"] <= start_step]
         self.newest = {name: value for row in self.rows for name, value in row.items()}
         self.alarms = Alarms(run, self.rows, vocab_size=vocab_size, warmup=args.warmup)
+        self.fresh = False
+        """whether there are figures that are not written yet"""
         self.done = self.first = start_step
         self.started = 0.0
         self.drawn = time.perf_counter()
@@ -106,11 +111,16 @@ class Monitor(Callback):
             self._record(step, pl_module.read_metrics())
         if self.bar is not None:
             self.bar.update(self.task, completed=step, figures=self._figures())
-        if step % self.args.checkpoint_every == 0:  # a kill costs no more of the table than steps
-            self.write_table()
         every = self.args.preview_every
         if every and step % every == 0:
             self._write_preview(step, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write the table first: a resumed run does not find its figures again."""
+        if trainer.is_global_zero:
+            self.write_table()
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started
@@ -127,6 +137,7 @@ class Monitor(Callback):
         row.update({name: metrics[name] for name in training if name in metrics})
         self.rows.append(row)
         self.newest.update(row)
+        self.fresh = True
 
     def _figures(self) -> str:
         rate = (self.done - self.first) * self.args.batch * self.length
@@ -165,17 +176,19 @@ class Monitor(Callback):
             self._record(step, pl_module.read_metrics())
         self.rows[-1].update(found)
         self.newest.update(found)
+        self.fresh = True
 
     def write(self) -> None:
         """Write ``metrics.csv`` and, where matplotlib is installed, ``curves.png``."""
         self.write_table()
         self.drawn = time.perf_counter()
         draw_curves({self.run.name: self.rows}, self.run / "curves.png")
+        self.fresh = False
 
     def write_table(self) -> None:
         """Write ``metrics.csv``."""
         with atomic_write(self.run / "metrics.csv") as file:
-            table = csv.DictWriter(file, COLUMNS)
+            table = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             table.writeheader()
             table.writerows(self.rows)
 
@@ -185,32 +198,75 @@ class Monitor(Callback):
         entropies = {"preview_entropy": entropy, "text_entropy": self.text_entropy}
         self._add(step, pl_module, entropies)
         self.alarms.sound()
-        with (self.run / "previews.jsonl").open("a") as file:
-            for text in texts:
-                file.write(json.dumps({"step": step, "text": text}, ensure_ascii=False) + "\n")
+        records = [json.dumps({"step": step, "text": t}, ensure_ascii=False) + "\n" for t in texts]
+        append(self.run / "previews.jsonl", "".join(records))
         if self.bar is not None:
             self.console.print(f"step {step}: {' '.join(texts[0].split())[:200]}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the bar and write what there is, also after an error."""
+        """Close the bar and write what there is."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-        if trainer.is_global_zero and self.rows:
-            self.write()
+        if trainer.is_global_zero and self.fresh:
+            try:
+                self.write()
+            except OSError as error:  # which must not cost the model, or hide another error
+                logger.warning("cannot write the figures: %s", error)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """The same after an error, when Lightning does not tear down."""
+        self.teardown(trainer, pl_module, "fit")
+
+
+def _keep_until(path: Path, last: int) -> None:
+    """Drop the records of later steps, and what is no record, from a file of JSON lines."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        lines = list(file)
+    kept = [line for line in lines if _step(line) <= last]
+    if kept != lines:
+        with atomic_write(path) as file:
+            file.writelines(kept)
+
+
+def _step(line: str) -> float:
+    """The step of a record; of half a line that a kill left, infinite."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, LookupError):
+        return inf
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Rows of a run's ``metrics.csv``, without empty fields; none if there is no such file."""
-    path = run / "metrics.csv"
+    """Rows of a run's ``metrics.csv``, without empty fields; none if there is no such file.
+
+    Rows that are damaged are left out with a warning.
+    """
+    path, rows, damaged = run / "metrics.csv", [], 0
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [
-            {
-                name: int(value) if value.isdigit() else float(value)
-                for name, value in row.items()
-                if value
-            }
-            for row in csv.DictReader(file)
-        ]
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        table = csv.DictReader(file)
+        while True:
+            try:
+                rows.append(_numbers(next(table)))
+            except StopIteration:
+                break
+            except (ValueError, TypeError, AttributeError, KeyError, csv.Error):
+                damaged += 1
+    if damaged:
+        logger.warning("%s: damaged rows are left out: %d", path, damaged)
+    return rows
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    """The fields of a row that are not empty; every row has a step."""
+    return {"step": int(row["step"])} | {
+        name: int(value) if value.isdigit() else float(value)
+        for name, value in row.items()
+        if value
+    }

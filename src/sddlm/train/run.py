@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,13 @@ from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
-from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
+from sddlm.train.args import TrainArgs, has_checkpoint, is_first, micro_batch
+from sddlm.train.directory import CONFIG, ENVIRONMENT, removed_on_failure, run_directory
 from sddlm.train.start import continued, measures, open_start
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
 
-_ENVIRONMENT = "environment.json"
+logger = logging.getLogger(__name__)
 
 #: what a resumed run may change without becoming another run
 FREE = frozenset(
@@ -65,7 +64,7 @@ def train_model(
         start: run or model directory to begin from, instead of a new network: its weights,
             measures and tokenizer are taken over; the length may be another.
         seed: of weights, order and noise; same seed, same weights.
-        resume: go on from the checkpoint in ``out``.
+        resume: go on from the checkpoint in ``out``; without one, start over.
 
     Returns:
         the run directory; ``model/`` in it has the averaged weights.
@@ -79,23 +78,22 @@ def train_model(
     begun = None if start is None else open_start(start, data, model, objective)
     model = model if begun is None else measures(begun)
     config = resolved(data, model, objective, train, start, seed)
-    if resume:
-        check_resume(run, config)
-    # Lightning takes seconds to import; neither --help nor a wrong option need wait for it
-    from sddlm.train.checkpoints import saved_step
-    from sddlm.train.fit import fit
+    with run_directory(run, resume, lambda: changed(run, config)):
+        # Lightning takes seconds to import; neither --help nor a wrong option need wait for it
+        from sddlm.train.checkpoints import newest_checkpoint
+        from sddlm.train.fit import fit
 
-    with _run_directory(run, resume):
-        prepared = _prepared(run, data, begun.tokenizer if begun else None)
-        objective.check(length=data.length, tokenizer=prepared.tokenizer.fingerprint)
-        network = (
-            continued(begun, data.length, seed)
-            if begun
-            else _network(model, objective, prepared, data.length, seed)
-        )
-        start_step = saved_step(run) if resume else 0
-        _write_config(run, config, prepared)
-    fit(run, train, seed, start_step, network, objective, prepared)
+        with removed_on_failure(run):
+            state = newest_checkpoint(run) if resume and has_checkpoint(run) else None
+            prepared = _prepared(run, data, begun.tokenizer if begun else None)
+            objective.check(length=data.length, tokenizer=prepared.tokenizer.fingerprint)
+            network = (
+                continued(begun, data.length, seed)
+                if begun
+                else _network(model, objective, prepared, data.length, seed)
+            )
+            _write_config(run, config, prepared)
+        fit(run, train, seed, state, network, objective, prepared)
     return run
 
 
@@ -135,29 +133,32 @@ def resolved(
     }  # fmt: skip
 
 
-def check_resume(run: Path, config: dict[str, Any]) -> None:
-    """A resumed run must be the run that was stopped.
+def changed(run: Path, config: dict[str, Any]) -> str:
+    """How the options differ from those of the run in a directory; empty if it is the same run.
 
     Args:
-        run: its directory.
+        run: the directory.
         config: what is asked now (`resolved`).
 
     Raises:
-        ConfigError: there is no checkpoint, or what differs.
+        ConfigError: its ``config.yaml`` cannot be read.
     """
-    if not (run / LAST).is_file():
-        raise ConfigError(f"--resume: there is no checkpoint {run / LAST}; leave --resume out")
-    before = _flat(read_yaml(run / "config.yaml"))
+    path = run / CONFIG
+    try:
+        before = _flat(read_yaml(path))
+    except (ConfigError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is missing or damaged: put the options there that the run began with, "
+            "or choose another directory"
+        ) from error
     now = _flat(config)
     # an option that the run does not name is newer than the run, which was as its default is
     parts = (("data", asdict(_DATA)), ("model", asdict(_MODEL)), ("train", asdict(_TRAIN)))
     before = _flat(dict(parts)) | before
     if now["start"] is not None:  # which decides the network, whatever is written of it
         now = {k: v for k, v in now.items() if not k.startswith("model.")}
-    changed = [k for k in now if k not in FREE and before.get(k) != now[k]]
-    if changed:
-        listed = ", ".join(f"--{k} was {before.get(k)} and is {now[k]}" for k in changed)
-        raise ConfigError(f"--resume: {listed}; resume with --config {run / 'config.yaml'}")
+    names = [k for k in now if k not in FREE and before.get(k) != now[k]]
+    return ", ".join(f"--{k} was {before.get(k)} and is {now[k]}" for k in names)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -169,36 +170,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-@contextmanager
-def _run_directory(run: Path, resume: bool) -> Iterator[None]:
-    """Make the directory; if what follows fails, leave nothing of it behind.
-
-    Only the first process does; it starts the others when the directory is already there.
-    """
-    if not is_first():
-        yield
-        return
-    if not resume and run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise ConfigError(
-            f"--out {run} exists and is not empty; choose another directory, or add --resume"
-        )
-    made = [p for p in (run, *run.parents) if not p.exists()]
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / ".writable").touch()
-        (run / ".writable").unlink()
-    except OSError as error:
-        for path in (p for p in made if p.exists()):
-            path.rmdir()
-        raise ConfigError(f"cannot write to --out {run}: {error.strerror}") from error
-    try:
-        yield
-    except BaseException:
-        if made and not resume:
-            shutil.rmtree(made[-1])
-        raise
 
 
 def _network(
@@ -220,20 +191,22 @@ def _prepared(run: Path, data: DataArgs, tokenizer: Tokenizer | None) -> Prepare
     So a resumed run and the processes beside the first one read no text, which may be readable only
     once, or take hours.
     """
-    said = run / _ENVIRONMENT
-    if said.is_file():
-        meta = json.loads(said.read_text(encoding="utf-8")).get("data", {})
-        found = reopened(data, meta, tokenizer)
-        if found is not None:
-            return found
-    return prepare(data, tokenizer)
+    path, found = run / ENVIRONMENT, None
+    if path.is_file():
+        try:
+            meta = json.loads(path.read_text(encoding="utf-8"))["data"]
+            found = reopened(data, meta, tokenizer)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            logger.warning("%s is damaged (%s): the text is prepared again", path, error)
+    return found or prepare(data, tokenizer)
 
 
 def _write_config(run: Path, config: dict[str, Any], prepared: Prepared) -> None:
     """The resolved configuration, and what it ran on; by the first process."""
     if not is_first():
         return
-    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    with atomic_write(run / CONFIG) as file:
+        file.write(yaml.safe_dump(config, sort_keys=False))
     environment = {
         "command": sys.argv,
         "sddlm": __version__,
@@ -246,7 +219,7 @@ def _write_config(run: Path, config: dict[str, Any], prepared: Prepared) -> None
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "data": prepared.meta,
     }
-    with atomic_write(run / _ENVIRONMENT) as file:  # which another process may be looking for
+    with atomic_write(run / ENVIRONMENT) as file:  # which another process may be looking for
         file.write(json.dumps(environment, indent=2) + "\n")
 
 
