@@ -1,7 +1,6 @@
 """Damaged caches and full disks: made anew or one line, never other tokens."""
 
 import json
-import logging
 import os
 import random
 import resource
@@ -17,7 +16,7 @@ import pytest
 
 import sddlm.data.cache as cache
 from sddlm.data.args import DataArgs
-from sddlm.data.packed import DocumentRows, Rows
+from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared, prepare, reopened
 
 DOCS = [f"This is document number {i}, and it says {i * i}.\n" for i in range(30)]

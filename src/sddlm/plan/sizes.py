@@ -69,6 +69,8 @@ def prepared(data: DataArgs, vocab_size: int) -> tuple[int, int] | None:
     Raises:
         ConfigError: there are no such files.
     """
+    if data.validation_path is not None and not is_remote(data, data.validation_path):
+        known_text(data, data.validation_path)
     tokens = documents = 0
     metas = _metas(data.cache_folder, vocab_size)
     for name in data.sources:
