@@ -215,6 +215,20 @@ def test_what_does_not_work_with_this_text_is_refused(args: DataArgs, tmp_path: 
         prepare(replace(args, cache=str(file / "cache")))
 
 
+def test_a_text_shorter_than_a_row_of_a_model_is_refused_as_that(
+    args: DataArgs, tmp_path: Path
+) -> None:
+    """Neither the length nor a split can be chosen there."""
+    short = tmp_path / "short.txt"
+    short.write_text("Too short.")
+    with pytest.raises(ConfigError) as caught:
+        prepare(replace(args, path=str(short)), Tokenizer.bytes(), split="all")
+    line = str(caught.value)
+    assert f"{short} has 11 tokens, fewer than one row of 16" in line
+    assert "give a longer text" in line
+    assert "--data" not in line
+
+
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SDDLM_CACHE", raising=False)
     assert DataArgs().cache_folder == Path.home() / ".cache" / "sddlm"
