@@ -155,7 +155,7 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def naming(folder: Path) -> Iterator[None]:
-    """Let an error of the disk name the folder, where it names nothing: that of ``write`` does."""
+    """Put the folder into an error of the disk that names no file, as those of ``write`` do not."""
     try:
         yield
     except OSError as error:

@@ -274,9 +274,9 @@ def _last_note(
     """Units done, what was written by then, and the checksums of the files."""
     text = journal.read_text(encoding="utf-8", errors="replace") if journal.is_file() else ""
     for line in reversed(text.splitlines(keepends=True)):
-        said = line.strip().partition(" ")[2]
-        if line == _line(said):  # not cut short by a kill, nor damaged
-            note = json.loads(said)
+        content = line.strip().partition(" ")[2]
+        if line == _line(content):  # not cut short by a kill, nor damaged
+            note = json.loads(content)
             if note["size"] != _UNIT:  # of a version with other units
                 break
             written = {name: Written(**note["splits"][name]) for name in splits}

@@ -83,8 +83,8 @@ def scan(source: Source, max_bad: int = 0, *, remember: Path | None = None) -> S
     if remember and signature and not known:
         remember.mkdir(parents=True, exist_ok=True)
         with atomic_write(_file(remember, signature)) as file:
-            told = json.dumps(asdict(found))
-            file.write(f"{_sha256(told)} {told}\n")
+            content = json.dumps(asdict(found))
+            file.write(f"{_sha256(content)} {content}\n")
     return found
 
 
