@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sddlm.data.cache import complete, filled
+from sddlm.data.cache import damage, filled
 
 
 def fill(folder: Path, said: list[str], begun: threading.Event | None = None) -> None:
@@ -33,7 +33,7 @@ def test_who_waits_finds_it_done(tmp_path: Path) -> None:
     for thread in (first, second):
         thread.join(600)
     assert said == ["filled", "nothing"]
-    assert os.listdir(folder) == ["a"]
+    assert sorted(os.listdir(folder)) == ["a", "checksums.json"]
     assert os.listdir(folder.parent) == ["x"]  # no lock either
 
 
@@ -48,10 +48,10 @@ def test_what_failed_is_gone_on_with(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert not complete(folder)
+    assert not folder.exists()
     with filled(folder) as temporary:
         assert temporary is not None
         assert (temporary / "half").read_text() == "x"
-    assert complete(folder)
+    assert damage(folder) == ""
     with filled(folder) as temporary:
         assert temporary is None

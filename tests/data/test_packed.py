@@ -175,3 +175,31 @@ def test_rows_are_chosen_evenly(tmp_path: Path) -> None:
 def test_where_padding_begins() -> None:
     mask = before_padding(torch.tensor([3, 1]), 4)
     assert mask.tolist() == [[True, True, True, False], [True, False, False, False]]
+
+
+@pytest.mark.parametrize("ends", [None, (1, 2)])
+def test_ids_that_the_vocabulary_has_not_are_found_when_they_are_read(tmp_path: Path, ends) -> None:
+    rows = packed(tmp_path, ends=ends)
+    tokens = np.fromfile(rows.path, rows.dtype)
+    tokens[7] = 100  # V
+    tokens.tofile(rows.path)
+    bad = 7 // rows.inner
+    for read in (
+        lambda: rows[bad],
+        lambda: rows.gather(np.array([0, bad])),
+        rows.counts,
+    ):
+        with pytest.raises(ConfigError, match=r"100.bin is damaged.*token 100, V is 100.*prepare"):
+            read()
+    assert rows.gather(np.array([0, bad + 1])).shape == (2, 5)
+
+
+@pytest.mark.parametrize("place", [0, 1 << 40, (1 << 64) - 1])
+def test_an_index_that_leads_nowhere_is_found_when_it_is_read(tmp_path: Path, place: int) -> None:
+    rows = documents(tmp_path, [1, 2], [3, 4, 5], [6], length=6, eos=True, ends=True)
+    index = np.fromfile(rows.index, INDEX_DTYPE)
+    index[1] = place
+    index.tofile(rows.index)
+    for read in (rows.gather, rows.lengths):
+        with pytest.raises(ConfigError, match=r"docs.bin is damaged: its index puts row 1"):
+            read(np.array([0, 1]))

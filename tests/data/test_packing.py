@@ -110,6 +110,34 @@ def test_who_goes_on_encodes_only_what_is_missing(tmp_path: Path, monkeypatch) -
         assert len(calls) == units - noted
 
 
+@pytest.mark.parametrize("name", ["train.bin", "train.idx", "validation.bin", "journal"])
+def test_damage_to_what_is_unfinished_is_found(
+    tmp_path: Path, monkeypatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    monkeypatch.setattr(room, "_UNIT", 5)
+    monkeypatch.setattr(room, "_NOTED", 0.0)
+    tokenizer, chance = Tokenizer.bytes(), random.Random(name)
+    whole = write(tmp_path / "whole", tokenizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(room.Path, "unlink", lambda path: None)  # the journal stays
+        done = write(tmp_path / "done", tokenizer)
+    for number in range(25):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for path, content in done.items():
+            (folder / path).write_bytes(flipped(content, chance) if path == name else content)
+        assert write(folder, tokenizer) == whole
+    assert ("is damaged and made anew" in caplog.text) is (name != "journal")
+
+
+def flipped(content: bytes, chance: random.Random) -> bytes:
+    """The same but for one bit."""
+    bit = chance.randrange(8 * len(content))
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
 def test_notes_of_a_version_with_other_units_are_not_gone_on_from(
     tmp_path: Path, monkeypatch
 ) -> None:
@@ -178,7 +206,9 @@ def test_killed_at_ten_random_moments_the_next_start_finishes(tmp_path: Path, mo
 
 def contents(cache: Path) -> dict[str, bytes]:
     (folder,) = cache.glob("tokens-*")
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    found["checksums.json"] = json.dumps(json.loads(found["checksums.json"])["sha256"]).encode()
+    return found
 
 
 def test_an_error_of_the_text_leaves_nothing(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_the_folder_explains_itself(args: DataArgs) -> None:
     assert prepared.train is not None
     folder = prepared.train.path.parent
     assert sorted(os.listdir(folder)) == [
+        "checksums.json",
         "meta.json",
         "tokenizer.json",
         "train.bin",
@@ -126,13 +127,6 @@ def test_the_key_knows_everything_that_made_the_bytes(args: DataArgs, tmp_path: 
     write(Path(args.path or ""), DOCS[::-1])
     keys.append(key(args))
     assert len(set(keys)) == len(keys)
-
-
-def test_damage_is_told(args: DataArgs) -> None:
-    path = prepare(args).validation.path
-    path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(ConfigError, match=r"damaged; remove the folder .*tokens-"):
-        prepare(args)
 
 
 def test_a_models_tokenizer_scores_a_whole_text(args: DataArgs) -> None:
@@ -219,6 +213,20 @@ def test_what_does_not_work_with_this_text_is_refused(args: DataArgs, tmp_path: 
     file.write_text("")
     with pytest.raises(ConfigError, match=r"--data.cache .*SDDLM_CACHE"):
         prepare(replace(args, cache=str(file / "cache")))
+
+
+def test_a_text_shorter_than_a_row_of_a_model_is_refused_as_that(
+    args: DataArgs, tmp_path: Path
+) -> None:
+    """Neither the length nor a split can be chosen there."""
+    short = tmp_path / "short.txt"
+    short.write_text("Too short.")
+    with pytest.raises(ConfigError) as caught:
+        prepare(replace(args, path=str(short)), Tokenizer.bytes(), split="all")
+    line = str(caught.value)
+    assert f"{short} has 11 tokens, fewer than one row of 16" in line
+    assert "give a longer text" in line
+    assert "--data" not in line
 
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,33 @@ def test_unknown_characters_are_named() -> None:
         tokenizer.encode_batch(["ab", "aé"])
 
 
+def test_words_without_an_end_are_cut_for_learning() -> None:
+    """It takes the square of a word's length: 149 seconds for one of 250,000 letters."""
+    for long in ("ab" * 20_000, "日" * 40_000, "\t" * 40_000, "_-" * 20_000, "a1" * 20_000):
+        text = f"a {long} b"
+        pieces = list(room._words([text]))
+        assert "".join(pieces) == text
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        words = [word for piece in pieces for word, _ in byte_level.pre_tokenize_str(piece)]
+        assert max(map(len, words)) <= 3 * 256 + 1  # in UTF-8, and the blank in front
+    ordinary = [TEXT, "x" * 255 + " " * 255 + "y" * 255 + "." * 255, "一二三，" * 1000]
+    assert list(room._words(ordinary)) == ordinary
+
+
+def test_what_is_no_text_is_refused() -> None:
+    for call in (
+        lambda: Tokenizer(5),
+        lambda: Tokenizer.load(5),
+        lambda: Tokenizer.train_bpe("text", 300),
+        lambda: Tokenizer.train_bpe(["text"], "300"),
+        lambda: BPE.encode_batch("text"),
+        lambda: BPE.encode_batch([1]),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
 def test_training_is_the_same_in_another_process() -> None:
     code = (
         "from sddlm.data.tokenizers import Tokenizer;"

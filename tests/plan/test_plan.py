@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from sddlm.errors import ConfigError
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, SDDLM
+from sddlm.plan import report
 from sddlm.plan.devices import DEVICES
 from sddlm.plan.run import make_plan, plan, recipe_table
-from sddlm.plan.sizes import parameters, vocabulary
+from sddlm.plan.sizes import parameters, prepared, vocabulary
 from sddlm.train.args import TrainArgs
 
 DATA = DataArgs(tokenizer="gpt2", length=32)
@@ -109,6 +111,7 @@ def test_what_does_not_fit_at_all() -> None:
 
 def test_known_text_gives_epochs_and_files(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("<|endoftext|>".join(f"text {i} of many" for i in range(99)))
+    os.utime(tmp_path / "text.txt", (1e9, 1e9))  # what changed just now may change again
     data = DataArgs(path=str(tmp_path / "text.txt"), tokenizer="bytes", length=8)
     unknown = make_plan(data, TOY, SDDLM(), TRAIN, **GPU)
     assert unknown.epochs is None
@@ -119,6 +122,80 @@ def test_known_text_gives_epochs_and_files(tmp_path: Path) -> None:
     assert made.disk["tokens"] == 2 * said["tokens"]
     assert made.disk["document index"] == 8 * said["documents"]
     assert made.disk["checkpoint"] == 16 * made.parameters["all"]
+
+
+def written(folder: Path, documents: int) -> None:
+    folder.mkdir(exist_ok=True)
+    texts = [f"text {i} of many" for i in range(documents)]
+    (folder / "my.txt").write_text("<|endoftext|>".join(texts))
+    os.utime(folder / "my.txt", (1e9, 1e9))
+
+
+def test_another_file_of_the_same_name_is_another_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataArgs(path="my.txt", tokenizer="bytes", length=8)
+    for folder, documents in (("a", 40), ("b", 400)):
+        written(tmp_path / folder, documents)
+    monkeypatch.chdir(tmp_path / "a")
+    train = prepare(data).meta["splits"]["train"]
+    small = (train["tokens"], train["documents"])
+    assert prepared(data, 257) == small
+    assert prepared(replace(data, limit=30), 257) is None  # another part of it
+    assert prepared(replace(data, validation=0.5), 257) is None
+    assert prepared(data, 258) is None
+    monkeypatch.chdir(tmp_path / "b")
+    assert prepared(data, 257) is None
+    large = prepare(data).meta["splits"]["train"]["tokens"]
+    assert large > 5 * small[0]
+    found = prepared(data, 257)
+    assert found is not None
+    assert found[0] == large
+    written(tmp_path / "b", 41)  # it has changed
+    assert prepared(data, 257) is None
+    monkeypatch.chdir(tmp_path / "a")
+    assert prepared(data, 257) == small
+    parts = {"my.txt": 1.0, str(tmp_path / "b" / "my.txt"): 1.0}
+    assert prepared(replace(data, path=None, mixture=parts), 257) is None
+
+
+def test_corpora_are_known_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = DataArgs(corpus="builtin", tokenizer="bytes", length=8, limit=30)
+    train = prepare(data).meta["splits"]["train"]
+    assert prepared(data, 257) == (train["tokens"], train["documents"])
+    assert prepared(replace(data, limit=None), 257) is None
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "builtin", 30)  # a folder, which is no corpus
+    assert prepared(DataArgs(path="builtin", tokenizer="bytes", limit=30), 257) is None
+
+
+def test_damaged_records_are_not_known(tmp_path: Path) -> None:
+    written(tmp_path, 40)
+    data = DataArgs(path=str(tmp_path / "my.txt"), tokenizer="bytes", length=8)
+    prepare(data)
+    (meta,) = data.cache_folder.glob("tokens-*/meta.json")
+    for content in (b"", b"[]", b"{", b'{"splits": 1}', b"\xff", meta.read_bytes()[:-9]):
+        meta.write_bytes(content)
+        assert prepared(data, 257) is None
+
+
+@pytest.mark.parametrize("name", ["absent.txt", "absent/*.txt", "hf-like/absent.jsonl"])
+def test_a_file_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    arguments = ["--data.path", str(tmp_path / name), "--data.tokenizer", "bytes"]
+    assert main(["plan", *arguments, "--device", "l4"]) == 2
+    assert f"{name}: no such file or folder" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no such file"):
+        prepared(DataArgs(validation_path=str(tmp_path / name), tokenizer="bytes"), 257)
+
+
+def test_a_measured_plan_names_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_plan(DATA, TOY, SDDLM(), TrainArgs(batch=4), device="l4", vocab_size=300)
+    for utilization in (None, 0.4):
+        notes = " ".join(report._notes(replace(made, utilization=utilization)))
+        assert "alidation" in notes
+        assert "left out" in notes
 
 
 def test_vocabulary(tmp_path: Path) -> None:

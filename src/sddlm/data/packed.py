@@ -145,6 +145,18 @@ class _TokenFile(Rows):
             found[:, 0], found[:, -1] = self.ends
         return found
 
+    def _checked(self, tokens: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The same tokens, if the vocabulary has them all."""
+        if tokens.size and tokens.max() >= self.vocab_size:
+            raise self._damaged(f"it holds the token {tokens.max()}, V is {self.vocab_size}")
+        return tokens
+
+    def _damaged(self, wrong: str) -> ConfigError:
+        return ConfigError(
+            f"{self.path} is damaged: {wrong}; sddlm prepare with the same --data options makes "
+            "it anew"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_map"}
 
@@ -166,7 +178,7 @@ class PackedTokens(_TokenFile):
         """Row i in the file's own type ``[L]`` uint16 or uint32, not to be written to."""
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
-        text: npt.NDArray[Any] = self._map[i * self.inner : (i + 1) * self.inner]
+        text = self._checked(self._map[i * self.inner : (i + 1) * self.inner])
         if not self.ends:
             return text
         row: npt.NDArray[Any] = self._inside(1)[0]
@@ -186,7 +198,7 @@ class PackedTokens(_TokenFile):
                 file.seek(i * text.nbytes)
                 if file.readinto(text.data) != text.nbytes:
                     raise OSError(f"{self.path} ends before row {i} does")
-        return torch.from_numpy(found.astype(np.int64))
+        return torch.from_numpy(self._checked(found).astype(np.int64))
 
     @property
     def characters_per_token(self) -> float:
@@ -199,7 +211,7 @@ class PackedTokens(_TokenFile):
         counts = np.zeros(vocab_size or self.vocab_size, np.int64)
         with self.path.open("rb") as file:
             for start in range(0, whole, _CHUNK):
-                tokens = np.fromfile(file, self.dtype, min(_CHUNK, whole - start))
+                tokens = self._checked(np.fromfile(file, self.dtype, min(_CHUNK, whole - start)))
                 counts += np.bincount(tokens, minlength=len(counts))
         for end in self.ends or ():
             counts[end] += len(self)
@@ -256,7 +268,7 @@ class DocumentRows(_TokenFile):
                     raise OSError(f"{self.path} ends before token {start + n}")
                 if self.ends:
                     row[0], row[n + 1] = self.ends
-        return torch.from_numpy(found.astype(np.int64))
+        return torch.from_numpy(self._checked(found).astype(np.int64))
 
     def lengths(self, rows: Ints) -> Tensor:
         """See `Rows.lengths`."""
@@ -268,8 +280,11 @@ class DocumentRows(_TokenFile):
         with self.index.open("rb", buffering=0) as file:
             for i in rows.tolist():
                 file.seek(max(0, i - 1) * INDEX_DTYPE.itemsize)
-                start, stop = [0, *np.frombuffer(file.read(8 + 8 * (i > 0)), INDEX_DTYPE)][-2:]
-                spans.append((int(start), min(int(stop) - int(start) - self.cut, self.inner)))
+                found = np.frombuffer(file.read(8 + 8 * (i > 0)), INDEX_DTYPE).tolist()
+                start, stop = [0, *found][-2:]
+                if not start + self.cut <= stop <= self.tokens:
+                    raise self._damaged(f"its index puts row {i} at tokens {start} to {stop}")
+                spans.append((start, min(stop - start - self.cut, self.inner)))
         return spans
 
     @cached_property

@@ -3,14 +3,15 @@
 For each split there is one file of tokens, documents one behind the other, and one with the place
 behind each document's last token, so that documents can be found again. Text is encoded in units
 that do not depend on the number of threads, and written in their order, so neither do the files.
-What is on disk is noted in a journal now and then; who goes on cuts the files back to the last
-note, and reads the source up to there without encoding it.
+What is on disk is noted in a journal now and then, with checksums; who goes on cuts the files back
+to the last note, compares them, and reads the source up to there without encoding it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ from sddlm.data.packed import INDEX_DTYPE, token_dtype
 from sddlm.data.sources import Part
 from sddlm.data.tokenizers import Tokenizer, one_thread_each
 from sddlm.progress import bar
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 2  # of the folder; count up when the same request would give other bytes
 _UNIT = 1 << 18  # characters encoded at once
@@ -95,10 +98,10 @@ def write_tokens(
             writer.write(unit)
             show(sum(part.characters for part in unit.values()))
         writer.note()
-        written = writer.written
     (folder / _JOURNAL).unlink()
     return {
-        name: asdict(written[name]) | {"sha256": _sha256(folder / f"{name}.bin")} for name in names
+        name: asdict(writer.written[name]) | {"sha256": writer.files[name][0].sha256.hexdigest()}
+        for name in names
     }
 
 
@@ -193,16 +196,25 @@ class _Writer:
     def __init__(self, folder: Path, splits: list[str], vocab_size: int, files: ExitStack) -> None:
         self.dtype = token_dtype(vocab_size)
         self.journal = folder / _JOURNAL
-        self.unit, self.written = _last_note(self.journal, splits)
+        self.unit, self.written, sums = _last_note(self.journal, splits)
         self.noted = time.monotonic()
-        self.files: dict[str, tuple[IO[bytes], IO[bytes]]] = {}
-        for name in splits:
-            tokens, index = (folder / f"{name}{suffix}" for suffix in (".bin", ".idx"))
-            done = self.written[name]
-            self.files[name] = (
-                files.enter_context(_open_at(tokens, done.tokens * self.dtype.itemsize)),
-                files.enter_context(_open_at(index, done.documents * INDEX_DTYPE.itemsize)),
+        self.files = self._open(folder, files)
+        if self.unit and self._sums() != sums:
+            logger.warning("%s: what was done before is damaged and made anew", folder)
+            self.unit, self.written = 0, {name: Written() for name in splits}
+            self.files = self._open(folder, files)
+
+    def _open(self, folder: Path, files: ExitStack) -> dict[str, tuple[_File, _File]]:
+        return {
+            name: (
+                _File(folder / f"{name}.bin", done.tokens * self.dtype.itemsize, files),
+                _File(folder / f"{name}.idx", done.documents * INDEX_DTYPE.itemsize, files),
             )
+            for name, done in self.written.items()
+        }
+
+    def _sums(self) -> dict[str, list[str]]:
+        return {n: [file.sha256.hexdigest() for file in pair] for n, pair in self.files.items()}
 
     def write(self, unit: dict[str, Encoded]) -> None:
         for name, part in unit.items():
@@ -221,38 +233,57 @@ class _Writer:
         """Bring everything to disk, then say so."""
         for pair in self.files.values():
             for file in pair:
-                file.flush()
-                os.fsync(file.fileno())
+                file.bring_to_disk()
         splits = {name: asdict(done) for name, done in self.written.items()}
+        note = {"size": _UNIT, "unit": self.unit, "splits": splits, "sha256": self._sums()}
         with self.journal.open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps({"size": _UNIT, "unit": self.unit, "splits": splits}) + "\n")
+            journal.write(_line(json.dumps(note)))
             journal.flush()
             os.fsync(journal.fileno())
         self.noted = time.monotonic()
 
 
-def _last_note(journal: Path, splits: list[str]) -> tuple[int, dict[str, Written]]:
-    """Units done and what was written by then."""
-    text = journal.read_text(encoding="utf-8") if journal.is_file() else ""
-    lines = text.split("\n")[:-1]  # what has no line end was cut short by a kill
-    note = json.loads(lines[-1]) if lines else {}
-    if note.get("size") != _UNIT:  # nothing was noted, or by a version with other units
-        return 0, {name: Written() for name in splits}
-    return note["unit"], {name: Written(**note["splits"][name]) for name in splits}
+class _File:
+    """A file to write behind its first ``size`` bytes; the rest is cut off.
+
+    Attributes:
+        sha256: of the whole content.
+    """
+
+    def __init__(self, path: Path, size: int, files: ExitStack) -> None:
+        path.touch()
+        self.file = files.enter_context(path.open("r+b"))
+        self.sha256 = hashlib.sha256()
+        while chunk := self.file.read(min(size, 1 << 20)):
+            self.sha256.update(chunk)
+            size -= len(chunk)
+        self.file.truncate(self.file.tell())
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.sha256.update(data)
+
+    def bring_to_disk(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
 
-def _open_at(path: Path, size: int) -> IO[bytes]:
-    """A file to write behind its first ``size`` bytes; the rest is cut off."""
-    path.touch()
-    file = path.open("r+b")
-    file.truncate(size)
-    file.seek(size)
-    return file
+def _last_note(
+    journal: Path, splits: list[str]
+) -> tuple[int, dict[str, Written], dict[str, list[str]]]:
+    """Units done, what was written by then, and the checksums of the files."""
+    text = journal.read_text(encoding="utf-8", errors="replace") if journal.is_file() else ""
+    for line in reversed(text.splitlines(keepends=True)):
+        content = line.strip().partition(" ")[2]
+        if line == _line(content):  # not cut short by a kill, nor damaged
+            note = json.loads(content)
+            if note["size"] != _UNIT:  # of a version with other units
+                break
+            written = {name: Written(**note["splits"][name]) for name in splits}
+            return note["unit"], written, note["sha256"]
+    return 0, {name: Written() for name in splits}, {}
 
 
-def _sha256(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-    return sha256.hexdigest()
+def _line(note: str) -> str:
+    """A line of the journal: a note behind its checksum."""
+    return f"{hashlib.sha256(note.encode()).hexdigest()} {note}\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 from sddlm.data.formats import known, suffixes
 from sddlm.errors import ConfigError
 
-_FRESH = 2_000_000_000  # ns; a file changed twice within a tick of its clock looks unchanged
+FRESH = 2_000_000_000  # ns; a file changed twice within a tick of its clock looks unchanged
 
 
 def digest(*said: object) -> str:
@@ -30,7 +30,7 @@ def state(paths: Iterable[Path]) -> str | None:
     said: list[object] = []
     for path in paths:
         stat = path.stat()
-        if time.time_ns() - stat.st_mtime_ns < _FRESH:
+        if time.time_ns() - stat.st_mtime_ns < FRESH:
             return None
         said += [str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
     return digest(*said)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,13 +21,12 @@ from typing import Any, Literal
 import tokenizers as hf
 
 from sddlm.data.args import DataArgs
-from sddlm.data.cache import check_writable, complete, filled
+from sddlm.data.cache import check_writable, damage, filled, naming
 from sddlm.data.mixture import Mixture
 from sddlm.data.packed import DocumentRows, PackedTokens, Rows
 from sddlm.data.packing import FORMAT, write_tokens
 from sddlm.data.paths import digest
 from sddlm.data.texts import Text, texts
-from sddlm.data.tokenizer_files import FILE_NAME
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.progress import bar
@@ -69,6 +67,7 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     *,
     split: Literal["both", "all"] = "both",
+    verify: bool = False,
 ) -> Prepared:
     """Read, split, tokenise and pack text, or find that done in the cache.
 
@@ -82,63 +81,65 @@ def prepare(
         tokenizer: use this one (a model's own) instead of ``args.tokenizer``.
         split: ``both``, or ``all``: every document is for validation, none for training (to
             score a text as a whole).
+        verify: read prepared tokens whole and compare their checksums, also where no time stamp
+            has changed since that was done.
 
     Raises:
         ConfigError: see ``DataArgs``, ``open_source``, ``scan`` and ``Tokenizer``; or a split
             shorter than one row; or a cache that cannot be written to.
+        OSError: the cache's disk is full; what was done is kept, and gone on with.
     """
     args.check()
     cache = args.cache_folder
     check_writable(cache)
-    with ExitStack() as until_done:
+    with naming(cache), ExitStack() as until_done:
         found = texts(args, split, until_done)
         if tokenizer is None:
             tokenizer = _tokenizer(args, found)
-        folders = [_tokens(args, text, tokenizer) for text in found]
+        folders = [_tokens(args, text, tokenizer, verify) for text in found]
     return _open(folders, args, tokenizer, [text.weight for text in found])
 
 
 def reopened(
     args: DataArgs, meta: Mapping[str, Any], tokenizer: Tokenizer | None = None
 ) -> Prepared | None:
-    """What `prepare` gave before, without a look at the texts; None if the cache lacks some of it.
+    """What `prepare` gave before, without a look at the texts.
+
+    None if the cache lacks some of it, or some of it is damaged.
 
     Args:
         args: as then; nothing of it is checked.
         meta: what it said of itself.
         tokenizer: as then; None reads the one that lies with the tokens.
     """
-    known = meta.get("texts", [])
-    folders = [args.cache_folder / f"tokens-{text['key']}" for text in known]
-    if not folders or not all(map(complete, folders)):
+    try:
+        known = [(f"tokens-{text['key']}", text["share"]) for text in meta["texts"]]
+    except (KeyError, TypeError, ValueError):  # of another version, or damaged
+        return None
+    folders = [args.cache_folder / name for name, _ in known]
+    if not folders or any(map(damage, folders)):
         return None
     tokenizer = tokenizer or Tokenizer.load(folders[0])
-    return _open(folders, args, tokenizer, [text["share"] for text in known])
+    return _open(folders, args, tokenizer, [share for _, share in known])
 
 
-def _tokens(args: DataArgs, text: Text, tokenizer: Tokenizer) -> Path:
+def _tokens(args: DataArgs, text: Text, tokenizer: Tokenizer, verify: bool) -> Path:
     """The folder with a text's tokens."""
     key = digest("tokens", FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos)[:32]
     folder = args.cache_folder / f"tokens-{key}"
-    if complete(folder):
-        logger.info("prepared tokens reused from %s", folder)
-        return folder
-    with filled(folder) as temporary:
+    with filled(folder, verify=verify) as temporary:
         if temporary is None:
+            logger.info("prepared tokens reused from %s", folder)
             return folder
-        try:
-            splits = write_tokens(
-                temporary,
-                text.parts(),
-                tokenizer,
-                splits=text.splits,
-                characters=text.characters,
-                eos=args.eos,
-                workers=args.workers,
-            )
-        except ConfigError:  # going on would not help
-            shutil.rmtree(temporary)
-            raise
+        splits = write_tokens(
+            temporary,
+            text.parts(),
+            tokenizer,
+            splits=text.splits,
+            characters=text.characters,
+            eos=args.eos,
+            workers=args.workers,
+        )
         tokenizer.save(temporary)
         meta = {
             "format": FORMAT,
@@ -146,6 +147,8 @@ def _tokens(args: DataArgs, text: Text, tokenizer: Tokenizer) -> Path:
             "vocab_size": tokenizer.vocab_size,
             "tokenizer": tokenizer.fingerprint,
             "name": text.name,
+            "text": text.key,
+            "limit": args.limit,
             "out": text.left_out,
             "splits": splits,
         }
@@ -163,18 +166,19 @@ def _tokenizer(args: DataArgs, found: list[Text]) -> Tokenizer:
     keys = [text.key for text in found]
     key = digest("bpe", FORMAT, hf.__version__, _LEARN, *keys, args.vocab_size)[:32]
     folder = args.cache_folder / f"tokenizer-{key}"
-    if (folder / FILE_NAME).is_file():
-        return Tokenizer.load(folder)
-    logger.info("learning a vocabulary of %d", args.vocab_size)
-    share = min(1.0, _LEARN / sum(text.characters for text in found))
-    tokenizer = Tokenizer.train_bpe(_some(found, share), args.vocab_size)
+    with filled(folder) as temporary:
+        if temporary is None:
+            return Tokenizer.load(folder)
+        logger.info("learning a vocabulary of %d", args.vocab_size)
+        share = min(1.0, _LEARN / sum(text.characters for text in found))
+        tokenizer = Tokenizer.train_bpe(_some(found, share), args.vocab_size)
+        tokenizer.save(temporary)
     if tokenizer.vocab_size < args.vocab_size:
         logger.warning(
             "the text gives no more than %d tokens of the %d asked for with --data.vocab_size",
             tokenizer.vocab_size,
             args.vocab_size,
         )
-    tokenizer.save(folder)
     return tokenizer
 
 
@@ -197,10 +201,13 @@ def _open(
 ) -> Prepared:
     metas = [json.loads((f / "meta.json").read_text(encoding="utf-8")) for f in folders]
     splits: dict[str, Rows] = {}
+    whole = not any("train" in meta["splits"] for meta in metas)
     for name in ("train", "validation"):
         mine = [(f, meta, w) for f, meta, w in zip(folders, metas, weights, strict=True)
                 if name in meta["splits"]]  # fmt: skip
-        parts = [_rows(f, name, meta["splits"][name], args, tokenizer) for f, meta, _ in mine]
+        parts = [
+            _rows(f, name, meta["splits"][name], args, tokenizer, whole) for f, meta, _ in mine
+        ]
         if len(parts) > 1:
             splits[name] = Mixture(parts, [w for _, _, w in mine])
         elif parts:
@@ -236,9 +243,14 @@ def _row_lengths(train: Rows | None) -> dict[str, Any]:
 
 
 def _rows(
-    folder: Path, name: str, said: dict[str, Any], args: DataArgs, tokenizer: Tokenizer
+    folder: Path,
+    name: str,
+    said: dict[str, Any],
+    args: DataArgs,
+    tokenizer: Tokenizer,
+    whole: bool,
 ) -> Rows:
-    """The rows of a split, known to be what was written."""
+    """The rows of a split."""
     path = folder / f"{name}.bin"
     ends = (tokenizer.bos_id, tokenizer.eos_id) if args.ends else None
     shape: dict[str, Any] = {
@@ -252,14 +264,8 @@ def _rows(
         if args.packing == "wrap"
         else DocumentRows(path, **shape, eos=args.eos, pad=tokenizer.pad_id)
     )
-    if rows.tokens != said["tokens"]:
-        raise ConfigError(f"{rows.path} is damaged; remove the folder {folder}, try again")
     if len(rows) == 0:
-        raise ConfigError(
-            f"the {name} split has {rows.tokens} tokens, fewer than one row: give more text, "
-            f"lower --data.length (now {args.length}) or change --data.validation "
-            f"(now {args.validation or 'the default'})"
-        )
+        raise _too_short(name, rows.tokens, args, whole)
     if isinstance(rows, DocumentRows) and rows.lost > _LOST:
         logger.warning(
             "%.1f%% of the tokens for %s are cut off: documents are longer than --data.length %d; "
@@ -269,6 +275,19 @@ def _rows(
             args.length,
         )
     return rows
+
+
+def _too_short(name: str, tokens: int, args: DataArgs, whole: bool) -> ConfigError:
+    if whole:
+        return ConfigError(
+            f"{args.sources[0]} has {tokens} tokens, fewer than one row of {args.length} (a model "
+            "scores rows of the length it was trained for): give a longer text"
+        )
+    return ConfigError(
+        f"the {name} split has {tokens} tokens, fewer than one row: give more text, lower "
+        f"--data.length (now {args.length}) or change --data.validation "
+        f"(now {args.validation or 'the default'})"
+    )
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:

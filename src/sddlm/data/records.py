@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from textwrap import shorten
 from typing import NamedTuple
 
 from sddlm.data import pieces, streams
@@ -80,7 +81,7 @@ def too_long(unit: str) -> str:
 
 def no_field(field: str, there: Iterable[str]) -> str:
     """What is wrong where a key or column is missing."""
-    found = ", ".join(map(str, there)) or "none"
+    found = shorten(", ".join(map(str, there)), 200) or "none"
     return f"no field {field!r}; there are: {found}; choose one with --data.field"
 
 

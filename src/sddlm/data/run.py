@@ -28,7 +28,7 @@ def prepare_text(data: DataArgs = _DATA) -> Prepared:
     Raises:
         ConfigError: if a text, the tokenizer or an option cannot be used.
     """
-    prepared = prepare(data)
+    prepared = prepare(data, verify=True)
     console = PlainConsole()
     console.print(_texts(prepared.meta))
     console.print(_special(prepared.meta))

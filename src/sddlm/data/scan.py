@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 FEW = 20  # with fewer documents, each is cut instead of choosing among them
 _SHOWN = 10  # bad documents that are told of one by one
-_FORMAT = 1  # of the file; count up when the same source would give other figures
+_FORMAT = 2  # of the file; count up when the same source would give other figures
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,20 @@ def scan(source: Source, max_bad: int = 0, *, remember: Path | None = None) -> S
     if remember and signature and not known:
         remember.mkdir(parents=True, exist_ok=True)
         with atomic_write(_file(remember, signature)) as file:
-            json.dump(asdict(found), file)
+            content = json.dumps(asdict(found))
+            file.write(f"{_sha256(content)} {content}\n")
+    return found
+
+
+def remembered(source: Source, max_bad: int = 0, *, remember: Path | None = None) -> Scan:
+    """What an earlier `scan` of the source found; nothing is read.
+
+    Raises:
+        ConfigError: there was none, or the source may have changed since.
+    """
+    found = _known(remember, source.signature())
+    if found is None or len(found.bad) > max_bad:
+        raise ConfigError(f"{source.name} has not been read before; see sddlm prepare")
     return found
 
 
@@ -185,11 +198,20 @@ def _file(folder: Path, signature: str) -> Path:
     return folder / f"scan-{_FORMAT}-{signature[:32]}.json"
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _known(folder: Path | None, signature: str | None) -> Scan | None:
-    """What an earlier reading told."""
+    """What an earlier reading found."""
     if folder is None or signature is None or not _file(folder, signature).is_file():
         return None
-    told = json.loads(_file(folder, signature).read_text(encoding="utf-8"))
+    line = _file(folder, signature).read_text(encoding="utf-8", errors="replace")
+    sha256, _, content = line.removesuffix("\n").partition(" ")
+    if sha256 != _sha256(content):
+        logger.warning("%s is damaged: the text is read again", _file(folder, signature))
+        return None
+    told = json.loads(content)
     for name in ("long", "bad"):
         told[name] = {int(number): value for number, value in told[name].items()}
     return Scan(**told)

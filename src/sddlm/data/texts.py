@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from sddlm.data.args import DataArgs
 from sddlm.data.cache import UNFINISHED
 from sddlm.data.corpora import CORPORA
-from sddlm.data.scan import Scan, good, scan
+from sddlm.data.scan import Scan, good, remembered, scan
 from sddlm.data.sources import Limited, Part, Source, open_source
 from sddlm.data.split import Split
 from sddlm.errors import ConfigError
@@ -98,11 +99,12 @@ def texts(args: DataArgs, split: Literal["both", "all"], until_done: ExitStack) 
     if split == "all":
         return [_whole(args, until_done)]
     weights = args.mixture or {args.sources[0]: 1.0}
-    found = [_text(args, name, weight, until_done) for name, weight in weights.items()]
+    read = partial(_reading, until_done=until_done)
+    found = [_text(args, name, weight, read) for name, weight in weights.items()]
     if args.validation_path is None:
         return found
     source = _opened(args, args.validation_path)
-    only = _reading(args, source, "validation", until_done)
+    only = read(args, source, "validation")
     return [*found, Text(args.validation_path, 1.0, (only,), ("validation",))]
 
 
@@ -127,7 +129,21 @@ def _whole(args: DataArgs, until_done: ExitStack) -> Text:
     return Text(name, 1.0, (_reading(args, source, rule, until_done, only="validation"),), only)
 
 
-def _text(args: DataArgs, name: str, weight: float, until_done: ExitStack) -> Text:
+def known_text(args: DataArgs, name: str) -> Text | None:
+    """A text of local files, if it has been read before and has not changed; nothing is read.
+
+    Raises:
+        ConfigError: there are no such files.
+    """
+    if name.startswith("-"):  # standard input is another text each time
+        return None
+    _opened(args, name)
+    with ExitStack() as nothing, suppress(ConfigError):
+        return _text(args, name, 1.0, partial(_reading, until_done=nothing, find=remembered))
+    return None
+
+
+def _text(args: DataArgs, name: str, weight: float, read: Callable[..., Reading]) -> Text:
     rule = args.validation or _SHARE
     held_out: Source | None = None
     if _is_corpus(args, name):
@@ -139,13 +155,19 @@ def _text(args: DataArgs, name: str, weight: float, until_done: ExitStack) -> Te
     else:
         train = _opened(args, name)
     if args.validation_path is not None:
-        only = _reading(args, train, "train", until_done)
+        only = read(args, train, "train")
         return Text(name, weight, (only,), ("train",))
     both = ("train", "validation")
     if held_out is None:
-        return Text(name, weight, (_reading(args, train, rule, until_done),), both)
+        return Text(name, weight, (read(args, train, rule),), both)
     readings = zip((train, held_out), both, strict=True)
-    return Text(name, weight, tuple(_reading(args, s, r, until_done) for s, r in readings), both)
+    return Text(name, weight, tuple(read(args, s, r) for s, r in readings), both)
+
+
+def is_remote(args: DataArgs, name: str) -> bool:
+    """Whether the name means one text wherever it is used: a corpus, or a dataset of the hub."""
+    on_hub = name.startswith("hf:") and not Path(name[3:].partition(":")[0]).expanduser().exists()
+    return on_hub or _is_corpus(args, name)
 
 
 def _is_corpus(args: DataArgs, name: str) -> bool:
@@ -162,13 +184,14 @@ def _reading(
     rule: float | str,
     until_done: ExitStack,
     only: str | None = None,
+    find: Callable[..., Scan] = scan,
 ) -> Reading:
     """A source and its scan."""
     if args.limit is not None:
         source = Limited(source, args.limit)
     if source.once:
         source = _copied(source, args, until_done)
-    found = scan(source, args.max_bad, remember=args.cache_folder)
+    found = find(source, args.max_bad, remember=args.cache_folder)
     if isinstance(rule, str):
         return Reading(source, found, rule)
     if rule >= found.documents:

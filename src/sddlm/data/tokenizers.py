@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -30,6 +31,11 @@ _PADS = ("[PAD]", "<pad>")
 _STAND_INS = (*_PADS, "[UNK]", "<unk>", "[MASK]", "<mask>")
 KINDS = ("bytes", "characters", "bpe")
 
+#: Longer words are cut for learning, which takes the square of a word's length: letters and digits,
+#: other signs, white space. No language has such words.
+_WORD = 256
+_BLANKS = re.compile(rf"\s{{{_WORD}}}")
+_LONG = re.compile(rf"[^\W_]{{{_WORD}}}|(?:(?!\s)[\W_]){{{_WORD}}}|{_BLANKS.pattern}")
 _PIECE = 1 << 16  # characters; the library needs some 300 bytes a token for one text
 
 # After it has used threads, the library warns on stderr at every fork (a loader's worker) unless
@@ -66,8 +72,13 @@ class Tokenizer:
         """Take over a ``tokenizers.Tokenizer`` (it is changed: see the class).
 
         Raises:
-            ConfigError: fewer than two ids, or no free id for an end of text.
+            ConfigError: something else; fewer than two ids, or no free id for an end of text.
         """
+        if not isinstance(tokenizer, hf.Tokenizer):
+            raise ConfigError(
+                f"a Tokenizer wraps a tokenizers.Tokenizer, not {tokenizer!r:.80}; see "
+                "Tokenizer.load, .bytes, .characters and .train_bpe"
+            )
         tokenizer.no_truncation()
         tokenizer.no_padding()
         eos = next((t for t in END_OF_TEXTS if tokenizer.token_to_id(t) is not None), END_OF_TEXT)
@@ -135,6 +146,11 @@ class Tokenizer:
         Raises:
             ConfigError: V < 257.
         """
+        if isinstance(texts, str) or not isinstance(vocab_size, int):
+            raise ConfigError(
+                f"no vocabulary of {vocab_size!r:.80} tokens comes from {texts!r:.80}: give a list "
+                "of texts and a whole number"
+            )
         if vocab_size < 257:
             raise ConfigError(
                 f"--data.vocab_size {vocab_size} is too small for bpe, which starts from 256 bytes "
@@ -147,7 +163,7 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        tokenizer.train_from_iterator((p for text in texts for p in cut(text, _PIECE)), trainer)
+        tokenizer.train_from_iterator(_words(texts), trainer)
         return cls(tokenizer)
 
     @classmethod
@@ -161,6 +177,8 @@ class Tokenizer:
         Raises:
             ConfigError: there is none, or the library cannot read it.
         """
+        if not isinstance(name, str | os.PathLike):
+            raise ConfigError(f"a tokenizer is loaded by its path or name, not by {name!r:.80}")
         path = vocabulary(Path(name))
         if not path.is_file():
             path = _found(os.fspath(name))
@@ -196,6 +214,8 @@ class Tokenizer:
         Raises:
             ConfigError: the tokenizer does not know a character and has no token for that.
         """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(f"there is no list of texts to encode in {texts!r:.80}")
         try:
             encodings = self._hf.encode_batch_fast(list(texts), add_special_tokens=False)
         except Exception as error:  # the library raises bare Exceptions
@@ -261,6 +281,19 @@ def one_thread_each() -> Iterator[None]:
         yield
     finally:
         os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def _words(texts: Iterable[str]) -> Iterator[str]:
+    """Texts in pieces to learn from: words longer than `_WORD` are cut, all others stay whole."""
+    for text in texts:
+        for piece in cut(text, _PIECE):
+            start = 0
+            # nearly no piece has any; to look so is six times as fast
+            any_long = max(map(len, piece.split()), default=0) >= _WORD or _BLANKS.search(piece)
+            for long in _LONG.finditer(piece) if any_long else ():
+                yield piece[start : long.end()]
+                start = long.end()
+            yield piece[start:]
 
 
 def _is_local(tokenizer: hf.Tokenizer) -> bool:

@@ -114,7 +114,10 @@ def _notes(plan: Plan) -> list[str]:
     """What stands behind the figures, and what does not."""
     notes = []
     if plan.utilization is None:
-        notes.append("time: every operation of a step was run on this machine and timed")
+        notes.append(
+            "time: every operation of a step was run on this machine and timed. Start, preparation "
+            "of the text, validation, previews and checkpoints are left out"
+        )
     else:
         rate = "bf16" if plan.bf16 else "fp32"
         notes.append(

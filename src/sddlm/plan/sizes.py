@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import token_dtype
+from sddlm.data.texts import is_remote, known_text
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.models.dit import DiT
@@ -59,25 +62,40 @@ def vocabulary(data: DataArgs, given: int | None) -> int:
 def prepared(data: DataArgs, vocab_size: int) -> tuple[int, int] | None:
     """Tokens and documents of the training text, if it lies in the cache; nothing is read for it.
 
-    What is found is the newest of that name made with a tokenizer of that size.
+    Local files are found by what they are and hold (`known_text`), not by their name, which many
+    have; corpora and datasets of the hub by name, the newest one. Any tokenizer of that size will
+    do.
+
+    Raises:
+        ConfigError: there are no such files.
     """
+    if data.validation_path is not None and not is_remote(data, data.validation_path):
+        known_text(data, data.validation_path)
     tokens = documents = 0
+    metas = _metas(data.cache_folder, vocab_size)
     for name in data.sources:
-        metas = sorted(
-            data.cache_folder.glob("tokens-*/meta.json"), key=lambda path: path.stat().st_mtime
-        )
-        said = [json.loads(path.read_text(encoding="utf-8")) for path in metas]
-        fit = [
-            meta["splits"]["train"]
-            for meta in said
-            if meta.get("name") == name
-            and meta["vocab_size"] == vocab_size
-            and "train" in meta["splits"]
-        ]
+        if is_remote(data, name):
+            fit = [m for m in metas if (m["name"], m.get("limit")) == (name, data.limit)]
+        else:
+            text = known_text(data, name)
+            fit = [m for m in metas if text is not None and m.get("text") == text.key]
         if not fit:
             return None
-        tokens, documents = tokens + fit[-1]["tokens"], documents + fit[-1]["documents"]
+        train = fit[-1]["splits"]["train"]
+        tokens, documents = tokens + train["tokens"], documents + train["documents"]
     return tokens, documents
+
+
+def _metas(cache: Path, vocab_size: int) -> list[dict[str, Any]]:
+    """Records of what is prepared for training with a tokenizer of that size, the newest last."""
+    found = []
+    for path in sorted(cache.glob("tokens-*/meta.json"), key=lambda path: path.stat().st_mtime):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: not known
+            meta = json.loads(path.read_text(encoding="utf-8"))
+            train = meta["splits"]["train"]
+            if meta["vocab_size"] == vocab_size and train["tokens"] + train["documents"] > 0:
+                found.append(meta)
+    return found
 
 
 def parameters(network: DiT) -> tuple[dict[str, int], int]:
