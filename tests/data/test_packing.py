@@ -4,11 +4,11 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -152,22 +152,20 @@ def test_notes_of_a_version_with_other_units_are_not_gone_on_from(
     assert write(tmp_path / "x", tokenizer) == whole
 
 
-SCRIPT = """
-import os, signal, sys
-import sddlm.data.packing as room
-from sddlm.data.args import DataArgs
-from sddlm.data.prepare import prepare
-room._NOTED, room._UNIT = 0.0, 1 << 12
-fsync, left = os.fsync, int(sys.argv[3])
-def killing(handle):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    fsync(handle)
-os.fsync = killing
-prepare(DataArgs(path=sys.argv[1], cache=sys.argv[2], tokenizer="bytes", validation=0.1, workers=2))
-"""
+def prepare_when_allowed(args: DataArgs, test: Connection) -> None:
+    """What the killed process does: it waits for the test before each unit, and reports it after.
+
+    The first thing that it reports is that it has begun.
+    """
+
+    def write_when_allowed(writer, unit, write=room._Writer.write) -> None:
+        test.recv()
+        write(writer, unit)
+        test.send("written")
+
+    room._NOTED, room._UNIT, room._Writer.write = 0.0, 1 << 12, write_when_allowed
+    test.send("begun")
+    prepare(args)
 
 
 @pytest.mark.slow
@@ -183,11 +181,21 @@ def test_killed_at_ten_random_moments_the_next_start_finishes(tmp_path: Path, mo
     whole = prepare(args)
     expected = contents(tmp_path / "whole")
 
-    for _ in range(10):  # 600 units, each with 5 calls of fsync
-        command = [sys.executable, "-c", SCRIPT, str(text), str(tmp_path / "killed")]
-        done = subprocess.run([*command, str(chance.randrange(1, 250))], check=False)
-        assert done.returncode == -signal.SIGKILL
-    args.cache = str(tmp_path / "killed")
+    args.cache, args.workers = str(tmp_path / "killed"), 2
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["sddlm.data.prepare"])  # torch is imported once, not ten times
+    for _ in range(10):
+        here, there = context.Pipe()
+        process = context.Process(target=prepare_when_allowed, args=(args, there))
+        process.start()
+        allowed = chance.randint(0, 20)  # of more than 500
+        for _ in range(allowed):
+            here.send("write")
+        for _ in range(1 + chance.randint(0, allowed)):
+            here.recv()
+        process.kill()  # in one of the other units, or while it waits for more
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     monkeypatch.setattr(room, "_UNIT", 1 << 12)
     (unfinished,) = (tmp_path / "killed").glob(".unfinished-tokens-*/journal")
     assert unfinished.read_text().count("\n") >= 2
