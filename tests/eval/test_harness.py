@@ -14,7 +14,7 @@ import torch
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.questions import Questions, split
+from sddlm.eval.questions import Questions, prompt_of, split
 from sddlm.eval.writing import Plan, write
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
@@ -423,3 +423,21 @@ def test_a_name_that_lm_eval_does_not_know(harness, monkeypatch, tmp_path):
     monkeypatch.setattr(harness, "TaskManager", lambda **_: SimpleNamespace(all_tasks=["piqa"]))
     with pytest.raises(ConfigError, match="lm-eval has no task piqua: did you mean piqa"):
         harness.load_tasks(["piqua"], files=None, limit=None, out_folder=tmp_path, team=Team())
+
+
+def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion):
+    """One rule with generation: what rows have in front, and nothing where they have nothing."""
+    (prompt,) = ar.tokenizer.encode_batch(["The cat"])
+    (scored,) = ar.tokenizer.encode_batch([" sat"])
+    for data, front in (({"packing": {"eos": False}}, []), ({"packing": {"eos": True}}, [EOS])):
+        lm = harness.SDDLM(replace(ar, data=data))
+        ((found, _),) = lm.loglikelihood([request("The cat", " sat")])
+        assert found == pytest.approx(by_hand(ar, [*front, *prompt], scored)[0], rel=1e-5)
+        assert prompt_of(replace(diffusion, data=data), prompt) == [*front, *prompt]
+        assert prompt_of(replace(diffusion, data=data), []) == front
+    # a next-token model must have something: what its sampler begins with
+    silent = replace(ar, data={"packing": {"eos": False}})
+    ((found, _),) = harness.SDDLM(silent).loglikelihood([request("", " sat")])
+    assert found == pytest.approx(by_hand(ar, [EOS], scored)[0], rel=1e-5)
+    text = write(silent, "", Plan.of({"max_tokens": 3}), steps=4, seed=0)["text"]
+    assert text == write(ar, "", Plan.of({"max_tokens": 3}), steps=4, seed=0)["text"] != ""
