@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from sddlm.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -57,3 +61,26 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: there is no directory {path.parent}")
     if not os.access(path.parent, os.W_OK) or path.is_dir():
         raise ConfigError(f"cannot write {path}: choose another file")
+
+
+def write_keeping(
+    path: Path, text: str, facts: Callable[[bytes], Any] = bytes, *, beside: str | None = None
+) -> None:
+    """Write a text file; a former one that differs is kept as NAME-1.EXT, NAME-2.EXT, ...
+
+    Args:
+        path: the file.
+        text: what belongs in it.
+        facts: what is compared of the bytes of two files.
+        beside: ending of a file that belongs to it, such as ``.png``, and is kept with it.
+    """
+    with atomic_write(path) as file:
+        file.write(text)
+        file.flush()  # on a full disk nothing is renamed
+        if not path.exists() or facts(path.read_bytes()) == facts(text.encode()):
+            return
+        names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+        kept = path.rename(next(name for name in names if not name.exists()))
+        if beside and path.with_suffix(beside).exists():
+            path.with_suffix(beside).rename(kept.with_suffix(beside))
+        logger.info("%s is new; the former one, which differs, is kept as %s", path, kept.name)

@@ -69,7 +69,9 @@ def real(models):
 
 
 def run(models, judge, real, path, work=None, rules=CONVENTIONS["sddlm"], sweep=SWEEP):
-    return run_frontier(models, judge, rules, real, sweep, DRAWING, work or Work(), path / "f.png")
+    found = run_frontier(models, judge, rules, real, sweep, DRAWING, work or Work())
+    draw_frontier(found, path / "f.png")
+    return found
 
 
 @pytest.fixture(scope="module")

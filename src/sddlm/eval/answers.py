@@ -26,7 +26,7 @@ from sddlm.eval.measures import (
     measure_samples,
     real_rows,
 )
-from sddlm.eval.pictures import draw_correction
+from sddlm.eval.pictures import draw_correction, draw_frontier
 from sddlm.eval.tasks import check_tasks
 from sddlm.eval.texts import HeldOut, SampleSet, TrainingText, read_samples
 from sddlm.eval.zero_shot import zero_shot, zero_shot_sets
@@ -45,11 +45,13 @@ class Question:
 
     Attributes:
         check: refuses before anything is loaded: ``(asked, target)``.
-        answer: ``(asked, loaded, work, target, device)`` to what belongs in the file.
+        answer: ``(asked, loaded, work, device)`` to what belongs in the file.
+        draw: draws that: ``(result, path)``.
     """
 
     check: Callable[[Asked, Path], None]
-    answer: Callable[[Asked, ModelDir, Work, Path, str], dict[str, Any]]
+    answer: Callable[[Asked, ModelDir, Work, str], dict[str, Any]]
+    draw: Callable[[dict[str, Any], Path], None] | None = None
 
 
 def _check_report(asked: Asked, target: Path) -> None:
@@ -62,7 +64,7 @@ def _check_report(asked: Asked, target: Path) -> None:
 
 
 def _report(
-    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
+    asked: Asked, loaded: ModelDir, work: Work, device: str
 ) -> dict[str, Any]:
     """What a model is like."""
     names, batch, seed = wanted(asked), asked.drawing.batch, asked.drawing.seed
@@ -156,7 +158,7 @@ def _check_zero_shot(asked: Asked, target: Path) -> None:
 
 
 def _zero_shot(
-    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
+    asked: Asked, loaded: ModelDir, work: Work, device: str
 ) -> dict[str, Any]:
     """The likelihood of other kinds of text."""
     sets = zero_shot(
@@ -190,7 +192,7 @@ def _check_tasks(asked: Asked, target: Path) -> None:
         )
 
 
-def _tasks(asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str) -> dict[str, Any]:
+def _tasks(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
     """Tasks of lm-eval."""
     from sddlm.eval.harness import load_tasks, run_tasks
 
@@ -230,7 +232,7 @@ def _check_frontier(asked: Asked, target: Path) -> None:
 
 
 def _frontier(
-    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
+    asked: Asked, loaded: ModelDir, work: Work, device: str
 ) -> dict[str, Any]:
     """Perplexity of samples against their entropy."""
     first, *others = _models(asked)
@@ -250,7 +252,6 @@ def _frontier(
         asked.sweep or Sweep(),
         asked.drawing,
         work,
-        target.with_suffix(".png"),
     )
 
 
@@ -262,7 +263,7 @@ def _check_correction(asked: Asked, target: Path) -> None:
 
 
 def _correction(
-    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
+    asked: Asked, loaded: ModelDir, work: Work, device: str
 ) -> dict[str, Any]:
     """What the model restores and damages."""
     check_can_correct(loaded)
@@ -275,8 +276,6 @@ def _correction(
         batch=asked.drawing.batch,
         work=work,
     )
-    if work.team.first:
-        draw_correction(found, target.with_suffix(".png"))
     return {"text": text.source, "correction": found}
 
 
@@ -285,6 +284,10 @@ QUESTIONS = {
     "evaluation": Question(_check_report, _report),
     "zero_shot": Question(_check_zero_shot, _zero_shot),
     "tasks": Question(_check_tasks, _tasks),
-    "frontier": Question(_check_frontier, _frontier),
-    "correction": Question(_check_correction, _correction),
+    "frontier": Question(_check_frontier, _frontier, draw_frontier),
+    "correction": Question(
+        _check_correction,
+        _correction,
+        lambda result, path: draw_correction(result["correction"], path),
+    ),
 }

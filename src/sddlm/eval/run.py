@@ -24,7 +24,7 @@ from sddlm.eval.asked import Asked
 from sddlm.eval.drawing import Drawing, Precision
 from sddlm.eval.frontier import Sweep
 from sddlm.eval.measures import fingerprint
-from sddlm.eval.report import table, write_json
+from sddlm.eval.report import table, write_results
 from sddlm.files import check_writable
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.base import choose_device
@@ -151,13 +151,13 @@ def evaluate(
             "seed": seed,
             "device": device,
             "sddlm_version": version("sddlm"),
-            **question.answer(asked, loaded, work, target, device),
+            **question.answer(asked, loaded, work, device),
         }
         result["seconds"] = round(time.perf_counter() - started, 3)
         if team.first:
-            write_json(target, result)
+            write_results(target, result, question.draw)
             work.finish()
-            console = Console()
+            console = Console(markup=False, emoji=False)  # a directory's name is no markup
             console.print(table(result))
             console.print(f"written to {target}", style="dim", soft_wrap=True)
     finally:
