@@ -2,8 +2,8 @@
 
 Every long part of an evaluation (likelihood, samples, judge, tasks), and every batch of texts that
 are written, is a list of units, each a function of its number alone, such as one batch of rows.
-What a unit gives is written down at once. A command that was interrupted and is given again does
-only what is missing, and N processes (``torchrun``) do the same units as one, so that they find
+What a unit gives is written down at once, with a checksum. A command that was interrupted and is
+given again does only what is missing or damaged, and N processes (``torchrun``) do the same units as one, so that they find
 the same, bit for bit.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,8 @@ import torch
 
 from sddlm.errors import ConfigError
 from sddlm.progress import bar
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def _notes(path: Path | None, rank: int) -> Iterator[Callable[[int, Any], None]]
                     opened = path.with_name(f"{path.name}.{rank}.jsonl").open("a")
                     file.append(files.enter_context(opened))
                     opened.write("\n")  # a kill may have left half a line
-                file[0].write(json.dumps([number, result]) + "\n")
+                file[0].write(_line(number, json.dumps(result)))
                 file[0].flush()
             except OSError as error:
                 raise ConfigError(
@@ -172,16 +175,26 @@ def _notes(path: Path | None, rank: int) -> Iterator[Callable[[int, Any], None]]
         yield add
 
 
+def _line(number: int, result: str) -> str:
+    """A finished unit in a line: its number, its result, and a checksum of both."""
+    return f'[{number}, {result}, "{digest(number, result)}"]\n'
+
+
 def _read(path: Path) -> dict[int, Any]:
-    """Finished units of any process; half a line that a kill left is none."""
-    found = {}
+    """Finished units of any process; what a kill left half written, or is damaged, is none."""
+    found, damaged = {}, 0
     for file in sorted(path.parent.glob(f"{path.name}.*.jsonl")) if path.parent.is_dir() else []:
-        for line in file.read_text().splitlines():
+        for line in filter(None, file.read_text(errors="replace").split("\n")):
             try:
-                number, result = json.loads(line)
-            except ValueError:
-                continue
-            found[int(number)] = result
+                number, result, _ = json.loads(line)
+                whole = line + "\n" == _line(number, json.dumps(result))
+            except (ValueError, TypeError, RecursionError):
+                whole = False
+            if whole:
+                found[number] = result
+            damaged += not whole
+    if damaged:
+        logger.warning("%d damaged results in %s are computed again", damaged, path.parent)
     return found
 
 

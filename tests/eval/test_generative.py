@@ -126,7 +126,9 @@ def own(tmp_path, estimate, **data):
     model = DiT(config).eval()
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
-    ModelDir(model, UniformProcess(), estimate, Tokenizer.bytes(), {}, data).save(tmp_path / "judge")
+    ModelDir(model, UniformProcess(), estimate, Tokenizer.bytes(), {}, data).save(
+        tmp_path / "judge"
+    )
     return str(tmp_path / "judge"), model
 
 

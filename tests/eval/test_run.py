@@ -293,7 +293,9 @@ def test_a_damaged_result_is_kept_and_no_obstacle(trained, damage):
 def test_a_picture_is_kept_with_its_figures(tmp_path):
     path = tmp_path / "frontier.json"
     for value in (1, 2):
-        report.write_results(path, {"value": value}, lambda found, to: to.write_text(str(found["value"])))
+        report.write_results(
+            path, {"value": value}, lambda found, to: to.write_text(str(found["value"]))
+        )
     assert [p.read_text() for p in sorted(tmp_path.glob("*.png"))] == ["1", "2"]
     assert json.loads((tmp_path / "frontier-1.json").read_text()) == {"value": 1}
 

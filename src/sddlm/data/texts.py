@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -84,12 +84,14 @@ class Text:
             yield from reading.parts()
 
 
-def texts(args: DataArgs, split: Literal["both", "all"], until_done: ExitStack) -> list[Text]:
+def texts(
+    args: DataArgs, split: Literal["both", "validation", "all"], until_done: ExitStack
+) -> list[Text]:
     """The texts to prepare, scanned.
 
     Args:
         args: what the user asked for.
-        split: ``both``, or ``all`` for validation.
+        split: ``both``, ``validation`` alone, or ``all`` for validation.
         until_done: what must be kept until the texts have been read for the last time.
 
     Raises:
@@ -99,11 +101,29 @@ def texts(args: DataArgs, split: Literal["both", "all"], until_done: ExitStack) 
         return [_whole(args, until_done)]
     weights = args.mixture or {args.sources[0]: 1.0}
     found = [_text(args, name, weight, until_done) for name, weight in weights.items()]
+    if split == "validation":
+        return [_held_out(text) for text in found]
     if args.validation_path is None:
         return found
     source = _opened(args, args.validation_path)
     only = _reading(args, source, "validation", until_done)
     return [*found, Text(args.validation_path, 1.0, (only,), ("validation",))]
+
+
+def _held_out(text: Text) -> Text:
+    """The held-out part of a text alone."""
+    readings = (replace(r, only="validation") for r in text.readings if r.rule != "train")
+    return replace(text, readings=tuple(readings), splits=("validation",))
+
+
+def share_held_out(args: DataArgs, name: str) -> float:
+    """What training on a source holds out of its documents: a share, a number, or 0 for none."""
+    if args.validation_path is not None:
+        return 0.0
+    if args.validation is not None or not is_corpus(args, name):
+        return args.validation or _SHARE
+    corpus = CORPORA[name]
+    return 0.0 if "validation" in corpus.roles else corpus.last or _SHARE
 
 
 def _whole(args: DataArgs, until_done: ExitStack) -> Text:
@@ -116,7 +136,7 @@ def _whole(args: DataArgs, until_done: ExitStack) -> Text:
             )
     name = args.sources[0]
     only = ("validation",)
-    if not _is_corpus(args, name):
+    if not is_corpus(args, name):
         reading = _reading(args, _opened(args, name), "validation", until_done)
         return Text(name, 1.0, (reading,), only)
     corpus = CORPORA[name]
@@ -130,7 +150,7 @@ def _whole(args: DataArgs, until_done: ExitStack) -> Text:
 def _text(args: DataArgs, name: str, weight: float, until_done: ExitStack) -> Text:
     rule = args.validation or _SHARE
     held_out: Source | None = None
-    if _is_corpus(args, name):
+    if is_corpus(args, name):
         corpus = CORPORA[name]
         train = corpus.training(streaming=args.streaming)
         if args.validation is None:
@@ -148,7 +168,8 @@ def _text(args: DataArgs, name: str, weight: float, until_done: ExitStack) -> Te
     return Text(name, weight, tuple(_reading(args, s, r, until_done) for s, r in readings), both)
 
 
-def _is_corpus(args: DataArgs, name: str) -> bool:
+def is_corpus(args: DataArgs, name: str) -> bool:
+    """Whether a source is a corpus known by name."""
     return args.path is None and name in CORPORA
 
 

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: what differs between two evaluations that find the same
 _VOLATILE = ("seconds", "command", "sddlm_version", "model")
-#: what one row has no error of, a cut text no characters of, and an undamaged one nothing to restore
+#: what a single row, a cut text or an undamaged one has none of
 _MAY_BE_NONE = ("stderr", "nats_per_character", "restored", "damaged")
 
 
@@ -68,9 +68,9 @@ def _finite(value: Any) -> Any:
 
 def _not_finite(value: Any, name: str = "") -> Iterator[str]:
     """Names of figures that are no numbers and should be."""
-    if isinstance(value, float) and not math.isfinite(value):
-        if not name.endswith(_MAY_BE_NONE):
-            yield name
+    wrong = isinstance(value, float) and not math.isfinite(value)
+    if wrong and not name.endswith(_MAY_BE_NONE):
+        yield name
     items = value.items() if isinstance(value, dict) else ()
     for key, item in items or enumerate(value if isinstance(value, (list, tuple)) else ()):
         yield from _not_finite(item, f"{name}.{key}".lstrip("."))
@@ -110,6 +110,8 @@ def _report(out: Table, result: dict[str, Any]) -> list[str]:
         facts.append(_copying_rows(out, result["copying"]))
     if "generative" in result:
         facts.append(_generative_rows(out, result["generative"]))
+    if "real_text" in result:
+        facts.append(_real_text(result))
     if "mauve" in result:
         own = result["mauve"]
         out.add_row("MAUVE", f"{own['mauve']:.3f}", f"real {own['real']:.3f}")
@@ -138,7 +140,8 @@ def _frontier(out: Table, result: dict[str, Any]) -> list[str]:
     for row in frontier_rows(result):
         out.add_row(*row)
     convention = result["convention"]["name"]
-    return [f"judge {result['judge']}, convention {convention}; intervals of 95%"]
+    judge = f"judge {result['judge']}, convention {convention}; intervals of 95%"
+    return [judge, _real_text(result)]
 
 
 def _correction(out: Table, result: dict[str, Any]) -> list[str]:
@@ -155,6 +158,12 @@ def _correction(out: Table, result: dict[str, Any]) -> list[str]:
         out.add_row("  bits to say which", f"{share['confidence_bits']:.3f}", bits)
     how = own["sampler"]
     return [f"{own['rows']} rows; steps {how['steps']}, tail {how['tail']}; t is the noise level"]
+
+
+def _real_text(result: dict[str, Any]) -> str:
+    """Whether the judge was trained on the real text."""
+    own = result["real_text"]
+    return f"real text seen by the judge: {own['seen_by_judge']} ({own['reason']})"
 
 
 def _percent(point: dict[str, Any], figure: str) -> str:
