@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from sddlm.errors import ConfigError
 
@@ -21,25 +24,85 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     """A file to write; it takes its public name at the end, and vanishes on an error.
 
     It has a temporary name in the same folder meanwhile, so an old file of that name stays
-    complete until the new one is on disk.
+    complete until the new one is on disk. Its mode follows the umask.
 
     Args:
         path: the public name.
         mode: ``w`` for text (UTF-8, line ends as written) or ``wb`` for bytes.
+
+    Raises:
+        OSError: it cannot be written; the error has the public name.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with os.fdopen(handle, mode, **text) as file:
+        with temporary.open(mode.replace("w", "x"), **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        raise _named(error, path, temporary)
+
+
+def append(path: Path, text: str) -> None:
+    """Add text at the end of a file; where that fails, the file is as before.
+
+    Raises:
+        OSError: it cannot be written; the error has the file's name.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            end, left = file.tell(), memoryview(text.encode())
+            try:
+                while left:  # a disk that fills up takes a part of it first
+                    left = left[file.write(left) :]
+            except OSError:
+                file.truncate(end)
+                raise
+    except OSError as error:
+        raise _named(error, path)
+
+
+def _named(error: BaseException, path: Path, *others: Path) -> BaseException:
+    """The error, which names the file: those of ``write`` name none."""
+    if isinstance(error, OSError) and error.filename in (None, *map(str, others)):
+        error.filename = str(path)
+    return error
+
+
+@contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Hold a lock that no other process has; a kill releases it, too.
+
+    Args:
+        path: of the lock file, which exists as long as the lock is held.
+        message: of the error.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(message) from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file of any size (hex)."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            total.update(piece)
+    return total.hexdigest()
 
 
 def make_durable(path: Path) -> None:
