@@ -111,7 +111,7 @@ def test_what_cannot_be_added_leaves_the_file_as_before(tmp_path: Path) -> None:
 
 def test_a_lock_is_one_process_at_a_time_and_leaves_nothing(tmp_path: Path) -> None:
     with locked(tmp_path / ".lock", "busy"):
-        with pytest.raises(ConfigError, match="^busy$"), locked(tmp_path / ".lock", "busy"):
+        with pytest.raises(ConfigError, match="busy"), locked(tmp_path / ".lock", "busy"):
             pass
         assert os.listdir(tmp_path) == [".lock"]
     assert os.listdir(tmp_path) == []

@@ -44,7 +44,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise _named(error, path, temporary)
+        _name(error, path, temporary)
+        raise
 
 
 def append(path: Path, text: str) -> None:
@@ -63,14 +64,14 @@ def append(path: Path, text: str) -> None:
                 file.truncate(end)
                 raise
     except OSError as error:
-        raise _named(error, path)
+        _name(error, path)
+        raise
 
 
-def _named(error: BaseException, path: Path, *others: Path) -> BaseException:
-    """The error, which names the file: those of ``write`` name none."""
+def _name(error: BaseException, path: Path, *others: Path) -> None:
+    """Let an error name the public file: those of ``write`` name none."""
     if isinstance(error, OSError) and error.filename in (None, *map(str, others)):
         error.filename = str(path)
-    return error
 
 
 @contextmanager
