@@ -1,11 +1,15 @@
 import json
 import math
 import random
+import resource
+import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
 import yaml
 
+from sddlm.cli import main
 from sddlm.data.args import trained_on
 from sddlm.data.prepare import DataArgs
 from sddlm.data.tokenizers import Tokenizer
@@ -320,3 +324,37 @@ def test_one_row_has_no_error(trained, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "nan" not in shown
     assert "1 row, too few for an error" in shown
+
+
+@contextmanager
+def small_files(size):
+    """A limit on the size of files fails a write itself, as a full disk does."""
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "where"),
+    [(600, "64", "evaluation.json.partial/likelihood"), (900, "4", "evaluation.json'")],
+)
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(trained, capsys, size, rows, where):
+    command = ["eval", str(trained), "--metrics", "likelihood", "--rows", rows, "--seed"]
+    assert main([*command, "1"]) == 0
+    before = {path: path.read_bytes() for path in trained.glob("*.*") if path.is_file()}
+    capsys.readouterr()
+    with small_files(size):
+        assert main([*command, "2"]) == 1
+    hint, error = capsys.readouterr().err.splitlines()
+    assert hint.startswith("prepared tokens reused")
+    assert f"{trained}/{where}" in error
+    assert {path: path.read_bytes() for path in trained.glob("*.*") if path.is_file()} == before
+    assert main([*command, "2"]) == 0
+    assert sorted(p.name for p in trained.glob("*.*")) == [
+        "config.yaml", "evaluation-1.json", "evaluation.json",
+    ]  # fmt: skip
