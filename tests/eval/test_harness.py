@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -347,26 +348,29 @@ def test_lm_evals_own_command_line_agrees(harness, diffusion, files, tmp_path):
     names = ["arc_easy", "piqa"]
     own = run(harness, diffusion, files, names, tmp_path / "tasks", limit=3, draws=32, seed=5)
     model = ["--model", "sddlm", "--model_args", f"path={tmp_path / 'run'},draws=32,seed=5"]
-    paths = ",".join(str(tmp_path / "tasks" / f"{name}.yaml") for name in names)
+    # as docs/evaluation.md types them, in processes of their own
+    written = subprocess.run(
+        [sys.executable, "-m", "sddlm.eval.tasks", ",".join(names), str(tmp_path / "out"), files],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert written[:4] == ["next:", "lm_eval", "--model", "sddlm"]
     ways = {
-        "lm_eval": ["--tasks", paths],
-        "sddlm.eval.harness": [
-            "--tasks",
-            "arc_easy,piqa",
-            "--include_path",
-            str(tmp_path / "tasks"),
+        "lm_eval": [str(Path(sys.executable).with_name("lm_eval")), *written[-2:]],
+        "harness": [
+            sys.executable, "-m", "sddlm.eval.harness",
+            "--tasks", "arc_easy,piqa", "--include_path", str(tmp_path / "tasks"),
         ],
-    }
+    }  # fmt: skip
     end = ["--limit", "3", "--output_path"]
     running = {
         way: subprocess.Popen(
-            [sys.executable, "-m", way, *model, *more, *end, str(tmp_path / f"{way}.json")],
+            [*command, *model, *end, str(tmp_path / f"{way}.json")],
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for way, more in ways.items()
+        for way, command in ways.items()
     }
     for way, process in running.items():
         printed = process.communicate()[0]

@@ -80,8 +80,10 @@ def evaluate(
         convention: how the judge reads samples: sddlm, duo (and MDLM), bd3 or gidd.
         zero_shot: only the likelihood of other kinds of text: all, or comma-separated names of the
             seven sets.
-        tasks: only these tasks of lm-eval, comma-separated, such as hellaswag,piqa.
-        task_files: folder with the questions of the tasks; without it lm-eval loads them.
+        tasks: only these tasks of lm-eval, comma-separated, such as hellaswag,piqa, or paths of
+            task files (YAML).
+        task_files: folder with the questions of the tasks (docs/evaluation.md lists the files);
+            without it lm-eval loads them.
         limit: most questions of a task.
         frontier: only the perplexity of samples against their entropy, over a sweep of settings.
         against: more model directories for the frontier, comma-separated.
