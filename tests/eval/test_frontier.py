@@ -321,6 +321,15 @@ def test_a_picture_is_drawn(whole):
     assert size(whole[1]) == (900, 650)
 
 
+def test_names_are_no_formulas(whole, tmp_path):
+    """At 7bd1212 a directory with dollars in its name was a traceback after all the work."""
+    pytest.importorskip("matplotlib")
+    name = "a$\\nothing{$"
+    models = {f"{name}{i}": model for i, model in enumerate(whole[0]["models"].values())}
+    draw_frontier({**whole[0], "models": models, "judge": name}, tmp_path / "f.png")
+    assert size(tmp_path / "f.png") == (900, 650)
+
+
 def test_the_picture_shows_every_model_real_text_and_the_intervals(whole, tmp_path):
     pytest.importorskip("matplotlib")
     result, _ = whole
