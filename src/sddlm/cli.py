@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from inspect import signature
+from pathlib import Path
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,8 @@ def _run(verb: str, arguments: list[str]) -> int:
         close = "".join(f"; did you mean {v}?" for v in get_close_matches(verb, VERBS, 1))
         raise ConfigError(f"there is no verb {verb}, only {', '.join(VERBS)}{close}")
     function, chosen = _parse(verb, arguments)
+    if verb == "sample" and chosen["out"] is None:
+        chosen["out"] = str(Path(chosen["model_dir"]) / "samples.jsonl")
     with _messages():
         result = function(**chosen)
     first = _is_first()

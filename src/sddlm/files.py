@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from sddlm.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 #: bounds of a file of options or facts: anything beyond them is a mistake or an attack
 _BYTES, _DEPTH, _VALUES = 1 << 18, 32, 20_000
@@ -127,6 +130,29 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: there is no directory {path.parent}")
     if not os.access(path.parent, os.W_OK) or path.is_dir():
         raise ConfigError(f"cannot write {path}: choose another file")
+
+
+def write_keeping(
+    path: Path, text: str, facts: Callable[[bytes], Any] = bytes, *, beside: str | None = None
+) -> None:
+    """Write a text file; a former one that differs is kept as NAME-1.EXT, NAME-2.EXT, ...
+
+    Args:
+        path: the file.
+        text: what belongs in it.
+        facts: what is compared of the bytes of two files.
+        beside: ending of a file that belongs to it, such as ``.png``, and is kept with it.
+    """
+    with atomic_write(path) as file:
+        file.write(text)
+        file.flush()  # on a full disk nothing is renamed
+        if not path.exists() or facts(path.read_bytes()) == facts(text.encode()):
+            return
+        names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+        kept = path.rename(next(name for name in names if not name.exists()))
+        if beside and path.with_suffix(beside).exists():
+            path.with_suffix(beside).rename(kept.with_suffix(beside))
+        logger.info("%s is new; the former one, which differs, is kept as %s", path, kept.name)
 
 
 def read_yaml(path: Path, name: str | None = None) -> Any:

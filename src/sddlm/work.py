@@ -2,19 +2,19 @@
 
 Every long part of an evaluation (likelihood, samples, judge, tasks), and every batch of texts that
 are written, is a list of units, each a function of its number alone, such as one batch of rows.
-What a unit gives is written down at once. A command that was interrupted and is given again does
-only what is missing, and N processes (``torchrun``) do the same units as one, so that they find
-the same, bit for bit.
+What a unit gives is written down at once, with a checksum. A command that was interrupted and is
+given again does only what is missing or damaged, and N processes (``torchrun``) do the same units
+as one, so that they find the same, bit for bit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from typing import Any
 import torch
 
 from sddlm.errors import ConfigError
+from sddlm.files import append
 from sddlm.progress import bar
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,14 @@ class Work:
         missing = [number for number in range(count) if number not in known]
         mine: dict[int, Any] = {}
         show = self.show and self.team.first
-        with _notes(path, self.team.rank) as note, bar(name, total=count, show=show) as advance:
+        with bar(name, total=count, show=show) as advance:
             advance(count - len(missing))
             for number in missing[self.team.rank :: self.team.world]:
                 mine[number] = unit(number)
-                note(number, mine[number])
+                if path:
+                    begin = "" if len(mine) > 1 else "\n"  # a kill may have left half a line
+                    line = _line(number, json.dumps(mine[number]))
+                    _note(path, self.team.rank, begin + line)
                 advance(self.team.world)
         found = known | self.team.gather(mine)
         return [found[number] for number in range(count)]
@@ -146,42 +152,44 @@ class Work:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@contextmanager
-def _notes(path: Path | None, rank: int) -> Iterator[Callable[[int, Any], None]]:
-    """A file of finished units, made when there is one; what it gives adds ``(number, result)``."""
-    with ExitStack() as files:
-        file: list[Any] = []
+def _note(path: Path, rank: int, line: str) -> None:
+    """Add a finished unit to the process's file, which is made when there is one.
 
-        def add(number: int, result: Any) -> None:
-            if path is None:
-                return
-            try:
-                if not file:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    opened = path.with_name(f"{path.name}.{rank}.jsonl").open("a")
-                    file.append(files.enter_context(opened))
-                    opened.write("\n")  # a kill may have left half a line
-                file[0].write(json.dumps([number, result]) + "\n")
-                file[0].flush()
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot keep results in {path.parent}: {error.strerror}; choose another "
-                    "place with --out"
-                ) from error
+    Raises:
+        ConfigError: nothing can be kept there.
+        OSError: the disk is full; the error has the file's name.
+    """
+    file = path.with_name(f"{path.name}.{rank}.jsonl")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot keep results in {path.parent}: {error.strerror}; choose another place with "
+            "--out"
+        ) from error
+    append(file, line)
 
-        yield add
+
+def _line(number: int, result: str) -> str:
+    """A finished unit in a line: its number, its result, and a checksum of both."""
+    return f'[{number}, {result}, "{digest(number, result)}"]\n'
 
 
 def _read(path: Path) -> dict[int, Any]:
-    """Finished units of any process; half a line that a kill left is none."""
-    found = {}
+    """Finished units of any process; what a kill left half written, or is damaged, is none."""
+    found, damaged = {}, 0
     for file in sorted(path.parent.glob(f"{path.name}.*.jsonl")) if path.parent.is_dir() else []:
-        for line in file.read_text().splitlines():
+        for line in filter(None, file.read_text(errors="replace").split("\n")):
             try:
-                number, result = json.loads(line)
-            except ValueError:
-                continue
-            found[int(number)] = result
+                number, result, _ = json.loads(line)
+                whole = line + "\n" == _line(number, json.dumps(result))
+            except (ValueError, TypeError, RecursionError):
+                whole = False
+            if whole:
+                found[number] = result
+            damaged += not whole
+    if damaged:
+        logger.warning("%d damaged results in %s are computed again", damaged, path.parent)
     return found
 
 

@@ -69,7 +69,9 @@ def real(models):
 
 
 def run(models, judge, real, path, work=None, rules=CONVENTIONS["sddlm"], sweep=SWEEP):
-    return run_frontier(models, judge, rules, real, sweep, DRAWING, work or Work(), path / "f.png")
+    found = run_frontier(models, judge, rules, real, sweep, DRAWING, work or Work())
+    draw_frontier(found, path / "f.png")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +319,15 @@ def rows_of(image, color):
 def test_a_picture_is_drawn(whole):
     pytest.importorskip("matplotlib")
     assert size(whole[1]) == (900, 650)
+
+
+def test_names_are_no_formulas(whole, tmp_path):
+    """At 7bd1212 a directory with dollars in its name was a traceback after all the work."""
+    pytest.importorskip("matplotlib")
+    name = "a$\\nothing{$"
+    models = {f"{name}{i}": model for i, model in enumerate(whole[0]["models"].values())}
+    draw_frontier({**whole[0], "models": models, "judge": name}, tmp_path / "f.png")
+    assert size(tmp_path / "f.png") == (900, 650)
 
 
 def test_the_picture_shows_every_model_real_text_and_the_intervals(whole, tmp_path):

@@ -118,7 +118,7 @@ def test_without_transformers_the_message_says_what_to_type(monkeypatch):
         Judge.load("gpt2")
 
 
-def own(tmp_path, estimate):
+def own(tmp_path, estimate, **data):
     """A small model directory of ours."""
     causal = not estimate.diffusion
     torch.manual_seed(0)
@@ -126,7 +126,9 @@ def own(tmp_path, estimate):
     model = DiT(config).eval()
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
-    ModelDir(model, UniformProcess(), estimate, Tokenizer.bytes(), {}, {}).save(tmp_path / "judge")
+    ModelDir(model, UniformProcess(), estimate, Tokenizer.bytes(), {}, data).save(
+        tmp_path / "judge"
+    )
     return str(tmp_path / "judge"), model
 
 
@@ -147,6 +149,19 @@ def test_an_autoregressive_model_of_ours_is_a_judge(tmp_path):
     padded = generative_perplexity(judge, [text, "m" * 15], batch=2)
     other = generative_perplexity(judge, ["m" * 15], batch=1)
     assert padded.nll * 22 == pytest.approx(alone.nll * 7 + other.nll * 15, rel=1e-6)
+
+
+def test_a_judge_without_ends_of_text_reads_none_in_front(tmp_path):
+    spec, model = own(tmp_path, Estimate.NEXT_TOKEN, packing={"eos": False})
+    judge = Judge.load(spec)
+    result = generative_perplexity(judge, ["the cat"])
+    ids = torch.tensor(Tokenizer.bytes().encode_batch(["the cat"])[0])
+    with torch.no_grad():
+        logits = model.head.logits(model(ids[None, :-1], torch.zeros(1))[0])
+    nats = -logits.double().log_softmax(-1).gather(1, ids[1:, None]).sum().item()
+    assert (judge.start, result.tokens) == (None, 6)  # the first one is context
+    assert result.nll == pytest.approx(nats / 6, rel=1e-5)
+    assert judge.features(["the cat", "a"]).shape == (2, 16)
 
 
 def test_a_diffusion_model_is_no_judge(tmp_path):

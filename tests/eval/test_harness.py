@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.questions import Questions, split
+from sddlm.eval.questions import Questions, prompt_of, split
 from sddlm.eval.writing import Plan, write
 from sddlm.model_dir import ModelDir
 from sddlm.models.config import DiTConfig
@@ -347,26 +348,29 @@ def test_lm_evals_own_command_line_agrees(harness, diffusion, files, tmp_path):
     names = ["arc_easy", "piqa"]
     own = run(harness, diffusion, files, names, tmp_path / "tasks", limit=3, draws=32, seed=5)
     model = ["--model", "sddlm", "--model_args", f"path={tmp_path / 'run'},draws=32,seed=5"]
-    paths = ",".join(str(tmp_path / "tasks" / f"{name}.yaml") for name in names)
+    # as docs/evaluation.md types them, in processes of their own
+    written = subprocess.run(
+        [sys.executable, "-m", "sddlm.eval.tasks", ",".join(names), str(tmp_path / "out"), files],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert written[:4] == ["next:", "lm_eval", "--model", "sddlm"]
     ways = {
-        "lm_eval": ["--tasks", paths],
-        "sddlm.eval.harness": [
-            "--tasks",
-            "arc_easy,piqa",
-            "--include_path",
-            str(tmp_path / "tasks"),
+        "lm_eval": [str(Path(sys.executable).with_name("lm_eval")), *written[-2:]],
+        "harness": [
+            sys.executable, "-m", "sddlm.eval.harness",
+            "--tasks", "arc_easy,piqa", "--include_path", str(tmp_path / "tasks"),
         ],
-    }
+    }  # fmt: skip
     end = ["--limit", "3", "--output_path"]
     running = {
         way: subprocess.Popen(
-            [sys.executable, "-m", way, *model, *more, *end, str(tmp_path / f"{way}.json")],
+            [*command, *model, *end, str(tmp_path / f"{way}.json")],
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for way, more in ways.items()
+        for way, command in ways.items()
     }
     for way, process in running.items():
         printed = process.communicate()[0]
@@ -423,3 +427,21 @@ def test_a_name_that_lm_eval_does_not_know(harness, monkeypatch, tmp_path):
     monkeypatch.setattr(harness, "TaskManager", lambda **_: SimpleNamespace(all_tasks=["piqa"]))
     with pytest.raises(ConfigError, match="lm-eval has no task piqua: did you mean piqa"):
         harness.load_tasks(["piqua"], files=None, limit=None, out_folder=tmp_path, team=Team())
+
+
+def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion):
+    """One rule with generation: what rows have in front, and nothing where they have nothing."""
+    (prompt,) = ar.tokenizer.encode_batch(["The cat"])
+    (scored,) = ar.tokenizer.encode_batch([" sat"])
+    for data, front in (({"packing": {"eos": False}}, []), ({"packing": {"eos": True}}, [EOS])):
+        lm = harness.SDDLM(replace(ar, data=data))
+        ((found, _),) = lm.loglikelihood([request("The cat", " sat")])
+        assert found == pytest.approx(by_hand(ar, [*front, *prompt], scored)[0], rel=1e-5)
+        assert prompt_of(replace(diffusion, data=data), prompt) == [*front, *prompt]
+        assert prompt_of(replace(diffusion, data=data), []) == front
+    # a next-token model must have something: what its sampler begins with
+    silent = replace(ar, data={"packing": {"eos": False}})
+    ((found, _),) = harness.SDDLM(silent).loglikelihood([request("", " sat")])
+    assert found == pytest.approx(by_hand(ar, [EOS], scored)[0], rel=1e-5)
+    text = write(silent, "", Plan.of({"max_tokens": 3}), steps=4, seed=0)["text"]
+    assert text == write(ar, "", Plan.of({"max_tokens": 3}), steps=4, seed=0)["text"] != ""

@@ -1,15 +1,20 @@
 import json
 import math
 import random
+import resource
+import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
 import yaml
 
+from sddlm.cli import main
 from sddlm.data.args import trained_on
 from sddlm.data.prepare import DataArgs
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
+from sddlm.eval import report
 from sddlm.eval import run as eval_run
 from sddlm.eval.ngram import NGram
 from sddlm.eval.run import evaluate
@@ -259,3 +264,97 @@ def test_baseline_is_that_of_the_scored_rows(trained):
     by_hand = NGram(5).fit([text[:cut]]).bits_per_character(rows)
     assert result["baselines"]["bpc"]["5-gram"] == pytest.approx(by_hand, rel=0.02)
     assert torch.tensor(by_hand) < 2
+
+
+# ---------------------------------------------------------------- what is written, and where
+
+
+def test_another_result_does_not_replace_the_first(trained, caplog):
+    """At 7bd1212 any second evaluation overwrote ``evaluation.json`` without a word."""
+    caplog.set_level("INFO")
+    file = trained / "evaluation.json"
+    evaluate(str(trained), metrics="likelihood", rows=4)
+    first = file.read_text()
+    evaluate(str(trained), metrics="likelihood", rows=4)  # the same: nothing is lost
+    assert sorted(p.name for p in trained.glob("*.json")) == ["evaluation.json"]
+    for number, seed in ((1, 5), (2, 6)):
+        evaluate(str(trained), metrics="likelihood", rows=4, seed=seed)
+        assert f"kept as evaluation-{number}.json" in caplog.text
+    kept = [json.loads((trained / f"evaluation-{n}.json").read_text()) for n in (1, 2)]
+    assert [each["seed"] for each in kept] == [0, 5]
+    assert kept[0]["likelihood"] == json.loads(first)["likelihood"]
+    assert json.loads(file.read_text())["seed"] == 6
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b"[" * 100_000, b"[1, 2]"])
+def test_a_damaged_result_is_kept_and_no_obstacle(trained, damage):
+    (trained / "evaluation.json").write_bytes(damage)
+    evaluate(str(trained), metrics="likelihood", rows=4)
+    assert json.loads((trained / "evaluation.json").read_text())["seed"] == 0
+    assert (trained / "evaluation-1.json").read_bytes() == damage
+
+
+def test_a_picture_is_kept_with_its_figures(tmp_path):
+    path = tmp_path / "frontier.json"
+    for value in (1, 2):
+        report.write_results(
+            path, {"value": value}, lambda found, to: to.write_text(str(found["value"]))
+        )
+    assert [p.read_text() for p in sorted(tmp_path.glob("*.png"))] == ["1", "2"]
+    assert json.loads((tmp_path / "frontier-1.json").read_text()) == {"value": 1}
+
+
+def test_what_is_no_number_is_named(tmp_path, caplog):
+    result = {"a": [{"nll": math.nan, "nll_stderr": math.nan}], "b": math.inf, "c": 1.0}
+    report.write_results(tmp_path / "x.json", result)
+    assert caplog.text.strip().endswith("no number: a.0.nll, b")
+    assert json.loads((tmp_path / "x.json").read_text())["a"] == [{"nll": None, "nll_stderr": None}]
+
+
+def test_a_directory_whose_name_looks_like_markup(trained, capsys):
+    """At 7bd1212 the table was a MarkupError, after all the work."""
+    place = trained.parent / "[bold]:cat:[" / "red]"
+    place.parent.mkdir()
+    evaluate(str(trained.rename(place)), metrics="likelihood", rows=4)
+    assert "/[bold]:cat:[/red]" in " ".join(capsys.readouterr().out.split())
+
+
+def test_one_row_has_no_error(trained, capsys):
+    evaluate(str(trained), metrics="likelihood", rows=1)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "nan" not in shown
+    assert "1 row, too few for an error" in shown
+
+
+@contextmanager
+def small_files(size):
+    """A limit on the size of files fails a write itself, as a full disk does."""
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "where"),
+    [(600, "64", "evaluation.json.partial/likelihood"), (900, "4", "evaluation.json'")],
+)
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(trained, capsys, size, rows, where):
+    command = ["eval", str(trained), "--metrics", "likelihood", "--rows", rows, "--seed"]
+    assert main([*command, "1"]) == 0
+    before = {path: path.read_bytes() for path in trained.glob("*.*") if path.is_file()}
+    capsys.readouterr()
+    with small_files(size):
+        assert main([*command, "2"]) == 1
+    hint, error = capsys.readouterr().err.splitlines()
+    assert hint.startswith("prepared tokens reused")
+    assert f"{trained}/{where}" in error
+    assert {path: path.read_bytes() for path in trained.glob("*.*") if path.is_file()} == before
+    assert main([*command, "2"]) == 0
+    assert sorted(p.name for p in trained.glob("*.*")) == [
+        "config.yaml", "evaluation-1.json", "evaluation.json",
+    ]  # fmt: skip

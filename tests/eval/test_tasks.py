@@ -15,6 +15,9 @@ from sddlm.work import Team
 ARC = {"text": ["ash", "a café", "rain"], "label": ["A", "B", "C"]}
 SCIQ = {"support": " Water boils.", "question": "What boils?", "correct_answer": "water"}
 SCIQ |= {"distractor1": "ice", "distractor2": "sand", "distractor3": "wood"}
+FIVE = {"text": ["bank", "library", "mall", "mat", "sea"], "label": ["A", "B", "C", "D", "E"]}
+NESTED = [{"label": k, "text": t} for k, t in zip(FIVE["label"], FIVE["text"], strict=True)]
+COPA = {"premise": "The ice melted.", "choice1": "The sun came out.", "choice2": "It snowed."}
 #: task: a question in the schema of the hub
 HUB = {
     "hellaswag": {
@@ -32,6 +35,8 @@ HUB = {
     "boolq": {"question": "is ice cold", "passage": "Ice is frozen.", "label": 1},
     "sciq": SCIQ,
     "openbookqa": {"question_stem": "The sun is", "choices": ARC, "answerKey": "A"},
+    "copa": COPA | {"question": "cause", "label": 0},
+    "commonsense_qa": {"question": "Where is money?", "choices": FIVE, "answerKey": "A"},
 }
 #: task: (file, the same question in another layout)
 OTHER = {
@@ -64,6 +69,15 @@ OTHER = {
     ),
     "sciq": ("sciq_test.jsonl", HUB["sciq"]),
     "openbookqa": ("openbookqa_validation.jsonl", HUB["openbookqa"] | {"id": "7-1"}),
+    "copa": ("copa_val.jsonl", HUB["copa"] | {"idx": 3}),
+    "commonsense_qa": (
+        "commonsense_qa_dev_rand_split.jsonl",
+        {
+            "answerKey": "A",
+            "id": "1",
+            "question": {"question_concept": "x", "choices": NESTED, "stem": "Where is money?"},
+        },
+    ),
 }
 #: task: context of each choice, what is scored, which is right; written by hand from lm-eval's YAML
 SEEN = {
@@ -80,6 +94,12 @@ SEEN = {
     "boolq": ("Ice is frozen.\nQuestion: is ice cold?\nAnswer:", ["no", "yes"], 1),
     "sciq": ("Water boils.\nQuestion: What boils?\nAnswer:", ["ice", "sand", "wood", "water"], 3),
     "openbookqa": ("The sun is", ARC["text"], 0),
+    "copa": ("The ice melted because", ["the sun came out.", "it snowed."], "the sun came out."),
+    "commonsense_qa": (
+        "Question: Where is money?\nA. bank\nB. library\nC. mall\nD. mat\nE. sea\nAnswer:",
+        ["A", "B", "C", "D", "E"],
+        "A",
+    ),
 }
 
 
@@ -136,7 +156,8 @@ def seen(task):
     choices = task.doc_to_choice(doc)
     if task.multiple_input:
         return choices, [task.doc_to_target(doc)], context
-    return context, [choice.strip() for choice in choices], task.doc_to_target(doc)
+    target = task.doc_to_target(doc)
+    return context, [each.strip() for each in choices], getattr(target, "strip", lambda: target)()
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +200,8 @@ def test_every_definition_is_lm_evals_own(tmp_path):
     for name, task in LOCAL.items():
         text = (_definitions() / task.definition).read_text()
         assert f"task: {name}\n" in text
-        assert float(_version(_definitions() / task.definition)) >= 1
+        stated = float(_version(_definitions() / task.definition))
+        assert stated >= 1 or name == "commonsense_qa"  # which states none
     local_tasks(["arc_challenge"], files_of(tmp_path, False), tmp_path / "out")
     text = (tmp_path / "out" / "arc_challenge.yaml").read_text()
     assert f"validation_split: {SPLIT}\n" in text
@@ -190,8 +212,8 @@ def test_every_definition_is_lm_evals_own(tmp_path):
     ("names", "limit", "message"),
     [
         (["piqua"], None, "task piqua is none .* did you mean piqa"),
-        (["mmlu"], None, "task mmlu is none that local files can hold: allowed: hellaswag"),
-        (["piqa"], None, "no questions of task piqa in .*piqa.jsonl, piqa_valid.jsonl"),
+        (["mmlu"], None, "task mmlu is none of .* groups left out: known are hellaswag"),
+        (["piqa"], None, r"no questions of task piqa in .*piqa.jsonl, piqa_valid.jsonl, piqa_\*"),
         ([], None, "needs names, such as hellaswag"),
         (["piqa", ""], None, "needs names"),
         (["sciq", "sciq"], None, "names sciq twice"),
@@ -260,3 +282,90 @@ def test_wrong_files_are_named(tmp_path):
     put(tmp_path, [HUB["boolq"]], "boolq.jsonl")
     with pytest.raises(ConfigError, match="cannot write tasks to"):
         local_tasks(["boolq"], tmp_path, tmp_path / "sciq.jsonl")
+
+
+def test_a_file_is_found_by_the_tasks_name(tmp_path):
+    """At 7bd1212 ``sciq_validation.jsonl`` was not recognised."""
+    pytest.importorskip("lm_eval")
+    put(tmp_path, [SCIQ], "sciq_validation.jsonl")
+    local_tasks(["sciq"], tmp_path, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "sciq.jsonl").read_text()) == SCIQ
+    put(tmp_path, [SCIQ], "sciq_train.jsonl")
+    with pytest.raises(ConfigError, match=r"any of sciq_train.jsonl, sciq_validation.jsonl in"):
+        local_tasks(["sciq"], tmp_path, tmp_path / "out")
+
+
+def test_any_other_task_takes_lines_as_on_the_hub(harness, tmp_path):
+    """At 7bd1212 all but nine tasks were refused."""
+    line = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 1, "idx": 0}
+    place = put(tmp_path / "in", [line], "rte.jsonl").parent
+    found = harness.load_tasks(
+        ["rte"], files=place, limit=None, out_folder=tmp_path / "out", team=Team()
+    )["tasks"]["rte"]
+    assert seen(found) == (
+        "It rains.\nQuestion: It is wet. True or False?\nAnswer:", ["True", "False"], 1
+    )  # fmt: skip
+
+
+OWN = """task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{q}}"
+doc_to_choice: ["yes", "no"]
+doc_to_target: a
+"""
+
+
+@pytest.mark.parametrize("way", ["file", "folder", "name"])
+def test_a_task_of_ones_own(harness, tmp_path, monkeypatch, way):
+    """At 7bd1212 a YAML file of the user's was an unknown task."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    place = put(tmp_path / "in", [{"q": "wet?", "a": 0}, {"q": "dry?", "a": 1}], "x.jsonl").parent
+    (place / "mine.yaml").write_text(OWN.replace("DATA", json.dumps(str(place / "x.jsonl"))))
+    name = {"file": str(place / "mine.yaml"), "folder": str(place), "name": "mine"}[way]
+    check_tasks([name], place)
+    found = harness.load_tasks(
+        [name], files=place, limit=None, out_folder=tmp_path / "out", team=Team()
+    )["tasks"]["mine"]
+    assert seen(found) == ("wet?", ["yes", "no"], 0)
+    assert len(found.eval_docs) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("task: [", "cannot be loaded"), ("a: b", "Unknown config"), (OWN, "cannot be loaded")],
+)
+def test_a_wrong_task_of_ones_own_is_one_line(harness, tmp_path, text, message):
+    (tmp_path / "t.yaml").write_text(text)  # the last one: there is no file DATA
+    with pytest.raises(ConfigError, match=message) as caught:
+        harness.load_tasks(
+            [str(tmp_path / "t.yaml")],
+            files=tmp_path,
+            limit=None,
+            out_folder=tmp_path / "out",
+            team=Team(),
+        )
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["no.yaml", "no/mine.yaml", "./empty", "no/folder"])
+def test_no_such_task_file(tmp_path, monkeypatch, name):
+    pytest.importorskip("lm_eval")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=f"--tasks {name}: no such YAML file"):
+        check_tasks([name], None)
+
+
+def test_a_task_of_the_hub_gets_a_file_that_names_our_model(harness, tmp_path):
+    """lm-eval's command line knew the model only where there were local questions."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    local_tasks(["copa"], None, tmp_path)
+    own = load_yaml(tmp_path / "copa.yaml")
+    theirs = load_yaml(_definitions() / "super_glue" / "copa" / "default.yaml")
+    assert own.pop("metadata") == {"version": 1.0, "adapter": "sddlm"}
+    assert own.pop("tag") is None
+    assert own == {key: theirs[key] for key in theirs if key not in ("metadata", "tag")}

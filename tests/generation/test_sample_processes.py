@@ -11,6 +11,7 @@ from test_writer import model
 
 from held import Held
 from sddlm.generation.run import sample
+from sddlm.work import digest
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def test_what_was_written_before_a_kill_is_kept(place: Path, sent: signal.Signal
     # what is kept is used: a mark that no model would leave comes out at the end
     (name, text), *_ = kept.items()
     marked = text.splitlines()
-    number, result = json.loads(marked[1])
+    number, result, _ = json.loads(marked[1])
     result["nfe"] = [1000] * len(result["nfe"])
-    marked[1] = json.dumps([number, result])
+    marked[1] = json.dumps([number, result, digest(number, json.dumps(result))])
     (partial / name).write_text("\n".join(marked))
     again = sample(str(place / "model"), **options(place, "stopped.jsonl"))  # type: ignore[arg-type]
     assert again == texts

@@ -360,6 +360,22 @@ def test_the_verb_writes_what_is_asked(folder: Path, capsys: pytest.CaptureFixtu
     assert len(records(out)) == 4
 
 
+def test_the_function_writes_no_file_and_the_verb_keeps_the_former_one(folder: Path) -> None:
+    """At 7bd1212 a call from Python overwrote what the verb had written."""
+    place = folder / "model"
+    before = sorted(place.iterdir())
+    assert len(sample(str(place), count=2, steps=4)) == 2
+    assert sorted(place.iterdir()) == before
+    command = ["sample", str(place), "--steps", "4", "--count", "2"]
+    assert main(command) == main(command) == 0
+    first = records(place / "samples.jsonl")
+    assert main([*command, "--seed", "1"]) == 0
+    assert records(place / "samples-1.jsonl") == first != records(place / "samples.jsonl")
+    assert sorted(place.iterdir()) == sorted(
+        [*before, place / "samples.jsonl", place / "samples-1.jsonl"]
+    )
+
+
 def test_the_verb_reads_requests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = folder / "asked.jsonl"
     asked.write_text('{"prompt": "abc", "count": 2}\n{"infill": "a{2}b"}\n{"length": 9}\n')

@@ -138,11 +138,29 @@ def trained_on(place: Path) -> DataArgs | None:
     Args:
         place: run or model directory.
     """
+    return _trained_on(place)[0]
+
+
+def all_trained_on(place: Path) -> list[DataArgs] | None:
+    """The same with what the models were trained on that it was started from; None if unknown."""
+    found: dict[str, DataArgs] = {}
+    name: str | None = str(place)
+    while name is not None and name not in found:
+        args, start = _trained_on(Path(name))
+        if args is None:
+            return None
+        found[name], name = args, start
+    return list(found.values())
+
+
+def _trained_on(place: Path) -> tuple[DataArgs | None, str | None]:
+    """What a run was trained on, and the model that it was started from."""
     for path in (place / "config.yaml", place.resolve().parent / "config.yaml"):
         if path.is_file():
             config = read_yaml(path)
             args = config.get("data") if isinstance(config, dict) else None
             if isinstance(args, dict):
                 known = {f.name for f in fields(DataArgs)}
-                return DataArgs(**{name: value for name, value in args.items() if name in known})
-    return None
+                own = {name: value for name, value in args.items() if name in known}
+                return DataArgs(**own), config.get("start")
+    return None, None

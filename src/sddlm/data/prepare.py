@@ -66,7 +66,7 @@ def prepare(
     args: DataArgs,
     tokenizer: Tokenizer | None = None,
     *,
-    split: Literal["both", "all"] = "both",
+    split: Literal["both", "validation", "all"] = "both",
     verify: bool = False,
 ) -> Prepared:
     """Read, split, tokenise and pack text, or find that done in the cache.
@@ -79,8 +79,8 @@ def prepare(
     Args:
         args: what to prepare.
         tokenizer: use this one (a model's own) instead of ``args.tokenizer``.
-        split: ``both``, or ``all``: every document is for validation, none for training (to
-            score a text as a whole).
+        split: ``both``, ``validation`` alone, or ``all``: every document is for validation, none
+            for training (to score a text as a whole).
         verify: read prepared tokens whole and compare their checksums, also where no time stamp
             has changed since that was done.
 

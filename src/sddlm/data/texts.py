@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -85,12 +85,14 @@ class Text:
             yield from reading.parts()
 
 
-def texts(args: DataArgs, split: Literal["both", "all"], until_done: ExitStack) -> list[Text]:
+def texts(
+    args: DataArgs, split: Literal["both", "validation", "all"], until_done: ExitStack
+) -> list[Text]:
     """The texts to prepare, scanned.
 
     Args:
         args: what the user asked for.
-        split: ``both``, or ``all`` for validation.
+        split: ``both``, ``validation`` alone, or ``all`` for validation.
         until_done: what must be kept until the texts have been read for the last time.
 
     Raises:
@@ -101,11 +103,29 @@ def texts(args: DataArgs, split: Literal["both", "all"], until_done: ExitStack) 
     weights = args.mixture or {args.sources[0]: 1.0}
     read = partial(_reading, until_done=until_done)
     found = [_text(args, name, weight, read) for name, weight in weights.items()]
+    if split == "validation":
+        return [_held_out(text) for text in found]
     if args.validation_path is None:
         return found
     source = _opened(args, args.validation_path)
     only = read(args, source, "validation")
     return [*found, Text(args.validation_path, 1.0, (only,), ("validation",))]
+
+
+def _held_out(text: Text) -> Text:
+    """The held-out part of a text alone."""
+    readings = (replace(r, only="validation") for r in text.readings if r.rule != "train")
+    return replace(text, readings=tuple(readings), splits=("validation",))
+
+
+def share_held_out(args: DataArgs, name: str) -> float:
+    """What training on a source holds out of its documents: a share, a number, or 0 for none."""
+    if args.validation_path is not None:
+        return 0.0
+    if args.validation is not None or not is_corpus(args, name):
+        return args.validation or _SHARE
+    corpus = CORPORA[name]
+    return 0.0 if "validation" in corpus.roles else corpus.last or _SHARE
 
 
 def _whole(args: DataArgs, until_done: ExitStack) -> Text:
@@ -118,7 +138,7 @@ def _whole(args: DataArgs, until_done: ExitStack) -> Text:
             )
     name = args.sources[0]
     only = ("validation",)
-    if not _is_corpus(args, name):
+    if not is_corpus(args, name):
         reading = _reading(args, _opened(args, name), "validation", until_done)
         return Text(name, 1.0, (reading,), only)
     corpus = CORPORA[name]
@@ -146,7 +166,7 @@ def known_text(args: DataArgs, name: str) -> Text | None:
 def _text(args: DataArgs, name: str, weight: float, read: Callable[..., Reading]) -> Text:
     rule = args.validation or _SHARE
     held_out: Source | None = None
-    if _is_corpus(args, name):
+    if is_corpus(args, name):
         corpus = CORPORA[name]
         train = corpus.training(streaming=args.streaming)
         if args.validation is None:
@@ -167,10 +187,11 @@ def _text(args: DataArgs, name: str, weight: float, read: Callable[..., Reading]
 def is_remote(args: DataArgs, name: str) -> bool:
     """Whether the name means one text wherever it is used: a corpus, or a dataset of the hub."""
     on_hub = name.startswith("hf:") and not Path(name[3:].partition(":")[0]).expanduser().exists()
-    return on_hub or _is_corpus(args, name)
+    return on_hub or is_corpus(args, name)
 
 
-def _is_corpus(args: DataArgs, name: str) -> bool:
+def is_corpus(args: DataArgs, name: str) -> bool:
+    """Whether a source is a corpus known by name."""
     return args.path is None and name in CORPORA
 
 

@@ -26,7 +26,7 @@ from sddlm.eval.measures import (
     measure_samples,
     real_rows,
 )
-from sddlm.eval.pictures import draw_correction
+from sddlm.eval.pictures import draw_correction, draw_frontier
 from sddlm.eval.tasks import check_tasks
 from sddlm.eval.texts import HeldOut, SampleSet, TrainingText, read_samples
 from sddlm.eval.zero_shot import zero_shot, zero_shot_sets
@@ -45,11 +45,13 @@ class Question:
 
     Attributes:
         check: refuses before anything is loaded: ``(asked, target)``.
-        answer: ``(asked, loaded, work, target, device)`` to what belongs in the file.
+        answer: ``(asked, loaded, work, device)`` to what belongs in the file.
+        draw: draws that: ``(result, path)``.
     """
 
     check: Callable[[Asked, Path], None]
-    answer: Callable[[Asked, ModelDir, Work, Path, str], dict[str, Any]]
+    answer: Callable[[Asked, ModelDir, Work, str], dict[str, Any]]
+    draw: Callable[[dict[str, Any], Path], None] | None = None
 
 
 def _check_report(asked: Asked, target: Path) -> None:
@@ -61,15 +63,16 @@ def _check_report(asked: Asked, target: Path) -> None:
         raise ConfigError("--judge is used by metrics generative and mauve; add one to --metrics")
 
 
-def _report(
-    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
-) -> dict[str, Any]:
+def _report(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
     """What a model is like."""
     names, batch, seed = wanted(asked), asked.drawing.batch, asked.drawing.seed
     text, training = asked.text(loaded)
     if training is None and asked.metrics is None:
         names = [name for name in names if name not in ("baselines", "copying")]
     found: dict[str, Any] = {"text": text.source, "metrics": names}
+    if asked.judge is not None:
+        for_judge = asked.text_for_judge(loaded, text, work.team)
+        found["real_text"] = for_judge.as_dict()
     if "likelihood" in names:
         found["likelihood"] = measure_likelihood(
             loaded, text, seed=seed, batch=batch, draws=asked.draws or 2, work=work
@@ -88,7 +91,7 @@ def _report(
         if "copying" in names:
             found["copying"] = _copying(drawn, beside, training, work)
         if asked.judge is not None:
-            found |= _judged(asked, loaded, names, drawn, beside, text, work, device)
+            found |= _judged(asked, loaded, names, drawn, for_judge.rows, work, device)
     return found
 
 
@@ -117,13 +120,13 @@ def _judged(
     loaded: ModelDir,
     names: list[str],
     drawn: SampleSet,
-    beside: SampleSet,
     text: HeldOut,
     work: Work,
     device: str,
 ) -> dict[str, Any]:
     """What the judge thinks of samples and of real text, read in the same way."""
     judge = Judge.load(asked.judge or "", device=device)
+    beside = real_rows(text, len(drawn.rows), max(map(len, drawn.rows)))
     found: dict[str, Any] = {}
     if "generative" in names:
         found["generative"] = {
@@ -155,9 +158,7 @@ def _check_zero_shot(asked: Asked, target: Path) -> None:
         raise ConfigError("--zero_shot names its own texts; leave --data out")
 
 
-def _zero_shot(
-    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
-) -> dict[str, Any]:
+def _zero_shot(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
     """The likelihood of other kinds of text."""
     sets = zero_shot(
         loaded,
@@ -190,7 +191,7 @@ def _check_tasks(asked: Asked, target: Path) -> None:
         )
 
 
-def _tasks(asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str) -> dict[str, Any]:
+def _tasks(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
     """Tasks of lm-eval."""
     from sddlm.eval.harness import load_tasks, run_tasks
 
@@ -229,9 +230,7 @@ def _check_frontier(asked: Asked, target: Path) -> None:
     frontier.check(_models(asked), asked.sweep or Sweep(), asked.drawing, picture)
 
 
-def _frontier(
-    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
-) -> dict[str, Any]:
+def _frontier(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
     """Perplexity of samples against their entropy."""
     first, *others = _models(asked)
     short = {place: Path(place).name for place in (first, *others)}
@@ -240,17 +239,18 @@ def _frontier(
     models = {short[first]: loaded}
     models |= {short[place]: ModelDir.load(place, device=device) for place in others}
     text, _ = asked.text(loaded)
+    for_judge = asked.text_for_judge(loaded, text, work.team)
     judge = Judge.load(asked.judge or "", device=device)
     convention = convention_of(asked.convention).at(asked.context, judge.limit, judge.name)
-    return {"text": text.source} | frontier.run_frontier(
+    found = {"text": text.source, "real_text": for_judge.as_dict()}
+    return found | frontier.run_frontier(
         models,
         judge,
         convention,
-        real_rows(text, len(text), loaded.model.length),
+        real_rows(for_judge.rows, len(for_judge.rows), loaded.model.length),
         asked.sweep or Sweep(),
         asked.drawing,
         work,
-        target.with_suffix(".png"),
     )
 
 
@@ -261,9 +261,7 @@ def _check_correction(asked: Asked, target: Path) -> None:
     check_writable(target.with_suffix(".png"))
 
 
-def _correction(
-    asked: Asked, loaded: ModelDir, work: Work, target: Path, device: str
-) -> dict[str, Any]:
+def _correction(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
     """What the model restores and damages."""
     check_can_correct(loaded)
     text, _ = asked.text(loaded)
@@ -275,8 +273,6 @@ def _correction(
         batch=asked.drawing.batch,
         work=work,
     )
-    if work.team.first:
-        draw_correction(found, target.with_suffix(".png"))
     return {"text": text.source, "correction": found}
 
 
@@ -285,6 +281,10 @@ QUESTIONS = {
     "evaluation": Question(_check_report, _report),
     "zero_shot": Question(_check_zero_shot, _zero_shot),
     "tasks": Question(_check_tasks, _tasks),
-    "frontier": Question(_check_frontier, _frontier),
-    "correction": Question(_check_correction, _correction),
+    "frontier": Question(_check_frontier, _frontier, draw_frontier),
+    "correction": Question(
+        _check_correction,
+        _correction,
+        lambda result, path: draw_correction(result["correction"], path),
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +13,11 @@ from sddlm.eval.conventions import convention_of
 from sddlm.eval.drawing import Drawing
 from sddlm.eval.frontier import Sweep
 from sddlm.eval.texts import HeldOut, TrainingText, held_out
+from sddlm.eval.unseen import RealText, real_text
 from sddlm.model_dir import ModelDir
+from sddlm.work import Team
+
+logger = logging.getLogger(__name__)
 
 METRICS = ("likelihood", "baselines", "samples", "copying", "generative", "mauve")
 JUDGED = ("generative", "mauve")
@@ -82,6 +87,18 @@ class Asked:
     def text(self, loaded: ModelDir) -> tuple[HeldOut, TrainingText | None]:
         """The rows to score, and the training text where it can be had."""
         return held_out(Path(self.model_dir), loaded, self.data, self.most_rows)
+
+    def text_for_judge(self, loaded: ModelDir, text: HeldOut, team: Team) -> RealText:
+        """Rows that the judge was not trained on either; a warning where that is not so."""
+        place, judge = Path(self.model_dir), self.judge or ""
+        found = real_text(text, place, loaded, self.data, judge, self.most_rows)
+        if team.first and found.seen in ("yes", "maybe"):
+            logger.warning(
+                "%s: its perplexity of real text is too low to compare with; train a judge with "
+                "the --data.validation of the model, or give another text: --data.path FILE",
+                found.reason,
+            )
+        return found
 
 
 def wanted(asked: Asked) -> list[str]:

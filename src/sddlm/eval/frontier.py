@@ -29,7 +29,6 @@ from sddlm.eval.equal_entropy import KNOBS, Curves, Point, report
 from sddlm.eval.generative import scored
 from sddlm.eval.judge import Judge
 from sddlm.eval.measures import fingerprint
-from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.resampling import mean, ratio, resamples
 from sddlm.eval.texts import SampleSet
 from sddlm.files import check_writable
@@ -192,9 +191,8 @@ def run_frontier(
     sweep: Sweep,
     drawing: Drawing,
     work: Work,
-    picture: Path,
 ) -> dict[str, Any]:
-    """Draw and judge every setting of every model, compare them, and draw the picture.
+    """Draw and judge every setting of every model, and compare them.
 
     Sample k has the same noise in all models and settings, and all sets are resampled alike, so
     models are compared in pairs. Every setting is a work of its own, which an interrupted frontier
@@ -208,7 +206,6 @@ def run_frontier(
         sweep: the settings.
         drawing: the neutral one.
         work: does the units.
-        picture: the PNG to write.
 
     Returns:
         what belongs in the file (see `report`).
@@ -222,16 +219,13 @@ def run_frontier(
     scoring = Scoring(judge, rules, tokenizer, drawing.batch, work)
     truth = scoring.point(real, None, "judge real text")
     models = {name: _curves(name, model, sweep, drawing, scoring) for name, model in loaded.items()}
-    result = {
+    return {
         "judge": judge.name,
         "convention": asdict(rules),
         "seed": drawing.seed,
         "precision": drawing.precision,
         "steps": drawing.steps,
     } | report(truth, models)
-    if work.team.first:
-        draw_frontier(result, picture)
-    return result
 
 
 def comparable(loaded: Mapping[str, ModelDir]) -> None:

@@ -253,7 +253,7 @@ def _score(
 
     def one(number: int) -> list[float]:
         chosen = [windows[k] for k in parts[number]]
-        ids, mask = padded([window.ids for window in chosen], judge.start)
+        ids, mask = padded([window.ids for window in chosen], judge.start or 0)
         nats = judge.score(ids, mask).double()  # [B, L - 1], of the tokens from the second on
         return [
             finite(row[torch.tensor(window.at) - 1].sum()).item()

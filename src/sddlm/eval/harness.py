@@ -1,10 +1,10 @@
 """Our models for lm-eval: a translation of its requests, and a run of its tasks.
 
 lm-eval knows the model as ``sddlm`` once this module is imported; it imports lm-eval itself, so
-import it only when tasks are asked for. lm-eval loads no foreign packages of itself. Its own
-command line finds the model in two ways: ``python -m sddlm.eval.harness`` in place of ``lm_eval``,
-with the same arguments; or ``lm_eval --tasks FOLDER/NAME.yaml`` with a file of `local_tasks`,
-which names this module.
+import it only when tasks are asked for. lm-eval loads no foreign packages of itself, and has no
+entry points (0.4.13). Its own command line finds the model in two ways: by a task file that names
+this module, ``lm_eval --tasks OUT/NAME.yaml`` (`sddlm.eval.tasks` writes them, for tasks of the hub
+too); or by ``python -m sddlm.eval.harness`` in place of ``lm_eval``, with the same arguments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lm_eval.tasks import TaskManager
 from sddlm.errors import ConfigError
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.questions import Questions, figures, number_of
-from sddlm.eval.tasks import check_tasks, local_tasks
+from sddlm.eval.tasks import check_tasks, local_tasks, task_files
 from sddlm.eval.writing import Plan, write
 from sddlm.model_dir import ModelDir
 from sddlm.sampling.base import choose_device
@@ -162,7 +162,8 @@ def load_tasks(
     """Tasks of lm-eval with their questions, before any model is loaded.
 
     Args:
-        names: of tasks; without ``files`` also groups and tags of lm-eval.
+        names: of tasks; without ``files`` also groups and tags of lm-eval. YAML files of tasks, or
+            folders with some, are the user's own (`task_files`).
         files: folder with local questions (`local_tasks`); None fetches them from the hub.
         limit: most questions of a task; only checked here.
         out_folder: where local tasks are written.
@@ -173,7 +174,9 @@ def load_tasks(
             questions that cannot be fetched.
     """
     check_tasks(names, files, limit)
-    if files is not None:
+    own = [str(path) for name in names for path in task_files(name, files)]
+    names = [name for name in names if not task_files(name, files)]
+    if files is not None and names:
         if team.first:
             local_tasks(names, files, out_folder)
         team.from_first(None)  # wait for it
@@ -187,7 +190,13 @@ def load_tasks(
                 meant = f"did you mean {near[0]}?" if near else "type: lm_eval ls tasks"
                 raise ConfigError(f"lm-eval has no task {name}: {meant}")
         try:
-            found = manager.load(list(names))
+            found = manager.load(own) if own else {"tasks": {}, "groups": {}, "group_map": {}}
+        except Exception as error:  # whatever is wrong in them, or missing in their data
+            line = " ".join(str(error).split())
+            raise ConfigError(f"{', '.join(own)} cannot be loaded: {line}") from error
+        try:
+            for key, value in manager.load(list(names)).items():
+                found[key] |= value
         except OSError as error:
             raise ConfigError(
                 f"questions of {', '.join(names)} cannot be fetched from the hub "

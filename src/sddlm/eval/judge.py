@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
+from sddlm.generation.args import first_token
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.sampling.base import evaluating
 from sddlm.work import Work, digest
@@ -47,7 +48,8 @@ class Judge:
             tokens before it; ``mask`` is True at real tokens, which come first.
         last: ``(ids [B, L], mask [B, L]) -> [B, D]``, the last hidden state (after the last norm)
             at the last real token.
-        start: the token that may stand in front of a text: begin-of-text, else end-of-text.
+        start: the token that may stand in front of a text: begin-of-text, else end-of-text; None
+            for a model of ours whose rows have neither.
         eos: end-of-text; None if it has none.
         limit: most tokens behind ``start`` that it can score at once.
     """
@@ -58,7 +60,7 @@ class Judge:
     encode: Callable[[Sequence[str], bool], list[list[int]]]
     score: Callable[[Tensor, Tensor], Tensor]
     last: Callable[[Tensor, Tensor], Tensor]
-    start: int
+    start: int | None
     eos: int | None
     limit: int
 
@@ -114,8 +116,8 @@ class Judge:
 
         version = digest(*(parameter.cpu() for parameter in model.parameters()))
         rules = numbering(tokenizer.to_json())
-        end = tokenizer.eos_id
-        return cls(name, version, rules, encode, score, last, end, end, model.length - 1)
+        start, end = first_token(loaded), tokenizer.eos_id
+        return cls(name, version, rules, encode, score, last, start, end, model.length - 1)
 
     def features(
         self,
@@ -149,7 +151,7 @@ class Judge:
         parts = [order[k : k + batch] for k in range(0, len(order), batch)]
 
         def one(number: int) -> str:
-            found = self.last(*padded([rows[k] for k in parts[number]], self.start))
+            found = self.last(*padded([rows[k] for k in parts[number]], self.start or 0))
             # text of four thirds of a byte a byte, where JSON of floats takes five
             return base64.b64encode(found.numpy().astype("<f4").tobytes()).decode()
 

@@ -45,7 +45,7 @@ def draw_frontier(result: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 6.5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     for number, (name, model) in enumerate(result["models"].items()):
-        _draw_model(axes, name, model, _COLORS[number % len(_COLORS)])
+        _draw_model(axes, _plain(name), model, _COLORS[number % len(_COLORS)])
     _draw_real(axes, result)
     for knob in dict.fromkeys(k for model in result["models"].values() for k in model["curves"]):
         line, marker, _ = _STYLES[knob]
@@ -56,12 +56,18 @@ def draw_frontier(result: Mapping[str, Any], path: Path) -> None:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("unigram entropy within a text (nats); more is more varied")
-    axes.set_ylabel(f"perplexity under {Path(result['judge']).name}; less is more fluent")
+    judge = _plain(Path(result["judge"]).name)
+    axes.set_ylabel(f"perplexity under {judge}; less is more fluent")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=4, **_ABOVE)
     figure.supxlabel(_caption(result), fontsize=8, color="0.3")
     with atomic_write(path, "wb") as file:
         FigureCanvasAgg(figure).print_png(file)
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it: between two dollars it would read a formula."""
+    return name.replace("$", r"\$")
 
 
 _ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}
@@ -131,7 +137,7 @@ def _caption(result: Mapping[str, Any]) -> str:
     real = result["real"]
     neutral = next(iter(result["models"].values()))["neutral"]
     return (
-        f"judge {result['judge']}, convention {result['convention']['name']}; "
+        f"judge {_plain(result['judge'])}, convention {result['convention']['name']}; "
         f"{neutral['count']} samples of {neutral['length']:g} tokens, {result['steps']} steps "
         f"where not said, {result['precision']}; {real['count']} real texts of "
         f"{real['length']:g}\nbars: {result['level']:.0%} percentile intervals of "

@@ -2,7 +2,7 @@
 
 This is the way from text to `sddlm.eval.conditional` and knows nothing of where questions come
 from. In front of every prompt stands the token that rows begin with, or the end of text where the
-model was trained on documents one behind the other.
+model was trained on documents with an end of text between them, or nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
-from sddlm.generation.args import begins
+from sddlm.generation.args import begins, first_token
 from sddlm.model_dir import ModelDir
 from sddlm.work import digest
 
@@ -27,9 +27,15 @@ def number_of(texts: Any) -> int:
 
 
 def prompt_of(loaded: ModelDir, tokens: Sequence[int]) -> list[int]:
-    """A prompt's tokens with what stands in front of them."""
-    tokenizer = loaded.tokenizer
-    return [tokenizer.bos_id if begins(loaded.data) else tokenizer.eos_id, *tokens]
+    """A prompt's tokens behind the model's first token (`first_token`), if it has one.
+
+    A next-token model predicts nothing behind an empty prompt, so there it gets the end of text,
+    with which its sampler begins too.
+    """
+    first = first_token(loaded)
+    if first is None and not tokens and not loaded.estimate.diffusion:
+        first = loaded.tokenizer.eos_id
+    return [*tokens] if first is None else [first, *tokens]
 
 
 def fit(loaded: ModelDir, prompt: list[int], room: int) -> tuple[list[int], int]:

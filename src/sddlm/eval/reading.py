@@ -138,7 +138,7 @@ def _windows_of(judge: Judge, number: int, row: list[int], rules: Convention) ->
     """The windows of one row."""
     assert rules.context is not None
     stride = rules.stride or rules.context
-    front = [judge.start] if rules.front == "start" else []
+    front = [judge.start] if rules.front == "start" and judge.start is not None else []
     found = []
     for start in range(0, len(row), stride):
         known = 0 if start == 0 else rules.context - stride  # those before have been scored

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +13,48 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from sddlm.eval.equal_entropy import frontier_rows
-from sddlm.files import atomic_write
+from sddlm.files import write_keeping
+
+logger = logging.getLogger(__name__)
+
+#: what differs between two evaluations that find the same
+_VOLATILE = ("seconds", "command", "sddlm_version", "model")
+#: what a single row, a cut text or an undamaged one has none of
+_MAY_BE_NONE = ("stderr", "nats_per_character", "restored", "damaged")
 
 
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write ``result`` whole or not at all; what is no number becomes null."""
+def write_results(
+    path: Path, result: dict[str, Any], draw: Callable[[dict[str, Any], Path], None] | None = None
+) -> None:
+    """Write ``result`` whole or not at all, and its picture; what is no number becomes null.
+
+    A former result that is another one is kept, with its picture: ``evaluation-1.json``.
+
+    Args:
+        path: the JSON file.
+        result: what was found.
+        draw: makes the picture, which stands beside the file.
+    """
     text = json.dumps(_finite(result), indent=2, allow_nan=False) + "\n"
-    with atomic_write(path) as file:
-        file.write(text)
+    if missing := list(_not_finite(result)):
+        logger.warning("null stands in %s for what is no number: %s", path, ", ".join(missing))
+    write_keeping(path, text, _facts, beside=".png" if draw else None)
+    if draw:
+        draw(result, path.with_suffix(".png"))
+
+
+def _facts(text: bytes) -> Any:
+    """What a file of results says, without what no two runs share; a damaged one is its bytes."""
+    try:
+        return _steady(json.loads(text))
+    except (ValueError, RecursionError):
+        return text
+
+
+def _steady(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _steady(item) for key, item in value.items() if key not in _VOLATILE}
+    return [_steady(item) for item in value] if isinstance(value, list) else value
 
 
 def _finite(value: Any) -> Any:
@@ -28,6 +64,16 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Names of figures that are no numbers and should be."""
+    wrong = isinstance(value, float) and not math.isfinite(value)
+    if wrong and not name.endswith(_MAY_BE_NONE):
+        yield name
+    items = value.items() if isinstance(value, dict) else ()
+    for key, item in items or enumerate(value if isinstance(value, (list, tuple)) else ()):
+        yield from _not_finite(item, f"{name}.{key}".lstrip("."))
 
 
 def table(result: dict[str, Any]) -> Table:
@@ -64,6 +110,8 @@ def _report(out: Table, result: dict[str, Any]) -> list[str]:
         facts.append(_copying_rows(out, result["copying"]))
     if "generative" in result:
         facts.append(_generative_rows(out, result["generative"]))
+    if "real_text" in result:
+        facts.append(_real_text(result))
     if "mauve" in result:
         own = result["mauve"]
         out.add_row("MAUVE", f"{own['mauve']:.3f}", f"real {own['real']:.3f}")
@@ -83,7 +131,7 @@ def _tasks(out: Table, result: dict[str, Any]) -> list[str]:
     for name, own in result["tasks"].items():
         for metric, value in own["metrics"].items():
             error = own["stderr"].get(metric)
-            shown = f"{value:.4g}" + (f" ± {error:.2g}" if isinstance(error, float) else "")
+            shown = f"{value:.4g}{_error(error)}"
             out.add_row(f"{name}: {metric}", shown, f"{own['documents']} questions")
     return []
 
@@ -92,7 +140,8 @@ def _frontier(out: Table, result: dict[str, Any]) -> list[str]:
     for row in frontier_rows(result):
         out.add_row(*row)
     convention = result["convention"]["name"]
-    return [f"judge {result['judge']}, convention {convention}; intervals of 95%"]
+    judge = f"judge {result['judge']}, convention {convention}; intervals of 95%"
+    return [judge, _real_text(result)]
 
 
 def _correction(out: Table, result: dict[str, Any]) -> list[str]:
@@ -111,6 +160,12 @@ def _correction(out: Table, result: dict[str, Any]) -> list[str]:
     return [f"{own['rows']} rows; steps {how['steps']}, tail {how['tail']}; t is the noise level"]
 
 
+def _real_text(result: dict[str, Any]) -> str:
+    """Whether the judge was trained on the real text."""
+    own = result["real_text"]
+    return f"real text seen by the judge: {own['seen_by_judge']} ({own['reason']})"
+
+
 def _percent(point: dict[str, Any], figure: str) -> str:
     """A share of tokens with its standard error, or a dash."""
     value = point[figure]
@@ -119,7 +174,12 @@ def _percent(point: dict[str, Any], figure: str) -> str:
 
 def _perplexity(own: dict[str, Any]) -> str:
     below = "≤ " if own["bound"] else ""
-    return f"{below}{own['ppl']:.4g} ± {own['stderr'] * own['ppl']:.2g}"
+    return f"{below}{own['ppl']:.4g}{_error(own['stderr'] * own['ppl'])}"
+
+
+def _error(value: float | None) -> str:
+    """A standard error behind its figure; nothing where there is none, as of a single row."""
+    return "" if value is None or math.isnan(value) else f" ± {value:.2g}"
 
 
 def _baselines(result: dict[str, Any]) -> str:
@@ -134,9 +194,10 @@ def _likelihood_rows(out: Table, result: dict[str, Any]) -> list[str]:
     if own["bound"]:
         prior = f"prior term {own['prior_kl']:.2g} nats"
         out.add_row("  complete bound", f"≤ {own['complete_ppl']:.4g}", prior)
-    bits = f"{below}{own['bpc']:.3f} ± {own['bpc_stderr']:.2g}"
+    bits = f"{below}{own['bpc']:.3f}{_error(own['bpc_stderr'])}"
     out.add_row("bits per character", bits, _baselines(result))
-    counts = f"likelihood: {own['rows']} rows, {own['tokens']} tokens"
+    rows = "1 row, too few for an error" if own["rows"] == 1 else f"{own['rows']} rows"
+    counts = f"likelihood: {rows}, {own['tokens']} tokens"
     if own["bound"]:
         counts += f", noise levels a row: {own['draws']}"
     return [counts, f"read as: {own['reading']}"]
@@ -152,7 +213,7 @@ def _copying_rows(out: Table, found: dict[str, Any]) -> str:
 
 def _generative_rows(out: Table, found: dict[str, Any]) -> str:
     own, real = found["samples"], found["real"]
-    shown = [f"{one['ppl']:.4g} ± {one['ppl_stderr']:.2g}" for one in (own, real)]
+    shown = [f"{one['ppl']:.4g}{_error(one['ppl_stderr'])}" for one in (own, real)]
     out.add_row("generative perplexity", shown[0], f"real {shown[1]}")
     return (
         f"judge {own['judge']}: convention {own['convention']['name']}, {own['samples']} texts, "

@@ -22,7 +22,7 @@ from sddlm.eval.asked import Asked
 from sddlm.eval.drawing import Drawing, Precision
 from sddlm.eval.frontier import Sweep
 from sddlm.eval.measures import fingerprint
-from sddlm.eval.report import table, write_json
+from sddlm.eval.report import table, write_results
 from sddlm.files import check_writable
 from sddlm.model_dir import ModelDir
 from sddlm.progress import PlainConsole
@@ -80,8 +80,10 @@ def evaluate(
         convention: how the judge reads samples: sddlm, duo (and MDLM), bd3 or gidd.
         zero_shot: only the likelihood of other kinds of text: all, or comma-separated names of the
             seven sets.
-        tasks: only these tasks of lm-eval, comma-separated, such as hellaswag,piqa.
-        task_files: folder with the questions of the tasks; without it lm-eval loads them.
+        tasks: only these tasks of lm-eval, comma-separated, such as hellaswag,piqa, or paths of
+            task files (YAML).
+        task_files: folder with the questions of the tasks (docs/evaluation.md lists the files);
+            without it lm-eval loads them.
         limit: most questions of a task.
         frontier: only the perplexity of samples against their entropy, over a sweep of settings.
         against: more model directories for the frontier, comma-separated.
@@ -151,11 +153,11 @@ def evaluate(
             "seed": seed,
             "device": device,
             "sddlm_version": version("sddlm"),
-            **question.answer(asked, loaded, work, target, device),
+            **question.answer(asked, loaded, work, device),
         }
         result["seconds"] = round(time.perf_counter() - started, 3)
         if team.first:
-            write_json(target, result)
+            write_results(target, result, question.draw)
             work.finish()
             console = PlainConsole()
             console.print(table(result))

@@ -153,7 +153,7 @@ def held_out(
         ConfigError: neither a text nor a record of the training data.
     """
     own, length, tokenizer = trained_on(place), loaded.model.length, loaded.tokenizer
-    if own is not None and data is not None and (not data.named or _same_text(own, data)):
+    if own is not None and data is not None and (not data.named or same_text(own, data)):
         own, data = replace(own, cache=data.cache or own.cache), None
     training = None
     prepared = None
@@ -195,6 +195,14 @@ def other_text(loaded: ModelDir, data: DataArgs, rows: int | None, **packing: An
     return _chosen(prepare(data, loaded.tokenizer, split="all"), loaded.tokenizer, rows)
 
 
+def held_out_alone(loaded: ModelDir, data: DataArgs, rows: int | None) -> HeldOut:
+    """Rows of the held-out part of a text alone; the arguments are those of `other_text`."""
+    as_trained = dict(loaded.data.get("packing", {}))
+    data = replace(data, length=loaded.model.length, **as_trained)
+    prepared = prepare(data, loaded.tokenizer, split="validation")
+    return _chosen(prepared, loaded.tokenizer, rows)
+
+
 def _chosen(prepared: Prepared, tokenizer: Tokenizer, rows: int | None) -> HeldOut:
     """The rows to score of a prepared text."""
     chosen = prepared.validation.choose(rows)
@@ -224,7 +232,7 @@ def _same_tokens(now: dict[str, Any], then: dict[str, Any]) -> bool:
     return found == known and None not in found.values()
 
 
-def _same_text(a: DataArgs, b: DataArgs) -> bool:
+def same_text(a: DataArgs, b: DataArgs) -> bool:
     """Whether both name one text."""
     if a.path is None or b.path is None:
         return a.path is b.path and a.sources == b.sources

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from sddlm.errors import ConfigError, check_arguments
-from sddlm.files import atomic_write, check_writable
+from sddlm.files import check_writable, write_keeping
 from sddlm.generation.args import SamplerArgs
 from sddlm.generation.requests import Request, read_requests
 from sddlm.generation.writer import Writer, Written
@@ -60,7 +60,9 @@ def sample(
         whole: keep what the model writes behind an end of text.
         batch: texts drawn together; changes no text.
         seed: same seed, same text.
-        out: file for the texts as JSON lines; default: samples.jsonl in the directory.
+        out: file for the texts as JSON lines; without it the command line writes samples.jsonl in
+            the directory, and the function writes none. Other samples that are there are kept as
+            samples-1.jsonl.
         device: cpu, cuda, or auto.
         how: sampler and its knobs.
 
@@ -73,11 +75,12 @@ def sample(
     chosen = SamplerArgs(**how)
     if batch < 1:
         raise ConfigError(f"--batch is {batch}, must be at least 1")
-    target = Path(out) if out else Path(model_dir) / "samples.jsonl"
+    target = Path(out) if out else None
     asked = _asked(requests, prompt, suffix, infill, {"length": length, "count": count})
     if not Path(model_dir).is_dir():
         raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
-    check_writable(target)
+    if target:
+        check_writable(target)
     team = Team.join()
     try:
         device = team.device(choose_device(device))
@@ -88,13 +91,14 @@ def sample(
             "requests": [request.asked for request in asked], "how": asdict(chosen),
             "seed": seed, "batch": batch, "overlap": overlap,
         }  # fmt: skip
-        work = Work(target.with_name(f"{target.name}.partial"), facts, team)
+        work = Work(target and target.with_name(f"{target.name}.partial"), facts, team)
         with _told_how_to_go_on(work):
             writer.write(work)
         written = writer.written(whole=whole)
         if team.first:
             settings = {"seed": seed, **asdict(chosen), "top_p": chosen.truncation().top_p}
-            write_samples(target, written, asked, settings)
+            if target:
+                write_samples(target, written, asked, settings)
             work.finish()
             logger.info("%s", _facts(written, writer))
     finally:
@@ -108,7 +112,7 @@ def _told_how_to_go_on(work: Work) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if work.team.first:
+        if work.team.first and work.folder:
             logger.warning("stopped; what is finished is kept: the same command goes on with it")
         raise
 
@@ -168,19 +172,23 @@ def write_samples(
     asked: Sequence[Request],
     settings: Mapping[str, object],
 ) -> None:
-    """One JSON object a line: text, tokens, network calls, what was asked, and how it was drawn."""
-    with atomic_write(path) as file:
-        for each in written:
-            request = {k: v for k, v in asked[each.request].asked.items() if v is not None}
-            record = {
-                "text": each.text,
-                "tokens": each.tokens,
-                "blanks": each.blanks,
-                "ended": each.ended,
-                "nfe": each.nfe,
-                "request": each.request,
-                "index": each.copy,
-                "asked": request,
-                **{k: v for k, v in settings.items() if v is not None},
-            }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    """One JSON object a line: text, tokens, network calls, what was asked, and how it was drawn.
+
+    A former file with other samples is kept: ``samples-1.jsonl``.
+    """
+    lines = []
+    for each in written:
+        request = {k: v for k, v in asked[each.request].asked.items() if v is not None}
+        record = {
+            "text": each.text,
+            "tokens": each.tokens,
+            "blanks": each.blanks,
+            "ended": each.ended,
+            "nfe": each.nfe,
+            "request": each.request,
+            "index": each.copy,
+            "asked": request,
+            **{k: v for k, v in settings.items() if v is not None},
+        }
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    write_keeping(path, "".join(lines))

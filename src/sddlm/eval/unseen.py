@@ -1,0 +1,132 @@
+"""Real text for a judge: held-out rows that the judge was not trained on either.
+
+A judge knows the text that it was trained on, so its figure for that text is no yardstick. Model
+and judge may be trained on one text of which each holds out another part (``--data.validation``).
+These parts are nested: what the smaller share holds out, the larger one does too, and so for
+numbers of documents (`sddlm.data.split`). The rows of the smaller part are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sddlm.data.args import DataArgs, all_trained_on, trained_on
+from sddlm.data.corpora import CORPORA
+from sddlm.data.texts import is_corpus, share_held_out
+from sddlm.errors import ConfigError
+from sddlm.eval.texts import HeldOut, held_out_alone, same_text
+from sddlm.model_dir import ModelDir
+
+#: options that decide what the documents of a text are
+_DOCUMENTS = ("field", "separator", "limit")
+
+
+@dataclass(frozen=True)
+class RealText:
+    """The rows that a judge reads beside samples.
+
+    Attributes:
+        rows: the rows.
+        seen: whether the judge was trained on them: no, yes, maybe or unknown.
+        reason: how that is known.
+    """
+
+    rows: HeldOut
+    seen: str
+    reason: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For the file of results."""
+        return {"seen_by_judge": self.seen, "reason": self.reason}
+
+
+def real_text(
+    text: HeldOut,
+    place: Path,
+    loaded: ModelDir,
+    data: DataArgs | None,
+    judge: str,
+    rows: int | None,
+) -> RealText:
+    """Rows that neither the model nor the judge was trained on, as far as there are any.
+
+    Args:
+        text: the rows that the model is scored on.
+        place: the run or model directory that ``loaded`` came from.
+        loaded: the model.
+        data: the text that was asked for; None for the held-out part of the training text.
+        judge: run or model directory, or a hub name.
+        rows: most rows, spread evenly; None for all.
+    """
+    learnt = all_trained_on(Path(judge)) if Path(judge).is_dir() else None
+    if learnt is None:
+        return RealText(text, "unknown", f"no run states what judge {judge} was trained on")
+    scored, shares = _scored(place, data)
+    found = [pair for other in learnt for pair in _shared(scored, shares, other)]
+    if not found:
+        return RealText(text, "no", f"judge {judge} was trained on other text")
+    if any(held == 0 for _, held in found):
+        return RealText(text, "yes", f"judge {judge} was trained on all of this text")
+    if all(_nested(share, held) for share, held in found):
+        return RealText(text, "no", f"judge {judge} holds out these rows too")
+    least = min(held for _, held in found)
+    nested = all(_nested(least, share) for share in shares.values())
+    if not nested or any(math.isnan(held) for _, held in found):
+        return RealText(text, "maybe", f"judge {judge} was trained on this text, split otherwise")
+    try:
+        both = held_out_alone(loaded, replace(scored, validation=least), rows)
+    except ConfigError as error:
+        reason = f"what judge {judge} holds out too ({least:g}) gives no rows: {error}"
+        return RealText(text, "maybe", reason)
+    return RealText(both, "no", f"only rows that judge {judge} holds out too ({least:g})")
+
+
+def _nested(a: float, b: float) -> bool:
+    """Whether what ``a`` holds out is part of what ``b`` does: shares or numbers, inf is all."""
+    return 0 < a <= b and (b == math.inf or (a < 1) == (b < 1))
+
+
+def _scored(place: Path, data: DataArgs | None) -> tuple[DataArgs, dict[str, float]]:
+    """The text that is scored, and how much of each of its sources.
+
+    That is a share or number of the documents that training on the source would read: inf for all
+    of them, 0 for none, where the rows are from a split of their own.
+    """
+    own = trained_on(place)
+    if own is not None and (data is None or not data.named or same_text(own, data)):
+        if own.validation_path is None:
+            own = replace(own, cache=(data.cache if data else None) or own.cache)
+            return own, {name: share_held_out(own, name) for name in own.sources}
+        path = own.validation_path
+        data = replace(own, path=path, corpus=None, mixture=None, validation_path=None)
+    assert data is not None  # else there were no rows
+    name = data.sources[0]
+    if not is_corpus(data, name):
+        return data, {name: math.inf}
+    corpus = CORPORA[name]
+    return data, {name: 0 if corpus.scored in corpus.roles else corpus.last or math.inf}
+
+
+def _shared(
+    scored: DataArgs, shares: dict[str, float], judge: DataArgs
+) -> Iterator[tuple[float, float]]:
+    """For each source that the judge was trained on too: how much is scored, and held out by it.
+
+    NaN where the documents are not the same.
+    """
+    alike = all(getattr(scored, key) == getattr(judge, key) for key in _DOCUMENTS)
+    for name, share in shares.items():
+        for other in judge.sources if share else ():
+            a, b = _place(scored, name), _place(judge, other)
+            if a == b:
+                yield share, share_held_out(judge, other) if alike else math.nan
+            elif a in b.parents or b in a.parents:
+                yield share, math.nan
+
+
+def _place(data: DataArgs, name: str) -> Path:
+    """What a source is known by."""
+    return Path("corpus:", name) if is_corpus(data, name) else Path(name).resolve()
