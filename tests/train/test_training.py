@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -285,12 +284,6 @@ def start(config, out, *more, preexec_fn=None, stdin=None):
         [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=preexec_fn, stdin=stdin,
     )  # fmt: skip
-
-
-def wait_for(process, path):
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
 
 
 def steps(run):
