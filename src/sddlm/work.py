@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from sddlm.errors import ConfigError
-from sddlm.files import append
+from sddlm.files import append, sha256
 from sddlm.progress import bar
 
 logger = logging.getLogger(__name__)
@@ -200,17 +200,8 @@ def digest(*parts: Any) -> str:
         if isinstance(part, torch.Tensor):
             part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         elif isinstance(part, Path):
-            part = _file_digest(part)
+            part = bytes.fromhex(sha256(part))
         elif not isinstance(part, bytes):
             part = json.dumps(part, ensure_ascii=False).encode()
         total.update(len(part).to_bytes(8, "big") + part)
     return total.hexdigest()[:16]
-
-
-def _file_digest(path: Path) -> bytes:
-    """SHA-256 of a file of any size."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            total.update(piece)
-    return total.digest()

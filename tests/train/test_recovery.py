@@ -316,7 +316,7 @@ def test_damaged_tables_and_facts_are_made_anew(config, cut, capsys):
     resumed_is_whole(config, cut)
     said = capsys.readouterr().err
     assert "metrics.csv: damaged rows are left out: 2" in said
-    assert "environment.json is damaged" in said
+    assert "environment.json cannot be used" in said
     assert steps(cut)[-1] == steps(config.parent / "whole")[-1]
     assert json.loads((cut / "environment.json").read_text())["data"]
     previews = [

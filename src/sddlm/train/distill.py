@@ -10,7 +10,7 @@ from typing import Any
 from sddlm.data.args import DataArgs, trained_on
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write
-from sddlm.model_dir import ModelDir
+from sddlm.model_dir import ModelDir, sweep
 from sddlm.models.config import ModelArgs
 from sddlm.objectives.distillation import DCD, Direction, Prediction
 from sddlm.train.args import TrainArgs, has_checkpoint
@@ -88,6 +88,7 @@ def distill(
         teacher = str(run)
     with atomic_write(place / "config.yaml") as file:  # for who asks what it was trained on
         file.write((run / "config.yaml").read_text(encoding="utf-8"))
+    sweep(place / "model")
     ModelDir.load(run).save(place / "model")
     return place
 

@@ -86,7 +86,7 @@ class Monitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar."""
-        self.earlier_seconds = self.rows[-1]["seconds"] if self.rows else 0.0
+        self.earlier_seconds = self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
         self.started = time.perf_counter()
         if trainer.is_global_zero and self.console.is_terminal:
             self.bar = Progress(

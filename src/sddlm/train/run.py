@@ -197,7 +197,7 @@ def _prepared(run: Path, data: DataArgs, tokenizer: Tokenizer | None) -> Prepare
             meta = json.loads(path.read_text(encoding="utf-8"))["data"]
             found = reopened(data, meta, tokenizer)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            logger.warning("%s is damaged (%s): the text is prepared again", path, error)
+            logger.warning("%s cannot be used (%s): the text is prepared again", path, error)
     return found or prepare(data, tokenizer)
 
 
