@@ -243,7 +243,7 @@ def test_the_optimum_is_cut_where_the_law_says():
         (lambda: UnigramNegatives(-1), r"--objective\.negatives\.count is -1"),
         (lambda: SequenceNegatives(0), r"--objective\.negatives\.count is 0"),
         (lambda: TopNegatives(0), r"--objective\.negatives\.top is 0"),
-        (lambda: TopNegatives("exact"), r"--objective\.negatives\.top is exact"),
+        (lambda: TopNegatives("exact"), r"--objective\.negatives\.top is 'exact'"),
         (lambda: MixedNegatives([], []), r"--objective\.negatives\.parts is \[\]"),
         (lambda: MixedNegatives(["x"], [1.0]), r"--objective\.negatives\.parts"),
         (lambda: MixedNegatives([NoisyToken()], [1, 2]), r"shares has 2 numbers for 1 parts"),

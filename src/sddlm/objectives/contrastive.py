@@ -58,14 +58,14 @@ class SDDLMV1(DiffusionObjective):
     NoisyToken or MixedNegatives, with options of its own."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
-        _check(self.weight, self.eps)
         if not isinstance(self.negatives, Negatives):
             raise ConfigError(
                 f"--objective.negatives is {self.negatives!r}, must be a law of negatives; from "
                 'Python such as UniformNegatives("exact"), on the command line '
                 "--objective.negatives UniformNegatives --objective.negatives.count exact"
             )
+        check_choices(self, "--objective.")
+        _check(self.weight, self.eps)
 
     @property
     def estimate(self) -> Estimate:
