@@ -76,7 +76,7 @@ ONLY_IN = {
     "pyarrow": {"data/parquet_files.py"},
     "zstandard": {"data/streams.py"},
     "datasets": {"data/hub.py"},
-    "filelock": {"data/cache.py"},
+    "filelock": {"data/cache.py", "files.py"},
     "jsonargparse": {"cli.py"},
     "tokenizers": {"data/tokenizers.py", "data/tokenizer_files.py", "data/prepare.py"},
     "huggingface_hub": {"data/tokenizer_files.py", "models/dit.py"},
