@@ -63,8 +63,9 @@ ROOMS = {
     "train": {"process", "models", "data", "objectives", "sampling", "generation", "model_dir"},
     "plan": {"process", "models", "data", "objectives", "train"},
     "inherit": set(),
+    "flags": {"inherit"},
     "explain": {"inherit"},
-    "cli": {"explain", "inherit"},
+    "cli": {"explain", "flags", "inherit"},
     "__main__": {"cli"},
 }
 #: library: the only files that may import it

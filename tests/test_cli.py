@@ -94,6 +94,10 @@ WRONG = [
     ("eval nodir --data.lenght 3", "--data.lenght is no option; did you mean --data.length?"),
     # types and choices
     ("train --train.steps abc", "--train.steps is 'abc', must be a whole number"),
+    (
+        "train --train.steps=" + "[" * 100_000,
+        "--train.steps has more than 500 lists or mappings in one another",
+    ),
     ("train --train.steps=", "--train.steps is '', must be a whole number"),
     ("train --train.lr x", "--train.lr is 'x', must be a number"),
     ("train --model.width 2.5", "--model.width is '2.5', must be a whole number"),
@@ -230,7 +234,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize(("typed", "part"), WRONG, ids=[typed for typed, _ in WRONG])
+@pytest.mark.parametrize(("typed", "part"), WRONG, ids=[typed[:80] for typed, _ in WRONG])
 def test_one_clear_line_and_nothing_left_behind(
     place: Path, capsys: pytest.CaptureFixture[str], typed: str, part: str
 ) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -56,9 +55,6 @@ READS_RECIPES = {"prepare", "plan"}
 
 #: most characters of an error's line: an option's value may be a file's whole text
 _LONGEST = 1000
-
-#: what begins with one dash and is a value all the same: ``-.jsonl``, standard input as JSON lines
-_VALUE = re.compile(r"-\.")
 
 USAGE = """usage: sddlm VERB [options]
 
@@ -227,14 +223,15 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     import yaml
 
     from sddlm.explain import explain
-    from sddlm.inherit import chosen_over, merged, origins
+    from sddlm.flags import chosen_over, prepared, taken
+    from sddlm.inherit import merged, origins
 
-    imports, arguments = _taken(IMPORT, "MODULE", arguments)
-    paths, arguments = _taken("--config", "FILE", arguments)
+    imports, arguments = taken(IMPORT, "MODULE", arguments)
+    paths, arguments = taken("--config", "FILE", arguments)
     _import(imports)
     function, parser = _parser(verb, imports)
     defaults = dict(parser.get_defaults().items())
-    flags = _flags(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
+    flags = prepared(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
     files = _read(verb, function, paths)
     options = chosen_over(merged(files), flags)
     config = [f"--config={yaml.safe_dump(options)}"] if files else []
@@ -290,37 +287,6 @@ def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[Fil
             )
         check_sections(file, function)
     return files
-
-
-def _taken(flag: str, what: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The values of an option that may be repeated, and the rest of the command line."""
-    values, rest = [], []
-    left = list(arguments)
-    while left:
-        given = left.pop(0)
-        if given == flag:
-            if not left:
-                raise ConfigError(f"{flag} needs a value: {flag} {what}")
-            values.append(left.pop(0))
-        elif given.startswith(f"{flag}="):
-            values.append(given.removeprefix(f"{flag}="))
-        else:
-            rest.append(given)
-    return values, rest
-
-
-def _flags(arguments: list[str], switches: set[str]) -> list[str]:
-    """The command line as the parser needs it: a bare switch is true."""
-    flags, left = [], list(arguments)
-    while left:
-        flag = left.pop(0)
-        if flag in switches and left[:1] not in (["true"], ["false"]):
-            flags.append(f"{flag}=true")
-        elif left and flag.startswith("--") and "=" not in flag and _VALUE.match(left[0]):
-            flags.append(f"{flag}={left.pop(0)}")  # else taken for a flag
-        else:
-            flags.append(flag)
-    return flags
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from itertools import zip_longest
 from os.path import normpath
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,41 +94,12 @@ def _merge(base: Any, over: Any) -> Any:
         over = {"class_path": over}
     if not isinstance(base, dict) or not isinstance(over, dict):
         return over
-    if _class(over, base) != _class(base, over):
+    if class_name(over, base) != class_name(base, over):
         return over
     return {**base, **{k: _merge(base[k], v) if k in base else v for k, v in over.items()}}
 
 
-def chosen_over(options: Options, flags: Sequence[str]) -> Options:
-    """The options without those of a class in whose place a flag chooses another one.
-
-    Args:
-        options: of all files.
-        flags: the rest of the command line, as ``--objective=NELBO`` or ``--objective NELBO``.
-    """
-    for flag, follower in zip_longest(flags, flags[1:], fillvalue=""):
-        key, equals, value = flag.removeprefix("--").partition("=")
-        path = key.removesuffix(".class_path").split(".")
-        if flag.startswith("--") and path[-1] != "init_args":
-            names = [name for name in path if name != "init_args"]
-            options = _chosen(options, names, value if equals else follower)
-    return options
-
-
-def _chosen(options: Options, path: Sequence[str], name: str) -> Options:
-    """The options without a class at a path, if it is another one than that of a name."""
-    first, *rest = path
-    key = first if first in options else "init_args"
-    there = options.get(key)
-    if not isinstance(there, dict):
-        return options
-    if key != first or rest:
-        return {**options, key: _chosen(there, rest if key == first else path, name)}
-    other = "class_path" in there and _class(there, {}) != name.rpartition(".")[2]
-    return {k: v for k, v in options.items() if k != key} if other else options
-
-
-def _class(value: Options, other: Options) -> str:
+def class_name(value: Options, other: Options) -> str:
     """The name of the class that a mapping chooses; the other's if it chooses none."""
     path = value.get("class_path", other.get("class_path"))
     return str(path).rpartition(".")[2]

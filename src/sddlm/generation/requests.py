@@ -300,7 +300,7 @@ def read_requests(lines: Iterable[str], name: str, base: Mapping[str, Any]) -> l
 def _request(line: str, where: str, base: Mapping[str, Any], kinds: Mapping[str, type]) -> Request:
     try:
         said = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--requests {where} is no JSON: {error}") from error
     if not isinstance(said, dict):
         raise ConfigError(f'--requests {where} is no object: write {{"prompt": "Once"}}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sddlm.data.args import DataArgs, trained_on
@@ -81,8 +82,13 @@ def distill(
         try:
             _round(run, data, objective, train, seed, resume)
         except KeyboardInterrupt:
-            again = f"sddlm distill {model_dir} --out {place} --resume true, and the same options"
-            logger.warning("stopped in round %d of %d; go on with:  %s", number, rounds, again)
+            again = f"sddlm distill {quote(model_dir)} --out {quote(str(place))} --resume true"
+            logger.warning(
+                "stopped in round %d of %d; go on with:  %s, and the same options",
+                number,
+                rounds,
+                again,
+            )
             raise
         logger.info("round %d of %d, dt %.4g, is done", number, rounds, objective.dt)
         teacher = str(run)

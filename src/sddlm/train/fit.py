@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -117,7 +118,7 @@ def fit(
     if checkpoints.stopping:
         print(
             f"stopped at step {trainer.global_step} of {args.steps}; go on with:  sddlm train "
-            f"--config {run / 'config.yaml'} --out {run} --resume true",
+            f"--config {quote(str(run / 'config.yaml'))} --out {quote(str(run))} --resume true",
             file=sys.stderr,
         )
         raise KeyboardInterrupt

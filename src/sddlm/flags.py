@@ -1,0 +1,101 @@
+"""The command line before the parser sees it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import yaml
+
+from sddlm.errors import ConfigError
+from sddlm.inherit import Options, class_name
+
+#: what begins with one dash and is a value all the same: ``-.jsonl``, standard input as JSON lines
+_VALUE = re.compile(r"-\.")
+
+#: levels of lists and mappings in a value; the parser reads values as YAML with a recursion in C,
+#: which some thousands overflow
+_DEPTH = 500
+
+
+def taken(flag: str, what: str, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The values of an option that may be repeated, and the rest of the command line."""
+    values, rest = [], []
+    left = list(arguments)
+    while left:
+        given = left.pop(0)
+        if given == flag:
+            if not left:
+                raise ConfigError(f"{flag} needs a value: {flag} {what}")
+            values.append(left.pop(0))
+        elif given.startswith(f"{flag}="):
+            values.append(given.removeprefix(f"{flag}="))
+        else:
+            rest.append(given)
+    return values, rest
+
+
+def prepared(arguments: list[str], switches: set[str]) -> list[str]:
+    """The command line as the parser needs it: a bare switch is true.
+
+    Raises:
+        ConfigError: for a value that the parser cannot read.
+    """
+    flags, left = [], list(arguments)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if _depth(value if equals and name.startswith("--") else argument) > _DEPTH:
+            given = name[:40] if equals else "a value"
+            raise ConfigError(f"{given} has more than {_DEPTH} lists or mappings in one another")
+    while left:
+        flag = left.pop(0)
+        if flag in switches and left[:1] not in (["true"], ["false"]):
+            flags.append(f"{flag}=true")
+        elif left and flag.startswith("--") and "=" not in flag and _VALUE.match(left[0]):
+            flags.append(f"{flag}={left.pop(0)}")  # else taken for a flag
+        else:
+            flags.append(flag)
+    return flags
+
+
+def _depth(text: str) -> int:
+    """Levels of lists and mappings of a value as YAML, up to its first error."""
+    deepest = depth = 0
+    try:
+        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            deepest = max(deepest, depth)
+    except (yaml.YAMLError, UnicodeError):
+        pass
+    return deepest
+
+
+def chosen_over(options: Options, flags: Sequence[str]) -> Options:
+    """The options without those of a class in whose place a flag chooses another one.
+
+    Args:
+        options: of all files.
+        flags: the rest of the command line, as ``--objective=NELBO`` or ``--objective NELBO``.
+    """
+    for flag, follower in zip_longest(flags, flags[1:], fillvalue=""):
+        key, equals, value = flag.removeprefix("--").partition("=")
+        path = key.removesuffix(".class_path").split(".")
+        if flag.startswith("--") and path[-1] != "init_args":
+            names = [name for name in path if name != "init_args"]
+            options = _chosen(options, names, value if equals else follower)
+    return options
+
+
+def _chosen(options: Options, path: Sequence[str], name: str) -> Options:
+    """The options without a class at a path, if it is another one than that of a name."""
+    first, *rest = path
+    key = first if first in options else "init_args"
+    there = options.get(key)
+    if not isinstance(there, dict):
+        return options
+    if key != first or rest:
+        return {**options, key: _chosen(there, rest if key == first else path, name)}
+    other = "class_path" in there and class_name(there, {}) != name.rpartition(".")[2]
+    return {k: v for k, v in options.items() if k != key} if other else options
