@@ -636,6 +636,8 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("seed: 2020-13-99", "is no YAML file: month must be in 1..12"),
         ("seed: 1 # " + "x" * (1 << 18), "has more than 262144 bytes"),
         ("1: 2\n", "has an option 1, must be a name"),
+        (f"seed: '{'[' * 100_000}'", "hostile.yaml has more than 500 lists or mappings in one"),
+        (f"a: [{{b: '{'- ' * 50_000}'}}]", "hostile.yaml has more than 500 lists or mappings in"),
         ("seed: !!python/object/apply:os.getcwd []\n", "is no YAML file: "),
     ],
 )

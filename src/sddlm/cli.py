@@ -268,6 +268,7 @@ def _import(modules: Sequence[str]) -> None:
 def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[File]:
     """The YAML files and those they inherit from, with what the verb is to know of them."""
     from sddlm.explain import check_sections
+    from sddlm.flags import check_depth
     from sddlm.inherit import File, read_files
 
     files = read_files(paths)
@@ -286,6 +287,7 @@ def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[Fil
                 f"{IMPORT} MODULE"
             )
         check_sections(file, function)
+        check_depth(file.options, file.path)
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 import yaml
 
@@ -45,9 +46,7 @@ def prepared(arguments: list[str], switches: set[str]) -> list[str]:
     flags, left = [], list(arguments)
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if _depth(value if equals and name.startswith("--") else argument) > _DEPTH:
-            given = name[:40] if equals else "a value"
-            raise ConfigError(f"{given} has more than {_DEPTH} lists or mappings in one another")
+        check_depth(value if equals and name.startswith("--") else argument, name[:40])
     while left:
         flag = left.pop(0)
         if flag in switches and left[:1] not in (["true"], ["false"]):
@@ -59,17 +58,35 @@ def prepared(arguments: list[str], switches: set[str]) -> list[str]:
     return flags
 
 
-def _depth(text: str) -> int:
-    """Levels of lists and mappings of a value as YAML, up to its first error."""
-    deepest = depth = 0
+def check_depth(value: Any, where: str) -> None:
+    """Refuse a value, or one in a tree of options, that the parser cannot read.
+
+    Args:
+        value: the value.
+        where: names it in the message.
+
+    Raises:
+        ConfigError: if it has too many levels.
+    """
+    if isinstance(value, str) and _is_deep(value):
+        raise ConfigError(f"{where} has more than {_DEPTH} lists or mappings in one another")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        check_depth(each, where)
+
+
+def _is_deep(text: str) -> bool:
+    """Whether a value has more than `_DEPTH` levels as YAML, up to its first error."""
+    depth = 0
     try:
         for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            deepest = max(deepest, depth)
+            if depth > _DEPTH:
+                return True
     except (yaml.YAMLError, UnicodeError):
         pass
-    return deepest
+    return False
 
 
 def chosen_over(options: Options, flags: Sequence[str]) -> Options:
