@@ -75,7 +75,9 @@ def append(path: Path, text: str) -> None:
 
 def _name(error: BaseException, path: Path, *others: Path) -> None:
     """Let an error name the public file: those of ``write`` name none."""
-    if isinstance(error, OSError) and error.filename in (None, *map(str, others)):
+    if not isinstance(error, OSError) or error.errno is None:  # whose text a name would replace
+        return
+    if error.filename in (None, *map(str, others)):
         error.filename = str(path)
 
 

@@ -17,7 +17,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.train.checkpoints import saved_step
+from sddlm.train.checkpoints import newest_checkpoint
 from sddlm.train.monitor import read_metrics
 
 SIXTEEN_STEPS = ("sddlm.train.module:TrainModule.training_step", 16, "distill")
@@ -175,7 +175,7 @@ def test_a_distillation_stopped_by_hand_goes_on(run, tmp_path):
     assert "stopped in round 2 of 2" in said
     assert f"sddlm distill {run} --out {cut} --resume true" in said
     assert not (cut / "model").exists()
-    assert saved_step(cut / "round-2") == 7
+    assert newest_checkpoint(cut / "round-2")["global_step"] == 7
     first = (cut / "round-1" / "model" / "model.safetensors").stat().st_mtime_ns
     assert distil(run, cut, *more, "--resume", "true") == 0
     assert (cut / "round-1" / "model" / "model.safetensors").stat().st_mtime_ns == first

@@ -19,7 +19,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, NELBO, SDDLM, Autoregressive, NaiveDenoising
 from sddlm.train.args import TrainArgs
-from sddlm.train.checkpoints import saved_step
+from sddlm.train.checkpoints import newest_checkpoint
 from sddlm.train.fit import fit
 from sddlm.train.module import TrainModule
 from sddlm.train.monitor import read_metrics
@@ -239,7 +239,7 @@ def test_a_killed_run_on_padded_rows_resumes_bit_for_bit(padded, tmp_path):
     process = Held(*SEVEN_STEPS, "--config", padded, "--out", cut)
     process.kill()
     process.communicate()
-    assert saved_step(cut) == 5
+    assert newest_checkpoint(cut)["global_step"] == 5
     assert train(padded, cut, "--resume", "true") == 0
     assert train(padded, whole) == 0
     assert_same(weights(whole), weights(cut))

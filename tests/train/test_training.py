@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from held import Held
 from sddlm.cli import main
 from sddlm.model_dir import ModelDir
-from sddlm.train.checkpoints import saved_step
+from sddlm.train.checkpoints import newest_checkpoint
 from sddlm.train.ema import EMA
 from sddlm.train.monitor import read_metrics
 
@@ -89,7 +89,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp
     process = Held(*SEVEN_STEPS, "--config", config, "--out", cut)
     process.kill()  # no chance to say goodbye
     process.communicate()
-    assert saved_step(cut) == 5
+    assert newest_checkpoint(cut)["global_step"] == 5
     assert train(config, cut, "--resume", "true") == 0
     assert_same(weights(whole), weights(cut))
     assert steps(cut) == steps(whole)
@@ -103,7 +103,7 @@ def test_a_run_stopped_by_hand_saves_and_resumes(config, tmp_path, number):
     assert process.returncode == 130, said
     assert "--resume" in said
     assert ModelDir.load(cut).model.length == 16
-    assert saved_step(cut) == 8  # the step that it was in is finished
+    assert newest_checkpoint(cut)["global_step"] == 8  # the step that it was in is finished
     assert train(config, cut, "--resume", "true") == 0
     assert train(config, whole) == 0
     assert_same(weights(whole), weights(cut))

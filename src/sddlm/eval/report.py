@@ -193,7 +193,8 @@ def _likelihood_rows(out: Table, result: dict[str, Any]) -> list[str]:
     out.add_row("perplexity per token", _perplexity(own), "")
     if own["bound"]:
         prior = f"prior term {own['prior_kl']:.2g} nats"
-        out.add_row("  complete bound", f"≤ {own['complete_ppl']:.4g}", prior)
+        error = _error(own["complete_stderr"] * own["complete_ppl"])
+        out.add_row("  complete bound", f"≤ {own['complete_ppl']:.4g}{error}", prior)
     bits = f"{below}{own['bpc']:.3f}{_error(own['bpc_stderr'])}"
     out.add_row("bits per character", bits, _baselines(result))
     rows = "1 row, too few for an error" if own["rows"] == 1 else f"{own['rows']} rows"
