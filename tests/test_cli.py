@@ -194,6 +194,10 @@ WRONG = [
     ("train --data.length 0", "--data.length 0 is too small; use at least 1"),
     ("train --data.vocab_size 1", "--data.vocab_size 1 is too small; use at least 2"),
     ("train --data.corpus x", "--data.corpus x is unknown; there are: builtin"),
+    (
+        "train --model.gate_init 1 --objective Autoregressive",
+        "leave it out, or where a file has it, add --model.gate_init 0",
+    ),
     ("train --model.heads 7", "--model.heads is 7, must divide --model.width 256"),
     ("train --seed -1", "--seed is -1"),
     ("train --resume", "--resume: there is no checkpoint"),
@@ -748,6 +752,11 @@ def test_python_may_give_paths_and_numbers_of_numpy(place: Path) -> None:
         (CHANGED, ["--objective", "SDDLM"], SDDLM(positions="changed")),
         (CHANGED, ["--objective.process.schedule", "Cosine"], SDDLM(positions="changed")),
         ("objective: MDLM\n", ["--objective", "SDDLM"], SDDLM()),
+        (
+            "objective: {class_path: SDDLMV1, init_args: {weight: 3}}\n",
+            ["--objective", "SDDLMV2"],
+            SDDLMV2(),
+        ),
     ],
 )
 def test_another_objective_on_the_command_line_drops_the_files_options(

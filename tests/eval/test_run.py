@@ -200,7 +200,7 @@ def test_files_that_are_no_samples(tmp_path, content, message):
         ({"context": 0}, "--context is 0, must be at least 1"),
         ({"steps": 0}, "steps"),
         ({"temperature": math.nan}, "temperature"),
-        ({"precision": "float16"}, "--precision is float16, must be float64 or float32"),
+        ({"precision": "float16"}, "--precision is 'float16', must be float64 or float32"),
         ({"convention": "dou"}, "did you mean duo"),
         ({"zero_shot": "ptp"}, "--zero_shot ptp is unknown; .*; did you mean ptb"),
         ({"zero_shot": "all", "data": DataArgs(path="x")}, "names its own texts"),
