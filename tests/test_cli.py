@@ -194,9 +194,13 @@ WRONG = [
     ("train --data.length 0", "--data.length 0 is too small; use at least 1"),
     ("train --data.vocab_size 1", "--data.vocab_size 1 is too small; use at least 2"),
     ("train --data.corpus x", "--data.corpus x is unknown; there are: builtin"),
+    (
+        "train --model.gate_init 1 --objective Autoregressive",
+        "leave it out, or where a file has it, add --model.gate_init 0",
+    ),
     ("train --model.heads 7", "--model.heads is 7, must divide --model.width 256"),
     ("train --seed -1", "--seed is -1"),
-    ("train --resume", "--resume: there is no checkpoint"),
+    ("train --resume", "--resume: there is no run"),
     ("train --data.path no.txt", "--data.path no.txt: no such file or folder"),
     ("train --data.path empty.txt", "empty.txt"),
     ("train --data.path binary.txt", "binary.txt"),
@@ -204,7 +208,7 @@ WRONG = [
     ("train --data.cache text.txt/c", "--data.cache text.txt/c cannot be written to"),
     ("train! --out text.txt/r", "cannot write to --out text.txt/r: Not a directory"),
     ("train! --out /proc/nope/r", "cannot write to --out /proc/nope/r"),
-    ("train! --out .", "--out . exists and is not empty"),
+    ("train! --out .", "--out . is not empty"),
     ("sample nodir", "no such directory: nodir"),
     ("sample folder", "folder is no model directory"),
     ("sample folder --steps 0", "--steps is 0"),
@@ -587,7 +591,7 @@ def test_generated_text_does_not_steer_a_terminal(
     terminal: bool,
 ) -> None:
     text = "a\x1b]0;title\x07\r\n\tb \u202eevil \ud800"
-    monkeypatch.setattr("sddlm.cli._parse", lambda verb, typed: (lambda: [text], {}))
+    monkeypatch.setattr("sddlm.cli._parse", lambda verb, typed: (lambda out: [text], {"out": "x"}))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     assert main(["sample", "folder"]) == 0
     out = capsys.readouterr().out
@@ -702,7 +706,10 @@ RUN = "no_run"
         (lambda: sddlm.train_model("r", objective=SDDLM), "--objective is "),
         (lambda: sddlm.train_model("r", seed=None), "--seed is None, must be a whole number"),
         (lambda: sddlm.prepare("x.txt"), "--args is 'x.txt', must be DataArgs"),
-        (lambda: sddlm.prepare(DataArgs(), split="x"), "--split is 'x', must be both or all"),
+        (
+            lambda: sddlm.prepare(DataArgs(), split="x"),
+            "--split is 'x', must be one of both, validation, all",
+        ),
         (lambda: sddlm.make_plan(1, 2, 3, 4), "--data is 1, must be DataArgs"),
         (lambda: DataArgs(path=["a"]), "--data.path is ['a'], must be text"),
         (lambda: DataArgs(length="9"), "--data.length is '9', must be a whole number"),
@@ -748,6 +755,11 @@ def test_python_may_give_paths_and_numbers_of_numpy(place: Path) -> None:
         (CHANGED, ["--objective", "SDDLM"], SDDLM(positions="changed")),
         (CHANGED, ["--objective.process.schedule", "Cosine"], SDDLM(positions="changed")),
         ("objective: MDLM\n", ["--objective", "SDDLM"], SDDLM()),
+        (
+            "objective: {class_path: SDDLMV1, init_args: {weight: 3}}\n",
+            ["--objective", "SDDLMV2"],
+            SDDLMV2(),
+        ),
     ],
 )
 def test_another_objective_on_the_command_line_drops_the_files_options(

@@ -221,7 +221,7 @@ def test_vocabulary(tmp_path: Path) -> None:
         ({"device": "l4", "devices": 3}, "--train.batch is 64, must be a multiple of the 3"),
         ({**GPU, "tokens": 0.0}, "--tokens is 0.0, must be above 0"),
         ({**GPU, "vocab_size": 1}, "--vocab_size is 1, must be at least 2"),
-        ({**GPU, "strategy": "dpp"}, "--strategy is dpp, must be ddp or fsdp"),
+        ({**GPU, "strategy": "dpp"}, "--strategy is 'dpp', must be ddp or fsdp"),
     ],
 )  # fmt: skip
 def test_errors(options: dict[str, Any], message: str) -> None:

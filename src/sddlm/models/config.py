@@ -121,11 +121,16 @@ class DiTConfig(DiTKnobs):
         if self.gate_init and (self.causal or self.time_free):
             kind = "an autoregressive network" if self.causal else "a time-free network"
             kind = "a llama" if self.architecture == "llama" else kind
-            raise _wrong("gate_init", f"has no meaning in {kind}, which has no gates; leave it out")
+            raise _wrong(
+                "gate_init",
+                f"has no meaning in {kind}, which has no gates; leave it out, or where a file has "
+                "it, add --model.gate_init 0",
+            )
         if self.architecture == "llama" and self.cond_dim != DiTKnobs.cond_dim:
             raise _wrong(
                 "cond_dim",
-                "has no meaning in a llama, which is not told the noise level; leave it out",
+                "has no meaning in a llama, which is not told the noise level; leave it out, or "
+                f"where a file has it, add --model.cond_dim {DiTKnobs.cond_dim}",
             )
         if not self.causal and self.input_conv and self.input_conv % 2 == 0:
             raise _wrong("input_conv", f"is {self.input_conv}, must be odd (or 0 for none)")
