@@ -27,7 +27,7 @@ from sddlm.plan.probe import Asked, asked, begun, largest
 from sddlm.plan.trace import Tracer
 from sddlm.train.args import TrainArgs
 
-V, L, B, D, BLOCKS = 307, 24, 32, 64, 2
+V, L, B, D, BLOCKS = 307, 24, 32, 64, 3
 SIZES: dict[str, Any] = {"width": D, "blocks": BLOCKS, "heads": 2, "length": L}
 ARGS = TrainArgs(batch=B, steps=1000)
 

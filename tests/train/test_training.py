@@ -267,8 +267,14 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(config, tmp_path):
     assert not list((run / "checkpoints").iterdir())
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run_with_advice(config, tmp_path, capsys):
-    code = train(config, tmp_path / "run", "--train.lr", "1e30", "--train.warmup", "0")
+def test_a_gradient_that_is_not_finite_ends_the_run_with_advice(
+    config, tmp_path, capsys, monkeypatch
+):
+    def diverged(self, decay):
+        self.live[0].data.fill_(torch.inf)
+
+    monkeypatch.setattr(EMA, "update", diverged)
+    code = train(config, tmp_path / "run")
     assert code == 1
     assert "--train.lr" in capsys.readouterr().err
 
