@@ -186,7 +186,7 @@ def _not_finite(place: Path) -> None:
         (_cut_weights, "model.safetensors is damaged: its SHA-256"),
         (_cut_old_weights, "cannot be used"),
         (_other_tokenizer, "tokenizer.json is damaged: its SHA-256"),
-        (_not_finite, r"model.safetensors has weights that are not finite .*embedding.weight"),
+        (_not_finite, r"embedding.weight is not finite"),
         (_larger_tokenizer, "do not belong together"),
     ],
 )
@@ -227,7 +227,7 @@ def test_weights_that_are_not_finite_replace_nothing(tmp_path: Path) -> None:
     diverged = _model_dir(width=32)
     with torch.no_grad():
         diverged.model.embedding.weight[0, 0] = torch.inf
-    with pytest.raises(ConfigError, match=r"not finite numbers, first embedding\.weight"):
+    with pytest.raises(ConfigError, match=r"is not written: embedding\.weight is not finite"):
         diverged.save(tmp_path / "model")
     assert ModelDir.load(tmp_path / "model").model.config.width == 16
 

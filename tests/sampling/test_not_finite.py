@@ -5,6 +5,7 @@ It used to write the noise that it began from, find nothing wrong in a draft, an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,9 @@ def test_weights_that_are_no_numbers_are_not_loaded(
     with torch.no_grad():
         damage(DiT.from_state(ModelDir.load(tmp_path).model.config, state))  # not a copy
     save_file(state, path)
+    options = json.loads((path.parent / "config.json").read_text())
+    del options["sha256"]  # as in directories of earlier versions, which have no checksums
+    (path.parent / "config.json").write_text(json.dumps(options))
     name = "embedding" if damage is everything else "head"
     for load in (ModelDir.load, lambda place: DiT.from_pretrained(place / "model")):
         with pytest.raises(ConfigError, match=f"{name}.weight is not finite") as error:

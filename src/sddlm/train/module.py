@@ -85,7 +85,7 @@ class TrainModule(LightningModule):
                 "those of the step before; try a smaller --train.lr or a longer --train.warmup"
             )
         sums = torch.stack(list(self._figures.values()))  # [figures, 2]
-        if self.trainer.world_size > 1:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             # not the strategy's reduce, whose barrier would make the GPU wait at every step
             torch.distributed.all_reduce(sums)
         self._figures = dict(zip(self._figures, sums, strict=True))
