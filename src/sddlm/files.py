@@ -49,7 +49,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        _name(error, path, temporary)
+        name_file(error, path, temporary)
         raise
 
 
@@ -69,11 +69,11 @@ def append(path: Path, text: str) -> None:
                 file.truncate(end)
                 raise
     except OSError as error:
-        _name(error, path)
+        name_file(error, path)
         raise
 
 
-def _name(error: BaseException, path: Path, *others: Path) -> None:
+def name_file(error: BaseException, path: Path, *others: Path) -> None:
     """Let an error name the public file: those of ``write`` name none."""
     if not isinstance(error, OSError) or error.errno is None:  # whose text a name would replace
         return

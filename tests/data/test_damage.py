@@ -3,10 +3,8 @@
 import json
 import os
 import random
-import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import sddlm.data.cache as cache
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared, prepare, reopened
+from test_files import small_files
 
 DOCS = [f"This is document number {i}, and it says {i * i}.\n" for i in range(30)]
 
@@ -202,13 +201,13 @@ def test_tokens_are_read_whole_only_after_a_change(
 ) -> None:
     prepare(args)
     read: list[str] = []
-    sha256 = cache._sha256
+    sha256 = cache.sha256
 
     def noted(path: Path) -> str:
         read.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr(cache, "_sha256", noted)
+    monkeypatch.setattr(cache, "sha256", noted)
 
     def tokens_read(**more: Any) -> set[str]:
         read.clear()
@@ -256,24 +255,13 @@ def test_a_damaged_record_of_a_run_opens_nothing(args: DataArgs, texts: object) 
 # ------------------------------------------------------------------ full disks
 
 
-@contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """No file may grow beyond ``size`` bytes: the system refuses, as when a disk is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("size", [0, 10, 100, 500, 1000, 1500, 2000])
 def test_a_full_disk_is_named_and_nothing_half_done_is_taken_for_whole(
     args: DataArgs, tmp_path: Path, size: int
 ) -> None:
     whole = replace(args, cache=str(tmp_path / "elsewhere"))
     expected = content(prepare(whole))
-    with files_up_to(size), pytest.raises(OSError, match="File too large") as caught:
+    with small_files(size), pytest.raises(OSError, match="File too large") as caught:
         prepare(args)
     assert str(args.cache_folder) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -287,7 +275,7 @@ def test_a_disk_that_is_full_keeps_what_was_damaged_until_the_new_one_is_whole(
 ) -> None:
     expected = content(prepare(args))
     flip(file_of(args, "tokens-*/train.bin"), random.Random(0))
-    with files_up_to(100), pytest.raises(OSError, match="File too large"):
+    with small_files(100), pytest.raises(OSError, match="File too large"):
         prepare(args)
     assert file_of(args, "tokens-*/train.bin").is_file()
     assert content(prepare(args)) == expected

@@ -1,9 +1,6 @@
 import json
 import math
 import random
-import resource
-import signal
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -24,6 +21,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from test_files import small_files
 
 
 def a_text(seed, sentences=600):
@@ -324,19 +322,6 @@ def test_one_row_has_no_error(trained, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "nan" not in shown
     assert "1 row, too few for an error" in shown
-
-
-@contextmanager
-def small_files(size):
-    """A limit on the size of files fails a write itself, as a full disk does."""
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.mark.parametrize(

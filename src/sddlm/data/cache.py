@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from sddlm.data.paths import FRESH
 from sddlm.errors import ConfigError
-from sddlm.files import atomic_write, make_durable
+from sddlm.files import atomic_write, make_durable, name_file, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +44,9 @@ def damage(folder: Path, *, verify: bool = False) -> str:
         now = {name: _stamp(folder / name) for name in sums if name.endswith(_LARGE)}
         if known["folder"] != folder.name:
             return f"it was made as {known['folder']}"
-        for name, sha256 in sums.items():
+        for name, written in sums.items():
             trusted = not verify and now.get(name) is not None and now[name] == stamps.get(name)
-            if not trusted and _sha256(folder / name) != sha256:
+            if not trusted and sha256(folder / name) != written:
                 return f"{name} is not as it was written"
     except FileNotFoundError as error:
         name = Path(error.filename).name
@@ -123,7 +122,7 @@ def _seal(temporary: Path, name: str) -> None:
     for path in temporary.glob(".*"):  # half written, then killed
         path.unlink()
     paths = sorted(path for path in temporary.iterdir() if path.name != _CHECKSUMS)
-    sums = {path.name: _sha256(path) for path in paths}
+    sums = {path.name: sha256(path) for path in paths}
     stamps = {path.name: _stamp(path) for path in paths if path.name.endswith(_LARGE)}
     _write_checksums(temporary, {"folder": name, "sha256": sums, "stamps": stamps})
     for path in (*paths, temporary):
@@ -144,23 +143,13 @@ def _stamp(path: Path) -> list[int] | None:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's content."""
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-    return sha256.hexdigest()
-
-
 @contextmanager
 def naming(folder: Path) -> Iterator[None]:
     """Put the folder into an error of the disk that names no file, as those of ``write`` do not."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(folder)
+        name_file(error, folder)
         raise
 
 

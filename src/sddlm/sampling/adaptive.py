@@ -54,10 +54,6 @@ class Adaptive(Lazy):
                 f"--budget is {self.budget}, allowed is 0 and above: try --budget 4, or 0 to ask "
                 "at every step"
             )
-        if self.by not in ("entropy", "confidence"):
-            raise ConfigError(
-                f"--by is {self.by!r}, allowed is entropy or confidence: try --by entropy"
-            )
 
     def _run(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Ancestral._run`."""

@@ -129,10 +129,6 @@ class Ancestral(Sampler):
             raise ConfigError(
                 f"--steps is {self.steps}, allowed is 1 to {MOST_STEPS:,}: try --steps 128"
             )
-        if self.tail not in ("sample", "greedy"):
-            raise ConfigError(
-                f"--tail is {self.tail!r}, allowed is sample or greedy: try --tail sample"
-            )
 
     def grid(
         self, schedule: Schedule, *, device: torch.device | str = "cpu", t: float = 1.0
