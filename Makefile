@@ -1,6 +1,8 @@
 # `make quickstart` and `make test` work as the first command in a fresh clone: they make their own environment.
 PYTHON ?= python3
 VENV := .venv
+# set by some containers; every process of the tests would compile all that it imports
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 CORE := $(VENV)/.installed-core
 DEV := $(VENV)/.installed-dev

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
+from sddlm.eval import tasks
 from sddlm.eval.questions import Questions, prompt_of, split
 from sddlm.eval.writing import Plan, write
 from sddlm.model_dir import ModelDir
@@ -343,49 +345,41 @@ def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
     assert (few["piqa"]["documents"], few["piqa"]["metrics"]["acc"]) == (2, 0.5)
 
 
-def test_lm_evals_own_command_line_agrees(harness, diffusion, files, tmp_path):
+def test_lm_evals_own_command_line_agrees(harness, diffusion, files, tmp_path, monkeypatch, capsys):
     diffusion.save(tmp_path / "run" / "model")
     names = ["arc_easy", "piqa"]
     own = run(harness, diffusion, files, names, tmp_path / "tasks", limit=3, draws=32, seed=5)
     model = ["--model", "sddlm", "--model_args", f"path={tmp_path / 'run'},draws=32,seed=5"]
-    # as docs/evaluation.md types them, in processes of their own
-    written = subprocess.run(
-        [sys.executable, "-m", "sddlm.eval.tasks", ",".join(names), str(tmp_path / "out"), files],
-        capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
-    assert written[:4] == ["next:", "lm_eval", "--model", "sddlm"]
-    ways = {
-        "lm_eval": [str(Path(sys.executable).with_name("lm_eval")), *written[-2:]],
-        "harness": [
-            sys.executable, "-m", "sddlm.eval.harness",
-            "--tasks", "arc_easy,piqa", "--include_path", str(tmp_path / "tasks"),
-        ],
-    }  # fmt: skip
-    end = ["--limit", "3", "--output_path"]
-    running = {
-        way: subprocess.Popen(
-            [*command, *model, *end, str(tmp_path / f"{way}.json")],
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for way, command in ways.items()
-    }
-    for way, process in running.items():
-        printed = process.communicate()[0]
-        assert process.returncode == 0, printed
-        (path,) = tmp_path.glob(f"{way}*.json")
-        theirs = json.loads(path.read_text())
-        for name in names:
-            for metric, value in own[name]["metrics"].items():
-                assert theirs["results"][name][f"{metric},none"] == value
-                error = theirs["results"][name][f"{metric}_stderr,none"]
-                assert error == pytest.approx(own[name]["stderr"][metric])
-            figures = theirs["config"]["sddlm"]["tasks"][name]
-            for key in ("draws", "monte_carlo", "cut"):
-                assert figures[key] == pytest.approx(own[name][key], rel=1e-6)
-        assert theirs["config"]["sddlm"]["seed"] == 5
+    # as docs/evaluation.md types them, the second in a process of its own
+    written = ",".join(names), str(tmp_path / "out"), files
+    monkeypatch.setattr(sys, "argv", ["tasks", *written])
+    tasks.main()
+    command = capsys.readouterr().out.split()
+    assert command[:4] == ["next:", "lm_eval", "--model", "sddlm"]
+    lm_eval = [str(Path(sys.executable).with_name("lm_eval")), *command[-2:], *model]
+    subprocess.run(
+        [*lm_eval, "--limit", "3", "--output_path", str(tmp_path / "theirs.json")],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True,
+    )  # fmt: skip
+    (path,) = tmp_path.glob("theirs*.json")
+    theirs = json.loads(path.read_text())
+    for name in names:
+        for metric, value in own[name]["metrics"].items():
+            assert theirs["results"][name][f"{metric},none"] == value
+            error = theirs["results"][name][f"{metric}_stderr,none"]
+            assert error == pytest.approx(own[name]["stderr"][metric])
+        figures = theirs["config"]["sddlm"]["tasks"][name]
+        for key in ("draws", "monte_carlo", "cut"):
+            assert figures[key] == pytest.approx(own[name][key], rel=1e-6)
+    assert theirs["config"]["sddlm"]["seed"] == 5
+
+
+def test_the_adapter_is_lm_evals_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lm_eval", "run", "--help"])
+    with pytest.raises(SystemExit) as end, pytest.warns(RuntimeWarning, match="found in sys.mod"):
+        runpy.run_module("sddlm.eval.harness", run_name="__main__")
+    assert end.value.code == 0
+    assert "--model_args" in capsys.readouterr().out
 
 
 def test_lm_eval_makes_it_from_arguments(harness, ar, tmp_path):

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from held import Held
+from processes import Command, several
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.eval.run import evaluate
 from sddlm.model_dir import ModelDir
@@ -71,9 +69,8 @@ def test_a_killed_evaluation_goes_on_and_processes_agree(place):
 
     partial = place / "killed.json.partial"
     # in the fifth batch of the likelihood
-    first = Held("sddlm.eval.bounded:DiffusionBounded.nats", 4, *arguments(place, killed))
-    first.kill()
-    first.communicate()
+    fifth = ("sddlm.eval.bounded:DiffusionBounded.nats", 4)
+    Command(*arguments(place, killed), hold=fifth).kill()
     assert not killed.exists()
     kept = {file.name: file.read_text() for file in partial.iterdir()}
     assert sum(text.count("\n[") for text in kept.values()) == 4
@@ -81,11 +78,9 @@ def test_a_killed_evaluation_goes_on_and_processes_agree(place):
     assert figures(killed) == figures(whole)
     assert not partial.exists()
 
-    two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sddlm"]
-    done = subprocess.run(
-        [sys.executable, *two, *arguments(place, shared)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("written to") == 1  # one process speaks
+    said = []
+    for code, out, err in several(2, *arguments(place, shared)):
+        assert code == 0, err
+        said.append("written to" in out)
+    assert said == [True, False]  # one process prints
     assert figures(shared) == figures(whole)

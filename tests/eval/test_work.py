@@ -1,15 +1,14 @@
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
+from processes import CONTEXT, ranks
 from sddlm.errors import ConfigError
 from sddlm.work import Team, Work, digest
 
@@ -117,36 +116,31 @@ def test_where_nothing_can_be_written(tmp_path):
         Work(tmp_path / "file" / "notes").run("thirds", 5, counted([]))
 
 
-PROGRAM = """
-import json, os, sys, time
-from pathlib import Path
-from sddlm.work import Team, Work
-folder, most = Path(sys.argv[1]), int(sys.argv[2])
-team = Team.join()
-(folder / f"{team.rank}.pid").write_text(str(os.getpid()))
-work = Work(folder / "notes", team=team)
-def unit(number):
-    while number >= most:  # waits to be killed
-        time.sleep(60)
-    with (folder / "done.txt").open("a") as file:
-        file.write(f"{number} {team.rank}\\n")
-    return [number, number / 3]
-found = work.run("thirds", 40, unit)
-told = [team.world, team.from_first(team.rank)]
-(folder / f"found-{team.rank}.json").write_text(json.dumps([told, found]))
-team.leave()
-"""
+def program(folder: Path, most: int, environment: dict[str, str]) -> None:
+    """Each process of a launched program; those that take a unit from ``most`` on wait."""
+    os.environ.update(environment)
+    team = Team.join()
+    work = Work(folder / "notes", team=team)
+
+    def unit(number: int) -> list[float]:
+        while number >= most:
+            time.sleep(60)
+        with (folder / "done.txt").open("a") as file:
+            file.write(f"{number} {team.rank}\n")
+        return [number, number / 3]
+
+    found = work.run("thirds", 40, unit)
+    told = [team.world, team.from_first(team.rank)]
+    (folder / f"found-{team.rank}.json").write_text(json.dumps([told, found]))
+    team.leave()
 
 
-def start(tmp_path: Path, processes: int, most: int = 40) -> "subprocess.Popen[str]":
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM)
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*launch, str(script), str(tmp_path), str(most)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, **pipes)
+def start(tmp_path: Path, processes: int, most: int = 40) -> list[BaseProcess]:
+    arguments = [(tmp_path, most, each) for each in ranks(processes)]
+    started = [CONTEXT.Process(target=program, args=each) for each in arguments]
+    for process in started:
+        process.start()
+    return started
 
 
 def lines(path: Path) -> list[list[int]]:
@@ -156,11 +150,11 @@ def lines(path: Path) -> list[list[int]]:
 def test_real_processes_share_the_units_and_a_kill_loses_none(tmp_path):
     first = start(tmp_path, 2, most=8)
     while not (tmp_path / "done.txt").exists() or len(lines(tmp_path / "done.txt")) < 8:
-        assert first.poll() is None, first.communicate()
+        assert all(process.is_alive() for process in first)
         time.sleep(0.05)
-    for pid in (first.pid, *(int(file.read_text()) for file in tmp_path.glob("*.pid"))):
-        os.kill(pid, signal.SIGKILL)
-    first.communicate()
+    for process in first:
+        process.kill()
+        process.join()
     noted = {
         json.loads(line)[0]
         for file in (tmp_path / "notes").iterdir()
@@ -168,9 +162,9 @@ def test_real_processes_share_the_units_and_a_kill_loses_none(tmp_path):
     }
     assert {rank for _, rank in lines(tmp_path / "done.txt")} == {0, 1}
     (tmp_path / "done.txt").unlink()
-    second = start(tmp_path, 3)
-    _, errors = second.communicate(timeout=600)
-    assert second.returncode == 0, errors
+    for process in start(tmp_path, 3):
+        process.join()
+        assert process.exitcode == 0
     expected = [[number, number / 3] for number in range(40)]
     for rank in range(3):
         told, found = json.loads((tmp_path / f"found-{rank}.json").read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_writer import model
 
-from held import Held
+from processes import Command
 from sddlm.generation.run import sample
 from sddlm.work import digest
 
@@ -19,7 +19,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     model().save(tmp_path / "model")
     lines = [{"prompt": "ab"}, {"infill": "a{3}b{1:8}c"}, {"length": 70}, {"suffix": "z"}]
-    asked = [json.dumps({**line, "seed": seed}) for seed in range(12) for line in lines]
+    asked = [json.dumps({**line, "seed": seed}) for seed in range(4) for line in lines]
     (tmp_path / "asked.jsonl").write_text("\n".join(asked))
     return tmp_path
 
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def options(place: Path, out: str) -> dict[str, object]:
     return {
         "requests": str(place / "asked.jsonl"),
-        "steps": 24,
+        "steps": 8,
         "batch": 2,
         "out": str(place / out),
     }
@@ -41,15 +41,15 @@ def arguments(place: Path, out: str) -> list[str]:
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_what_was_written_before_a_kill_is_kept(place: Path, sent: signal.Signals) -> None:
     texts = sample(str(place / "model"), **options(place, "whole.jsonl"))  # type: ignore[arg-type]
-    assert len(texts) == 48
+    assert len(texts) == 16
     partial = place / "stopped.jsonl.partial"
     # killed in the fourth batch
-    first = Held("sddlm.generation.writer:Writer.draw", 3, *arguments(place, "stopped.jsonl"))
-    err = first.interrupted(sent)
+    fourth = ("sddlm.generation.writer:Writer.draw", 3)
+    code, err = Command(*arguments(place, "stopped.jsonl"), hold=fourth).interrupted(sent)
     assert not (place / "stopped.jsonl").exists()
     kept = {file.name: file.read_text() for file in partial.iterdir()}
     if sent == signal.SIGINT:
-        assert first.returncode == 130
+        assert code == 130
         assert "the same command goes on" in err
     # what is kept is used: a mark that no model would leave comes out at the end
     (name, text), *_ = kept.items()
@@ -83,6 +83,6 @@ def test_two_processes_write_what_one_does(place: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("--- 48 ---") == 1  # one process speaks
+    assert done.stdout.count("--- 16 ---") == 1  # one process speaks
     assert (place / "two.jsonl").read_text() == (place / "one.jsonl").read_text()
-    assert len(texts) == 48
+    assert len(texts) == 16

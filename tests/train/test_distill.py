@@ -9,7 +9,7 @@ import yaml
 from test_training import assert_same, steps, train, weights
 
 from conftest import SETTINGS
-from held import Held
+from processes import Command
 from sddlm.cli import main
 from sddlm.data.args import trained_on
 from sddlm.model_dir import ModelDir
@@ -20,7 +20,7 @@ from sddlm.process.uniform import UniformProcess
 from sddlm.train.checkpoints import newest_checkpoint
 from sddlm.train.monitor import read_metrics
 
-SIXTEEN_STEPS = ("sddlm.train.module:TrainModule.training_step", 16, "distill")
+SIXTEENTH_STEP = ("sddlm.train.module:TrainModule.training_step", 16)
 FEW = [
     "--train.batch",
     "8",
@@ -169,9 +169,10 @@ def test_rounds_are_ordinary_runs(config, run, tmp_path):
 def test_a_distillation_stopped_by_hand_goes_on(run, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     more = ["--rounds", "2", "--dt", "0.1", "--train.steps", "10", "--train.checkpoint_every", "4"]
-    process = Held(*SIXTEEN_STEPS, run, "--out", cut, *FEW, *more)  # six of them in round 2
-    said = process.interrupted(signal.SIGINT)
-    assert process.returncode == 130, said
+    # six of sixteen steps are in round 2
+    command = Command("distill", run, "--out", cut, *FEW, *more, hold=SIXTEENTH_STEP)
+    code, said = command.interrupted(signal.SIGINT)
+    assert code == 130, said
     assert "stopped in round 2 of 2" in said
     assert f"sddlm distill {run} --out {cut} --resume true" in said
     assert not (cut / "model").exists()

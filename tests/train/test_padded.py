@@ -5,10 +5,10 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from test_training import SEVEN_STEPS, assert_same, start, steps, train, weights
+from test_training import SEVENTH_STEP, assert_same, steps, train, weights
 from torch.utils.data import BatchSampler
 
-from held import Held
+from processes import Command, several
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import DocumentRows
 from sddlm.data.prepare import prepare
@@ -228,17 +228,16 @@ def test_micro_batches_of_padded_rows_train_what_one_batch_does(padded, tmp_path
 def test_two_processes_train_on_padded_rows_what_one_does(padded, tmp_path):
     assert train(padded, tmp_path / "one", *FEW) == 0
     two = ["--train.devices", "2", "--train.accelerator", "cpu", "--train.micro_batch", "2"]
-    process = start(padded, tmp_path / "two", *FEW, *two)
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
+    for code, _, said in several(
+        2, "train", "--config", padded, "--out", tmp_path / "two", *FEW, *two
+    ):
+        assert code == 0, said
     compare(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_killed_run_on_padded_rows_resumes_bit_for_bit(padded, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = Held(*SEVEN_STEPS, "--config", padded, "--out", cut)
-    process.kill()
-    process.communicate()
+    Command("train", "--config", padded, "--out", cut, hold=SEVENTH_STEP).kill()
     assert newest_checkpoint(cut)["global_step"] == 5
     assert train(padded, cut, "--resume", "true") == 0
     assert train(padded, whole) == 0

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -14,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from held import Held
+from processes import Command
 from sddlm.cli import main
 from sddlm.model_dir import ModelDir
 from sddlm.train.checkpoints import newest_checkpoint
@@ -86,9 +84,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     config.write_text(config.read_text().replace("model: {", "model: {dropout: 0.1, "))
     assert train(config, whole) == 0
-    process = Held(*SEVEN_STEPS, "--config", config, "--out", cut)
-    process.kill()  # no chance to say goodbye
-    process.communicate()
+    Command("train", "--config", config, "--out", cut, hold=SEVENTH_STEP).kill()
     assert newest_checkpoint(cut)["global_step"] == 5
     assert train(config, cut, "--resume", "true") == 0
     assert_same(weights(whole), weights(cut))
@@ -98,9 +94,9 @@ def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_by_hand_saves_and_resumes(config, tmp_path, number):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = Held(*SEVEN_STEPS, "--config", config, "--out", cut)
-    said = process.interrupted(number)
-    assert process.returncode == 130, said
+    command = Command("train", "--config", config, "--out", cut, hold=SEVENTH_STEP)
+    code, said = command.interrupted(number)
+    assert code == 130, said
     assert "--resume" in said
     assert ModelDir.load(cut).model.length == 16
     assert newest_checkpoint(cut)["global_step"] == 8  # the step that it was in is finished
@@ -158,29 +154,27 @@ def test_a_time_free_network_trains_and_samples(config, tmp_path):
 
 
 def test_two_processes_train_what_one_does(config, tmp_path):
-    assert train(config, tmp_path / "one") == 0
-    process = start(config, tmp_path / "two", "--train.devices", "2", "--train.accelerator", "cpu")
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
-    assert_same_figures(tmp_path / "one", tmp_path / "two")
-
-
-def test_two_processes_train_on_standard_input(config, tmp_path):
-    """Which only one of them can read; the other opens what the first has prepared."""
+    """On standard input, which only one can read; the other opens what the first has prepared."""
     assert train(config, tmp_path / "one") == 0
     text = tmp_path / "text.txt"
     more = ["--data.path", "-", "--train.devices", "2", "--train.accelerator", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "sddlm",
+        "train",
+        "--config",
+        config,
+        "--out",
+        tmp_path / "two",
+    ]
     with text.open() as stdin:
-        process = start(config, tmp_path / "two", *more, stdin=stdin)
-        _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
+        subprocess.run([*command, *more], stdin=stdin, check=True, timeout=600)
     one, two = (ModelDir.load(tmp_path / name) for name in ("one", "two"))
     assert one.data["key"] == two.data["key"]
     for name, value in one.model.state_dict().items():
         torch.testing.assert_close(value, two.model.state_dict()[name], rtol=1e-3, atol=1e-4)
+    assert_same_figures(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_resumed_run_does_not_read_its_text_again(config, tmp_path):
@@ -257,9 +251,8 @@ def test_resuming_as_another_run_is_refused(config, tmp_path, capsys):
 def test_a_checkpoint_that_cannot_be_written_is_one_line(config, tmp_path):
     """A limit on the size of files fails the write as a full disk does."""
     run = tmp_path / "run"
-    process = start(config, run, preexec_fn=lambda: resource.setrlimit(*SMALL_FILES))
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 1, said
+    code, _, said = Command("train", "--config", config, "--out", run, file_size=300_000).wait()
+    assert code == 1, said
     last = said.strip().splitlines()[-1]
     assert last.startswith("sddlm train: cannot write")
     assert "last.ckpt" in last
@@ -279,17 +272,8 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_advice(
     assert "--train.lr" in capsys.readouterr().err
 
 
-#: a run that is met behind its seventh step, two behind a checkpoint
-SEVEN_STEPS = ("sddlm.train.module:TrainModule.training_step", 7, "train")
-SMALL_FILES = (resource.RLIMIT_FSIZE, (300_000, 300_000))
-
-
-def start(config, out, *more, preexec_fn=None, stdin=None):
-    command = [sys.executable, "-m", "sddlm", "train", "--config", str(config), "--out", str(out)]
-    return subprocess.Popen(
-        [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=preexec_fn, stdin=stdin,
-    )  # fmt: skip
+#: a run is met behind its seventh step, two behind a checkpoint
+SEVENTH_STEP = ("sddlm.train.module:TrainModule.training_step", 7)
 
 
 def steps(run):
