@@ -33,10 +33,8 @@ ARGS = TrainArgs(batch=B, steps=1000)
 
 OBJECTIVES: dict[str, O.Objective] = {
     "sddlm": O.SDDLM(),
-    "v1": O.SDDLMV1(
-        eps=1e-9,
-        negatives=MixedNegatives([UniformNegatives(), UnigramNegatives("exact"), TopNegatives(2)]),
-    ),
+    "v1": O.SDDLMV1(negatives=MixedNegatives([UniformNegatives(), TopNegatives(2)])),
+    "v1 unigram": O.SDDLMV1(eps=1e-9, negatives=UnigramNegatives("exact")),
     "v2": O.SDDLMV2(),
     "naive": O.NaiveDenoising(),
     "calibrated": O.CalibratedDenoising(),
