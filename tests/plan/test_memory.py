@@ -192,8 +192,8 @@ for sizes, batch in json.loads(sys.argv[1]):
 @pytest.mark.skipif(sys.platform != "linux", reason="the heap of the GNU C library")
 def test_real_processes_take_as_much() -> None:
     cases = [
-        ({"vocab_size": V, "length": 64, "width": 192, "blocks": 2, "heads": 6}, batch)
-        for V, batch in ((4096, 24), (30_000, 2))
+        ({"vocab_size": V, "length": 64, "width": 192, "blocks": blocks, "heads": 6}, batch)
+        for V, blocks, batch in ((4096, 2, 24), (30_000, 4, 2))
     ]
     done = subprocess.run(
         [sys.executable, "-c", REAL, json.dumps(cases)], capture_output=True, text=True
