@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,9 +102,8 @@ def rates(seconds: list[float], length: int) -> list[str]:
     return [f"{s * 1e3:.3f}", spread, f"{BATCH / s:,.0f}", f"{BATCH * length / s:,.0f}"]
 
 
-def tokens(folder: Path, rounds: int, documents: int) -> None:
+def tokens(folder: Path, rounds: int, texts: list[str]) -> None:
     """Packing text, which is tokenising, hashing and writing, beside tokenising alone."""
-    texts = list(CORPORA["builtin"].documents())[:documents] * (1 if documents < 100 else 8)
     tokenizer = Tokenizer.train_bpe(texts[:40], V)
     made = sum(map(len, tokenizer.encode_batch(texts)))
     cut = [piece for text in texts for piece in tokenizer.pieces(text)]
@@ -188,12 +187,12 @@ def bare_loop(rows: PackedTokens, model: ModelArgs, args: TrainArgs) -> tuple[fl
     return spent / (args.steps - 10), waited / (args.steps - 10)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a test")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(argv)
     tiny, rounds = chosen.tiny, 1 if chosen.tiny else chosen.rounds
     logging.getLogger("sddlm").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -201,7 +200,10 @@ def main() -> None:
         folder = Path(name)
         index(folder, 10**8 if tiny else 10**10)
         loading(folder, rounds, 5 if tiny else 500)
-        tokens(folder, rounds, 5 if tiny else 400)
+        texts = ["the quick brown fox"] * 5
+        if not tiny:
+            texts = list(CORPORA["builtin"].documents())[:400] * 8
+        tokens(folder, rounds, texts)
         overhead(folder, rounds, 30 if tiny else 300)
 
 

@@ -75,8 +75,8 @@ class Device:
 
     def reset(self) -> None:
         """Free what nothing refers to, and forget the peak."""
-        gc.collect()
         if self.name == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 

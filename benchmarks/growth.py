@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,13 +117,13 @@ def draw(curves: Mapping[tuple[str, str], Mapping[int, Timing]], path: Path) -> 
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="picture to write")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a test")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(argv)
     rounds = 1 if chosen.tiny else chosen.rounds
     arms: dict[str, tuple[Make, Plan]] = {
         "SDDLM step": (partial(training, SDDLM()), FEW if chosen.tiny else TRAIN),

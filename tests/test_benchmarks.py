@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sddlm.cli import main as cli
 from sddlm.data.args import DataArgs
 from sddlm.draw import Draw
 from sddlm.models.config import DiTConfig, ModelArgs
@@ -210,6 +213,73 @@ def test_memory_of_each_arm(
     printed = capsys.readouterr().out
     assert all(f"| {arm} |" in printed for arm in ("setup NELBO", "setup AR", "sddlm AR"))
     assert "1.00x" in printed
+
+
+def test_plans_beside_real_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = importlib.import_module("plan")
+
+    def here(_: str, *arguments: object) -> Any:  # a process takes seconds to import torch
+        script.main([str(argument) for argument in arguments])
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(script, "fresh", here)
+    script.main(["--cells", "toy:300:8:2", "--rounds", "1"])
+    (row,) = re.findall(r"^\| toy:300:8:2 \| (.*) \|$", capsys.readouterr().out, re.MULTILINE)
+    assert len(row.split(" | ")) == 7
+    (tmp_path / "base.yaml").write_text(
+        "model: {preset: mini, blocks: 1}\ntrain: {steps: 10, batch: 8}\n"
+    )
+    (tmp_path / "a.yaml").write_text("inherit: base.yaml\ndata: {tokenizer: bytes, length: 8}\n")
+    script.main(["--recipes", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines] == ["| recipe", "| ---", "| a"]  # no base
+
+
+def test_waiting_for_verbs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = importlib.import_module("startup")
+    processes = script.wait
+    codes: list[int] = []
+
+    def here(command: list[str]) -> tuple[float, float]:  # as there, a process takes seconds
+        if command[:3] == script.SDDLM:
+            try:
+                codes.append(cli(command[3:]))
+            except SystemExit as done:
+                codes.append(int(done.code or 0))
+        capsys.readouterr()
+        return 1.0, 2.0
+
+    monkeypatch.setattr(script, "wait", here)
+    script.main(["--tiny"])
+    found = capsys.readouterr().out
+    assert codes == [0, 0, 2, 0, 2, 0]  # training; help, no verb; its help, no option, a sample
+    assert "| sample | tiny model | 2.00 |" in found
+    assert "| sample | its first sample is there | 1.00 |" in found
+    first, total = processes([sys.executable, "-S", "-c", "print(1)"])
+    assert 0 < first <= total
+    with pytest.raises(SystemExit, match="failed with code 3"):
+        processes([sys.executable, "-S", "-c", "raise SystemExit(3)"])
+
+
+def test_the_data_path_is_measured(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("ERROR", logger="sddlm"), warnings.catch_warnings():
+        importlib.import_module("data").main(["--tiny"])  # it silences both for good
+    found = capsys.readouterr().out
+    assert found.count("|---|\n") == 4
+    assert "load, 2 workers" in found
+
+
+def test_growth_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "growth.png"
+    importlib.import_module("growth").main(["--tiny", "--out", str(out)])
+    assert "SDDLM step" in capsys.readouterr().out
+    assert out.stat().st_size > 1000
 
 
 def test_fresh_reads_the_last_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,15 +14,20 @@ from sddlm.models.config import DiTConfig
 from sddlm.objectives import NELBO, SDDLM
 from sddlm.plan.memory import MIB, Heap, gpu_head, on_device, resident
 from sddlm.plan.probe import largest
-from sddlm.plan.trace import Tracer
+from sddlm.plan.trace import Step, Tracer
 
 V, L, B, D = 307, 24, 8, 64
-CONFIG = DiTConfig(vocab_size=V, length=L, width=D, blocks=2, heads=2)
+CONFIG = DiTConfig(vocab_size=V, length=L, width=D, blocks=1, heads=2)
 TOTAL, UNIT = 1_000_000, 100_000
 
 
-def parts(world: int, strategy: Any, **more: Any) -> dict[str, int]:
-    step = Tracer(CONFIG, "none", bf16=True).step(largest(SDDLM(), V, L, B, B), **more)
+@cache
+def traced() -> Step:
+    return Tracer(CONFIG, "none", bf16=True).step(largest(SDDLM(), V, L, B, B))
+
+
+def parts(world: int, strategy: Any) -> dict[str, int]:
+    step = traced()
     return on_device(
         step, TOTAL, UNIT, world=world, strategy=strategy, bf16=True, in_head=step.in_head
     )
@@ -147,7 +153,7 @@ def test_a_process_keeps_weights_average_and_moments() -> None:
 
 
 REAL = """
-import json, sys, torch
+import json, os, sys, torch
 from sddlm.draw import Draw
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -170,22 +176,31 @@ def peak():  # not ru_maxrss, which begins with the parent's
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024
 
-train(DiTConfig(vocab_size=61, length=8, width=32, blocks=1, heads=2), 2)
-before = peak()
-train(DiTConfig(**json.loads(sys.argv[1])), int(sys.argv[2]))
-print(peak() - before)
+torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch
+for sizes, batch in json.loads(sys.argv[1]):
+    if child := os.fork():  # each has a heap of its own; the imports, seconds, are made once
+        assert os.waitpid(child, 0)[1] == 0
+    else:
+        train(DiTConfig(vocab_size=61, length=8, width=32, blocks=1, heads=2), 2)
+        before = peak()
+        train(DiTConfig(**sizes), batch)
+        print(peak() - before, flush=True)
+        os._exit(0)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the heap of the GNU C library")
-@pytest.mark.parametrize(("V", "batch"), [(4096, 24), (30_000, 2)])
-def test_a_real_process_takes_as_much(V: int, batch: int) -> None:
-    sizes = {"vocab_size": V, "length": 64, "width": 192, "blocks": 4, "heads": 6}
+def test_real_processes_take_as_much() -> None:
+    cases = [
+        ({"vocab_size": V, "length": 64, "width": 192, "blocks": blocks, "heads": 6}, batch)
+        for V, blocks, batch in ((4096, 2, 24), (30_000, 4, 2))
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", REAL, json.dumps(sizes), str(batch)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    tracer = Tracer(DiTConfig(**sizes), "none", bf16=False)
-    step = tracer.step(largest(SDDLM(), V, 64, batch, batch))
-    predicted = resident([4 * p.numel() for p in tracer.network.parameters()], step.events)
-    assert predicted == pytest.approx(float(done.stdout), rel=0.2)
+        [sys.executable, "-c", REAL, json.dumps(cases)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for (sizes, batch), real in zip(cases, done.stdout.split(), strict=True):
+        tracer = Tracer(DiTConfig(**sizes), "none", bf16=False)
+        step = tracer.step(largest(SDDLM(), sizes["vocab_size"], 64, batch, batch))
+        predicted = resident([4 * p.numel() for p in tracer.network.parameters()], step.events)
+        assert predicted == pytest.approx(float(real), rel=0.2)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sddlm.cli import main
+from sddlm.data import builtin
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
@@ -20,14 +21,15 @@ from sddlm.errors import ConfigError
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, SDDLM
-from sddlm.plan import report
+from sddlm.plan import report, run
+from sddlm.plan.desk import Desk
 from sddlm.plan.devices import DEVICES
-from sddlm.plan.run import make_plan, plan, recipe_table
+from sddlm.plan.run import Plan, make_plan, plan, recipe_table
 from sddlm.plan.sizes import parameters, prepared, vocabulary
 from sddlm.train.args import TrainArgs
 
 DATA = DataArgs(tokenizer="gpt2", length=32)
-TOY = ModelArgs(preset="mini", width=64, blocks=2, heads=2)
+TOY = ModelArgs(preset="mini", width=64, blocks=1, heads=2)
 TRAIN = TrainArgs(steps=100, batch=64, micro_batch=4)
 GPU: dict[str, Any] = {"device": "h100-sxm", "devices": 8}
 
@@ -41,10 +43,18 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SDDLM_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("model", [TOY, replace(TOY, tie=True), replace(TOY, time_free=True)])
-@pytest.mark.parametrize("objective", [SDDLM(), MDLM()])
+@pytest.fixture(scope="module")
+def toy() -> Plan:
+    return make_plan(DATA, TOY, SDDLM(), TRAIN, **GPU)
+
+
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [(replace(TOY, blocks=2), SDDLM()), (replace(TOY, tie=True), MDLM()),
+     (replace(TOY, time_free=True), SDDLM())],
+)  # fmt: skip
 def test_parameters_are_exact(model: ModelArgs, objective: SDDLM | MDLM) -> None:
-    made = make_plan(DATA, model, objective, TRAIN, **GPU)
+    made = make_plan(DATA, model, objective, replace(TRAIN, batch=8), device="l4")
     extra = objective.process.extra_tokens
     config = model.build(vocab_size=50257 + extra, length=32, input_only=extra)
     parts = dict(made.parameters)
@@ -65,8 +75,8 @@ def test_presets_have_their_published_size(preset: Any, V: int, millions: float)
     assert found["all"] / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-def test_more_devices_take_less_time_and_as_many_hours() -> None:
-    made = make_plan(DATA, TOY, SDDLM(), TRAIN, **GPU)
+def test_more_devices_take_less_time_and_as_many_hours(toy: Plan) -> None:
+    made = toy
     assert [row["devices"] for row in made.scaling] == [1, 8, 64]
     days = [row["days"] for row in made.scaling]
     assert days == sorted(days, reverse=True)
@@ -76,9 +86,9 @@ def test_more_devices_take_less_time_and_as_many_hours() -> None:
     assert one.scaling == made.scaling
 
 
-def test_time_is_flops_over_the_rate_that_is_reached() -> None:
-    made = make_plan(DATA, TOY, SDDLM(), TRAIN, utilization=0.5, **GPU)
-    assert made.seconds["step"] == pytest.approx(made.flops["step"] / 8 / (0.5 * 989e12))
+def test_time_is_flops_over_the_rate_that_is_reached(toy: Plan) -> None:
+    made = toy
+    assert made.seconds["step"] == pytest.approx(made.flops["step"] / 8 / (0.4 * 989e12))
     half = make_plan(DATA, TOY, SDDLM(), replace(TRAIN, precision="32"), utilization=0.25, **GPU)
     assert half.seconds["step"] == pytest.approx(made.flops["step"] / 8 / (0.25 * 67e12))
     assert made.flops["run"] == pytest.approx(100 * made.flops["step"])
@@ -92,18 +102,18 @@ def test_tokens_instead_of_steps() -> None:
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
-    data, train = replace(DATA, length=1024), TrainArgs(batch=2048)
-    model = ModelArgs(preset="mini", width=256, blocks=2, heads=4)
-    made = make_plan(data, model, SDDLM(), train, device="l4")
-    assert not made.fits
-    assert made.largest is not None
-    for size, fits in ((made.largest, True), (2 * made.largest, False)):
-        again = make_plan(data, model, SDDLM(), replace(train, micro_batch=size), device="l4")
-        assert again.fits is fits
+    config, train = TOY.build(vocab_size=300, length=32), TrainArgs(batch=24)
+    desk = Desk(config, SDDLM(), train, DEVICES["l4"], 2, "ddp")  # of 1, 2, 3, 4, 6, 12
+    bytes_of = {size: sum(desk.memory(size).values()) for size in (1, 2, 3, 4, 6, 12)}
+    assert [*bytes_of.values()] == sorted(bytes_of.values())
+    assert [desk.largest(bytes_of[size]) for size in bytes_of] == [*bytes_of]
+    assert desk.largest(bytes_of[4] - 1) == 3
+    assert desk.largest(bytes_of[1] - 1) is None
+    assert desk.largest(2 * bytes_of[12]) == 12
 
 
 def test_what_does_not_fit_at_all() -> None:
-    model = ModelArgs(preset="10b", blocks=18)
+    model = ModelArgs(preset="10b", width=16384, heads=128, blocks=1)
     made = make_plan(DATA, model, SDDLM(), TrainArgs(batch=2), device="l4")
     assert made.largest is None
     assert not made.fits
@@ -113,9 +123,7 @@ def test_known_text_gives_epochs_and_files(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("<|endoftext|>".join(f"text {i} of many" for i in range(99)))
     os.utime(tmp_path / "text.txt", (1e9, 1e9))  # what changed just now may change again
     data = DataArgs(path=str(tmp_path / "text.txt"), tokenizer="bytes", length=8)
-    unknown = make_plan(data, TOY, SDDLM(), TRAIN, **GPU)
-    assert unknown.epochs is None
-    assert "tokens" not in unknown.disk
+    assert prepared(data, 257) is None
     said = prepare(data).meta["splits"]["train"]
     made = make_plan(data, TOY, SDDLM(), TRAIN, **GPU)
     assert made.epochs == pytest.approx(100 * 64 * 8 / said["tokens"])
@@ -160,6 +168,8 @@ def test_another_file_of_the_same_name_is_another_text(
 
 
 def test_corpora_are_known_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    few = tuple(f"text {i} of many\n" for i in range(30))  # to read them all takes seconds
+    monkeypatch.setattr(builtin, "_builtin", lambda: few)
     data = DataArgs(corpus="builtin", tokenizer="bytes", length=8, limit=30)
     train = prepare(data).meta["splits"]["train"]
     assert prepared(data, 257) == (train["tokens"], train["documents"])
@@ -190,10 +200,9 @@ def test_a_file_that_is_not_there_is_refused(
         prepared(DataArgs(validation_path=str(tmp_path / name), tokenizer="bytes"), 257)
 
 
-def test_a_measured_plan_names_what_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
-    made = make_plan(DATA, TOY, SDDLM(), TrainArgs(batch=4), device="l4", vocab_size=300)
+def test_a_measured_plan_names_what_it_leaves_out(toy: Plan) -> None:
     for utilization in (None, 0.4):
-        notes = " ".join(report._notes(replace(made, utilization=utilization)))
+        notes = " ".join(report._notes(replace(toy, utilization=utilization)))
         assert "alidation" in notes
         assert "left out" in notes
 
@@ -229,7 +238,10 @@ def test_errors(options: dict[str, Any], message: str) -> None:
         make_plan(DATA, TOY, SDDLM(), TRAIN, **options)
 
 
-def test_the_table_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], toy: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "make_plan", lambda *_, **__: toy)
     out = tmp_path / "plan.json"
     made = plan(DATA, TOY, SDDLM(), TRAIN, json=str(out), **GPU)
     assert json.loads(out.read_text()) == json.loads(json.dumps(asdict(made)))
@@ -253,7 +265,7 @@ def test_this_machine_is_measured() -> None:
 
 
 def test_a_page_of_recipes() -> None:
-    recipes = [(name, DATA, TOY, SDDLM(), replace(TRAIN, steps=steps))
+    recipes = [(name, DATA, TOY, SDDLM(), TrainArgs(batch=8, steps=steps))
                for name, steps in (("short", 10), ("long", 1000))]  # fmt: skip
     lines = recipe_table(recipes).splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["| recipe", "| ---", "| short", "| long"]

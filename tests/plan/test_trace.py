@@ -27,15 +27,14 @@ from sddlm.plan.probe import Asked, asked, begun, largest
 from sddlm.plan.trace import Tracer
 from sddlm.train.args import TrainArgs
 
-V, L, B, D, BLOCKS = 307, 24, 32, 64, 3
+V, L, B, D, BLOCKS = 307, 24, 48, 32, 2
 SIZES: dict[str, Any] = {"width": D, "blocks": BLOCKS, "heads": 2, "length": L}
 ARGS = TrainArgs(batch=B, steps=1000)
 
 OBJECTIVES: dict[str, O.Objective] = {
     "sddlm": O.SDDLM(),
-    "v1": O.SDDLMV1(),
+    "v1": O.SDDLMV1(negatives=MixedNegatives([UniformNegatives(), TopNegatives(2)])),
     "v1 unigram": O.SDDLMV1(eps=1e-9, negatives=UnigramNegatives("exact")),
-    "v1 mixed": O.SDDLMV1(negatives=MixedNegatives([UniformNegatives(), TopNegatives(2)])),
     "v2": O.SDDLMV2(),
     "naive": O.NaiveDenoising(),
     "calibrated": O.CalibratedDenoising(),
@@ -72,7 +71,7 @@ CPU_ATTENTION = {
 }
 
 
-def real_flops(objective: O.Objective, model: DiT, steps: int = 6) -> float:
+def real_flops(objective: O.Objective, model: DiT, steps: int = 2) -> float:
     """Of a training step as torch counts them while it is carried out, the mean over steps."""
     total = 0
     for step in range(steps):
@@ -100,7 +99,7 @@ def test_flops_are_those_of_a_real_step(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("more", "checkpointing"),
-    [({}, "none"), ({}, "light"), ({}, "full"), ({"dropout": 0.1}, "full"),
+    [({"dropout": 0.1}, "full"),
      ({"time_free": True}, "light"), ({"architecture": "llama"}, "light"),
      ({"architecture": "llama"}, "full"), ({"tie": True}, "none"), ({"input_conv": 3}, "none")],
     ids=str,
@@ -170,7 +169,7 @@ def kept_really(model: DiT, objective: O.Objective) -> int:
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("more", [{}, {"time_free": True}, {"architecture": "llama"}], ids=str)
 def test_kept_bytes_are_those_that_autograd_keeps(bf16: bool, more: dict[str, Any]) -> None:
-    made = config(O.SDDLM(), **more)
+    made = config(O.SDDLM(), **{"width": 64, "blocks": 3, **more})
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         really = kept_really(DiT(made), O.SDDLM())
     step = Tracer(made, "none", bf16=bf16).step(largest(O.SDDLM(), V, L, B, B))
@@ -191,7 +190,7 @@ def test_less_is_kept_where_more_is_computed_again() -> None:
 
 
 def test_a_step_is_linear_in_the_batch() -> None:
-    tracer = Tracer(config(O.NELBO()), "none", bf16=False)
+    tracer = Tracer(config(O.NELBO(), blocks=1), "none", bf16=False)
     one, two, four = (tracer.step(largest(O.NELBO(), V, L, n, n)) for n in (8, 16, 32))
     assert two.flops == 2 * one.flops
     assert four.kept - two.kept == pytest.approx(2 * (two.kept - one.kept), rel=0.001)
@@ -211,7 +210,7 @@ def test_gradients_are_those_of_the_parameters() -> None:
 
 def test_two_chunks_tell_the_others() -> None:
     objective = O.NELBO()
-    made = replace(config(objective), vocab_size=20_011, length=2048)  # 419 rows a chunk
+    made = replace(config(objective, blocks=1), vocab_size=20_011, length=2048)  # 419 rows a chunk
     found = largest(objective, 20_011, 2048, 1, 1)
     tracer = Tracer(made, "none", bf16=False)
     few, all_ = tracer.step(found), tracer.step(found, detailed=True)
@@ -219,11 +218,14 @@ def test_two_chunks_tell_the_others() -> None:
     assert few.in_head == pytest.approx(all_.in_head, rel=0.02)
 
 
-@pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("name", ["sddlm", "v1", "nelbo", "mdlm", "ar", "duo", "duo top"])
+@pytest.mark.parametrize(
+    ("name", "bf16"),
+    [("sddlm", True), ("v1", False), ("nelbo", True), ("mdlm", False), ("ar", True),
+     ("duo", True), ("duo top", False)],
+)  # fmt: skip
 def test_every_operation_can_be_run(name: str, bf16: bool) -> None:
     """The replayed operations are carried out, with operands that they accept."""
-    made = config(OBJECTIVES[name])
+    made = config(OBJECTIVES[name], blocks=1)
     args = replace(ARGS, precision="bf16" if bf16 else "32")
     desk = Desk(made, begun(OBJECTIVES[name], made.vocab_size), args, None, 1, "ddp")
     state = torch.get_rng_state()
@@ -245,9 +247,9 @@ def test_the_optimizer_grows_with_the_parameters() -> None:
 
 
 def test_presets_of_other_architectures_are_traced() -> None:
-    made = ModelArgs(preset="1.1b").build(vocab_size=32000, length=128)
-    step = Tracer(made, "full", bf16=True).step(largest(O.SDDLM(), 32000, 128, 1, 1))
-    weights = 20 * (4 * 1792**2 + 3 * 1792 * 7168)
+    made = ModelArgs(preset="1.1b", blocks=4).build(vocab_size=32000, length=128)
+    step = Tracer(made, "full", bf16=True).step(largest(O.Autoregressive(), 32000, 128, 1, 1))
+    weights = 4 * (4 * 1792**2 + 3 * 1792 * 7168)
     # forward 2, backward 4, and all but the last product of each block once more
-    again = weights - 20 * 1792 * 7168
+    again = weights - 4 * 1792 * 7168
     assert step.forward + step.backward == pytest.approx((6 * weights + 2 * again) * 128, rel=0.06)

@@ -130,6 +130,7 @@ def make_plan(
     if tokens is not None and not tokens > 0:
         raise ConfigError(f"--tokens is {tokens}, must be above 0, such as 1e9")
     V = sizes.vocabulary(data, vocab_size)
+    corpus = sizes.prepared(data, V)
     extra = objective.process.extra_tokens
     config = model.build(
         vocab_size=V + extra, length=data.length, causal=objective.causal, input_only=extra
@@ -142,7 +143,6 @@ def make_plan(
     room = ROOM * has
     work = desk.work(size)
     seconds = desk.seconds(size, share)
-    corpus = sizes.prepared(data, V)
     seen = float(train.steps * train.batch * data.length)
     return Plan(
         device=HERE if rates is None else rates.name,
