@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from traceback import format_exception
@@ -185,20 +186,22 @@ def _saved_traceback(error: BaseException) -> str:
     return f" ({type(error).__name__}, not foreseen: please report it with {path})"
 
 
-def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any], Any]:
-    """The verb's function, and the parser of its options.
-
-    Args:
-        verb: a key of `VERBS`.
-        imports: modules, imported already, whose classes a value may name beside this package's.
-    """
-    from jsonargparse import ArgumentParser, set_parsing_settings
+def _settings(imports: Sequence[str] = ()) -> None:
+    """Let values name classes of this package and of modules that the user imported, no others."""
+    from jsonargparse import set_parsing_settings
 
     set_parsing_settings(
         docstring_parse_attribute_docstrings=True,
         import_path_denylist=["*"],
         import_path_allowlist=["sddlm", *imports],
     )
+
+
+@cache
+def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
+    """The verb's function and the parser of its options; call `_settings` before."""
+    from jsonargparse import ArgumentParser
+
     module, name, positional, _ = VERBS[verb]
     function = getattr(importlib.import_module(module), name)
     parser = ArgumentParser(prog=f"sddlm {verb}", exit_on_error=False, allow_abbrev=False)
@@ -229,7 +232,8 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     imports, arguments = taken(IMPORT, "MODULE", arguments)
     paths, arguments = taken("--config", "FILE", arguments)
     _import(imports)
-    function, parser = _parser(verb, imports)
+    _settings(imports)
+    function, parser = _parser(verb)
     defaults = dict(parser.get_defaults().items())
     flags = prepared(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
     files = _read(verb, function, paths)
