@@ -24,16 +24,17 @@ from sddlm.models.vocab_head import VocabHead
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-N = 6
-#: below, at and above a block, and far from a multiple of one
-SIZES = [37, 256, 257, 1000]
+BLOCK = 64
+N = 4
+#: below and at a block, one above it, and far from a multiple of one
+SIZES = [37, BLOCK, BLOCK + 1, 3 * BLOCK + 40]
 
 assert CUDA or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(kernels, "BLOCK", 256)
+    monkeypatch.setattr(kernels, "BLOCK", BLOCK)
 
 
 def rows(V, seed=0):
@@ -124,7 +125,7 @@ def test_value_and_gradient_are_the_terms(case, V):
 @pytest.mark.parametrize("case", CASES)
 def test_bias_scale_padding_and_tokens_never_predicted(case):
     """Values are not scaled; columns past the vocabulary may hold anything and get no gradient."""
-    V, valid, width = 515, 510, 576  # the last block holds nothing that can be predicted
+    V, valid, width = 2 * BLOCK + 3, 2 * BLOCK - 2, 3 * BLOCK  # the last block holds nothing that can be predicted
     r = rows(valid)
     r["law"] = rows(V)["law"]
     term = CASES[case](r)
