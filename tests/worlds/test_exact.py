@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,10 +47,10 @@ RANDOM = World.random(8, 3, seed=0)
 SMALL = World.random(3, 3, seed=1, concentration=0.5)
 
 
-@lru_cache(maxsize=None)
+@cache
 def known_of(kind: type[Process]) -> Predictions:
     """Leave-one-out predictions of SMALL, the same at the same level for every sampler."""
-    return lru_cache(maxsize=None)(lambda alpha: SMALL.leave_one_out(alpha, kind(ALL_THE_WAY)))
+    return cache(lambda alpha: SMALL.leave_one_out(alpha, kind(ALL_THE_WAY)))
 
 
 def distance(predictions: Predictions, steps: int, sampler: Ancestral | None = None) -> float:

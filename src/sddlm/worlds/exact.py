@@ -78,7 +78,10 @@ def law(
             kernel[..., at, :] = nn.functional.one_hot(x_t[..., at], V)
         now = _step(now, kernel)
     clean = V - process.extra_tokens
-    return now.reshape(*several, *[V] * L)[(..., *[slice(clean)] * L)].flatten(-L)
+    now = now.reshape(*several, *[V] * L)
+    for axis in range(-L, 0):
+        now = now.narrow(axis, 0, clean)
+    return now.flatten(-L)
 
 
 def _prior(process: Process, vocab_size: int, length: int, known: Mapping[int, int]) -> Tensor:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ def wrong(world: World, process: Process, estimate: Estimate) -> Predictions:
 
 def _stacked(read: list[Predictions]) -> Predictions:
     """Several predictions as one ``[n, S, L, V]``, remembered."""
-    return lru_cache(maxsize=None)(lambda alpha: torch.stack([each(alpha) for each in read]))
+    return cache(lambda alpha: torch.stack([each(alpha) for each in read]))
 
 
 def _converted(p: Tensor, estimate: Estimate, process: Process, alpha: float) -> Tensor:
