@@ -90,7 +90,7 @@ def one(negatives, noisy=None, draw=None):
 def test_what_is_drawn_has_the_exact_expectation_within_four_sigma(sampled, exact):
     noisy, _ = batch()
     knobs = {"eps": 1e-3, "weight": 1.3}
-    steps, copies = 60, 50
+    steps, copies = 60, 1000
     fields = ("x0", "x_t", "t", "alpha_t", "dalpha_t", "resampled")
     many = replace(noisy, **{name: torch.cat([getattr(noisy, name)] * copies) for name in fields})
     table = logits().repeat(copies, 1, 1)
