@@ -46,6 +46,8 @@ CASES = {**{kind.__name__: kind for kind in EXPORTED}, **MORE}
 each = pytest.mark.parametrize("case", CASES)
 
 TIMES = [0.0, 1e-9, 1e-3, 0.5, 1.0]
+#: t of each row of a batch, and whether its tokens changed: all but what is truly infinite
+ROWS = [(t, changed) for t in TIMES for changed in (False, True) if t > 0 or not changed]
 
 
 class Table(torch.nn.Module):
@@ -63,22 +65,21 @@ class Table(torch.nn.Module):
         return select_rows(self.hidden[:, : x_t.shape[1]], rows)
 
 
-def corrupted(process, x0: torch.Tensor, t: float, changed: bool, V: int) -> Noisy:
-    """All tokens changed (to the mask, in turn to others), or none of them."""
-    B = len(x0)
-    time = torch.full((B,), t, dtype=torch.float64)
-    if not changed:
-        x_t = x0
-    elif isinstance(process, MaskedProcess):
+def corrupted(process, x0: torch.Tensor, V: int, rows: list[tuple[float, bool]]) -> Noisy:
+    """Rows in which all tokens changed (to the mask, in turn to others), or none of them."""
+    time, changed = (torch.tensor(column) for column in zip(*rows, strict=True))
+    time = time.double()
+    changed = changed[:, None].expand(x0.shape)
+    if isinstance(process, MaskedProcess):
         x_t = torch.full_like(x0, V - 1)
     else:
-        clean = V - process.extra_tokens
-        x_t = (x0 + 1) % clean
-        if isinstance(process, HybridProcess):  # one clean token leaves the mask only
-            x_t[::2] = V - 1
+        x_t = (x0 + 1) % (V - process.extra_tokens)
+        if isinstance(process, HybridProcess):  # every other token leaves the mask only
+            x_t[:, ::2] = V - 1
             x_t = torch.where(x_t == x0, V - 1, x_t)
+    x_t = torch.where(changed, x_t, x0)
     alpha, slope = process.schedule.alpha(time)[:, None], process.schedule.dalpha(time)[:, None]
-    return Noisy(x0, x_t, time, alpha, slope, torch.full_like(x0, changed, dtype=torch.bool), V)
+    return Noisy(x0, x_t, time, alpha, slope, changed, V)
 
 
 def check(objective, model: Table, noisy: Noisy, loss_mask=None) -> None:
@@ -101,26 +102,17 @@ def tokens(objective, B: int, L: int, V: int) -> torch.Tensor:
     return torch.randint(clean, (B, L), generator=torch.Generator().manual_seed(1))
 
 
-def possible(t: float, changed: bool) -> bool:
-    return not (t == 0 and changed)
-
-
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("V", [2, 3, 27, 5000, 200_000])
 @each
 def test_at_both_ends_of_time_for_any_vocabulary(case, V, half):
     objective = CASES[case]()
-    extra = objective.process.extra_tokens
-    B, L, D = (1, 2, 4) if V > 1000 else (2, 3, 4)
-    x0 = tokens(objective, B, L, V)
+    B, L, D = len(ROWS), (2 if V < 200_000 else 1), 4
     torch.manual_seed(0)
     hidden, weight = torch.randn(B, L, D), torch.randn(V, D)
-    for t in TIMES:
-        for changed in (False, True):
-            if possible(t, changed):
-                h = hidden.bfloat16() if half else hidden.clone()
-                noisy = corrupted(objective.process, x0, t, changed, V)
-                check(objective, Table(h, weight.clone(), extra), noisy)
+    noisy = corrupted(objective.process, tokens(objective, B, L, V), V, ROWS)
+    hidden = hidden.bfloat16() if half else hidden
+    check(objective, Table(hidden, weight, objective.process.extra_tokens), noisy)
 
 
 #: logits [V] of a row with clean token x0
@@ -135,23 +127,19 @@ LOGITS = {
 }
 
 
-@pytest.mark.parametrize("name", LOGITS)
 @pytest.mark.parametrize("V", [3, 27])
 @each
-def test_with_extreme_logits(case, V, name):
+def test_with_extreme_logits(case, V):
     objective = CASES[case]()
-    extra = objective.process.extra_tokens
-    x0 = tokens(objective, 2, 3, V)
-    torch.manual_seed(0)
-    z = LOGITS[name](torch.randn(2, 3, V), x0[..., None])
-    if isinstance(objective, SEDD):
-        z = z.clamp(-40, 40)
-    for t in TIMES:
-        for changed in (False, True):
-            if possible(t, changed):
-                noisy = corrupted(objective.process, x0, t, changed, V)
-                model = Table(z.clone(), torch.eye(V), extra)
-                check(objective, model, noisy)
+    B = len(ROWS)
+    x0 = tokens(objective, B, 3, V)
+    noisy = corrupted(objective.process, x0, V, ROWS)
+    for extreme in LOGITS.values():
+        torch.manual_seed(0)
+        z = extreme(torch.randn(B, 3, V), x0[..., None])
+        if isinstance(objective, SEDD):
+            z = z.clamp(-40, 40)
+        check(objective, Table(z, torch.eye(V), objective.process.extra_tokens), noisy)
 
 
 def test_at_t_0_the_bound_is_its_limit():
@@ -159,7 +147,7 @@ def test_at_t_0_the_bound_is_its_limit():
     V, objective = 27, NELBO()
     x0 = tokens(objective, 2, 3, V)
     z = torch.randn(2, 3, V, generator=torch.Generator().manual_seed(0))
-    noisy = corrupted(objective.process, x0, 0.0, False, V)
+    noisy = corrupted(objective.process, x0, V, [(0.0, False)] * 2)
     p = z.double().softmax(-1).gather(-1, x0[..., None])
     expected = -noisy.dalpha_t[0, 0] / V * (1 / p - 1).sum()
     loss = objective.score(Table(z, torch.eye(V), 0), noisy, Draw.simple(0, 0, 2)).total
@@ -169,11 +157,10 @@ def test_at_t_0_the_bound_is_its_limit():
 @each
 def test_with_no_position_that_counts(case):
     objective = CASES[case]()
-    x0 = tokens(objective, 2, 3, 27)
+    x0 = tokens(objective, len(ROWS), 3, 27)
     nothing = torch.zeros_like(x0, dtype=torch.bool)
-    for t in TIMES:
-        noisy = corrupted(objective.process, x0, t, t > 0, 27)
-        model = Table(torch.randn(2, 3, 4), torch.randn(27, 4), objective.process.extra_tokens)
-        check(objective, model, noisy, nothing)
-        assert model.hidden.grad is not None
-        assert (model.hidden.grad == 0).all()
+    noisy = corrupted(objective.process, x0, 27, ROWS)
+    model = Table(torch.randn(*x0.shape, 4), torch.randn(27, 4), objective.process.extra_tokens)
+    check(objective, model, noisy, nothing)
+    assert model.hidden.grad is not None
+    assert (model.hidden.grad == 0).all()

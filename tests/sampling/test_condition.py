@@ -1,7 +1,5 @@
 """Known tokens, padding, a text to begin from: the exact conditional law, whatever the batch."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 from scipy import stats
@@ -75,11 +73,10 @@ def test_the_exact_law_converges_to_the_conditional_one(
     p = read(estimate, process, world)
     errors = [
         total_variation(law(Ancestral(steps), process, p, known=known), world.probabilities)
-        for steps in (32, 64, 128)
+        for steps in (48, 96)
     ]
-    for coarse, fine in pairwise(errors):
-        assert 1.7 < coarse / fine < 2.3
-    assert errors[-1] < 0.01
+    assert 1.7 < errors[0] / errors[1] < 2.3
+    assert errors[1] < 0.01
 
 
 def test_a_single_blank_is_exact_in_one_step() -> None:
@@ -165,9 +162,9 @@ def test_samplers_have_the_law_of_their_kernel_at_unequal_conditions(
 
 def test_first_hitting_has_the_conditional_law_itself() -> None:
     process = MaskedProcess(ALL_THE_WAY)
-    model = TabularModel(
-        lambda alpha: WORLD.leave_one_out(alpha, process), vocab_size=4, length=3, input_only=1
-    )
+    # under a mask the prediction does not depend on the noise level
+    table = WORLD.leave_one_out(0.5, process).clamp(min=1e-300).log()
+    model = TabularModel(table, vocab_size=4, length=3)
     count = 2000
     given = torch.tensor([[1, 0, 0], [0, 2, 0]]).repeat(count, 1)
     known = torch.tensor([[1, 0, 0], [0, 1, 0]]).bool().repeat(count, 1)
@@ -213,57 +210,71 @@ def conditions(prompts: bool = False) -> Condition:
 
 
 SAMPLERS: list[tuple[Sampler, Process, dict[str, bool]]] = [
-    (Lazy(12), UniformProcess(), {}),
-    (Lazy(12, "greedy", SHARP), UniformProcess(), {"time_free": True}),
-    (Ancestral(6, truncation=SHARP), UniformProcess(), {}),
-    (Psi(8, kappa="0.3"), UniformProcess(), {}),
-    (Adaptive(16, budget=2.0), UniformProcess(), {}),
-    (Adaptive(16, "greedy", SHARP, budget=0.6, by="confidence"), UniformProcess(), {}),
-    (Lazy(12), MaskedProcess(), {}),
-    (Adaptive(16, budget=1.0), MaskedProcess(), {}),
+    (Lazy(6), UniformProcess(), {}),
+    (Lazy(6, "greedy", SHARP), UniformProcess(), {"time_free": True}),
+    (Ancestral(4, truncation=SHARP), UniformProcess(), {}),
+    (Psi(6, kappa="0.3"), UniformProcess(), {}),
+    (Adaptive(8, budget=2.0), UniformProcess(), {}),
+    (Adaptive(8, "greedy", SHARP, budget=0.6, by="confidence"), UniformProcess(), {}),
+    (Lazy(6), MaskedProcess(), {}),
+    (Adaptive(8, budget=1.0), MaskedProcess(), {}),
     (FirstHitting(), MaskedProcess(), {}),
     (Autoregressive(), UniformProcess(), {"causal": True}),
 ]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+#: every request alone or beside one other, and one batch that is nearly whole
+BATCHES = [[0], [3], [5, 1], [4, 2], [2, 5, 0, 4, 1]]
+
+
 @pytest.mark.parametrize(
     ("sampler", "process", "kind"), SAMPLERS, ids=lambda v: name_of(v) if v else ""
 )
 def test_a_request_is_the_same_whatever_else_is_in_its_batch(
-    sampler: Sampler, process: Process, kind: dict[str, bool], threads: int
+    sampler: Sampler, process: Process, kind: dict[str, bool]
 ) -> None:
+    compare_batches(sampler, process, kind, BATCHES)
+
+
+def test_nor_does_a_batch_change_a_request_with_two_threads() -> None:
+    torch.set_num_threads(2)
+    try:
+        compare_batches(Ancestral(2), UniformProcess(), {}, [[0], [5, 1]])
+        compare_batches(Lazy(3), MaskedProcess(), {}, [[4, 3, 0]])
+    finally:
+        torch.set_num_threads(1)
+
+
+def compare_batches(
+    sampler: Sampler, process: Process, kind: dict[str, bool], batches: list[list[int]]
+) -> None:
+    """Six requests at once, and again in other batches; what is known stays."""
     model = network(process.extra_tokens, **kind)
     estimate = Estimate.NEXT_TOKEN if kind.get("causal") else LOO
     whole = conditions(prompts=kind.get("causal", False))
+    assert whole.lengths is not None
     index = torch.tensor([5, 2**40, 7, 0, 3, 1])
-    torch.set_num_threads(threads)
-    try:
-        seen: list[Tensor] = []
+    seen: list[Tensor] = []
 
-        def draw(which: list[int]) -> tuple[Tensor, Tensor]:
-            assert whole.lengths is not None
-            part = Condition(whole.given[which], whole.known[which], whole.lengths[which])
-            drawn = sampler.sample(
-                model,
-                process=process,
-                estimate=estimate,
-                shape=(len(which), L),
-                seed=4,
-                index=index[which],
-                condition=part,
-                on_step=lambda n, t, x: seen.append(x.clone()),
-            )
-            return drawn.tokens, drawn.nfe
+    def draw(which: list[int]) -> tuple[Tensor, Tensor]:
+        drawn = sampler.sample(
+            model,
+            process=process,
+            estimate=estimate,
+            shape=(len(which), L),
+            seed=4,
+            index=index[which],
+            condition=Condition(whole.given[which], whole.known[which], whole.lengths[which]),
+            on_step=lambda n, t, x: seen.append(x.clone()),
+        )
+        return drawn.tokens, drawn.nfe
 
-        tokens, nfe = draw([0, 1, 2, 3, 4, 5])
-        history = torch.stack(seen)
-        for which in ([0], [1], [2], [3], [4], [5], [5, 1], [4, 3, 0], [2, 5, 0, 4, 1]):
-            alone, calls = draw(which)
-            assert torch.equal(alone, tokens[which])
-            assert torch.equal(calls, nfe[which])
-    finally:
-        torch.set_num_threads(1)
+    tokens, nfe = draw([0, 1, 2, 3, 4, 5])
+    history = torch.stack(seen)
+    for which in batches:
+        again, calls = draw(which)
+        assert torch.equal(again, tokens[which])
+        assert torch.equal(calls, nfe[which])
     known = whole.known
     assert torch.equal(history[:, known], whole.given[known].expand(len(history), -1))
     changed = (tokens != whole.given).sum(1) / whole.free.sum(1)

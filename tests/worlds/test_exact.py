@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,6 +45,12 @@ PROCESS = UniformProcess(ALL_THE_WAY)
 PROCESSES = [PROCESS, MaskedProcess(ALL_THE_WAY), HybridProcess(ALL_THE_WAY)]
 RANDOM = World.random(8, 3, seed=0)
 SMALL = World.random(3, 3, seed=1, concentration=0.5)
+
+
+@cache
+def known_of(kind: type[Process]) -> Predictions:
+    """Leave-one-out predictions of SMALL, the same at the same level for every sampler."""
+    return cache(lambda alpha: SMALL.leave_one_out(alpha, kind(ALL_THE_WAY)))
 
 
 def distance(predictions: Predictions, steps: int, sampler: Ancestral | None = None) -> float:
@@ -166,7 +173,7 @@ def test_the_lazy_mixture_has_the_law_of_the_posterior(
         p = SMALL.leave_one_out(alpha, process)
         return truncation(p.clamp(min=1e-300).log())
 
-    for steps in (1, 2, 8, 32):
+    for steps in (1, 2, 12):
         full = law(Ancestral(steps), process, predictions)
         assert total_variation(full, law(Mixture(steps), process, predictions)) < 1e-12
         assert full.sum().item() == pytest.approx(1, abs=1e-12)
@@ -313,13 +320,12 @@ def test_a_psi_step_is_exact_at_a_single_position(kappa: str, process: Process) 
 def test_psi_and_the_greedy_tail_converge(kappa: str, process: Process) -> None:
     """If the share of corrected tokens falls as 1 / steps, so does the error."""
     errors = []
-    for steps in (32, 64, 128):
+    for steps in (64, 128):
         sampler = Ancestral(steps, "greedy") if kappa == "greedy" else psi(kappa, steps)
-        exact = law(sampler, process, lambda a: SMALL.leave_one_out(a, process))
+        exact = law(sampler, process, known_of(type(process)))
         errors.append(total_variation(exact, SMALL.probabilities))
-    assert errors[-1] < 0.02
-    for coarse, fine in pairwise(errors):
-        assert 1.55 < coarse / fine < 2.4
+    assert errors[1] < 0.02
+    assert 1.55 < errors[0] / errors[1] < 2.4
 
 
 def test_a_fixed_share_of_corrected_tokens_leaves_an_error() -> None:
@@ -327,7 +333,7 @@ def test_a_fixed_share_of_corrected_tokens_leaves_an_error() -> None:
     for kappa, least in (("0", 0.05), ("cap:0.05", 0.03)):
         errors = [
             total_variation(law(Psi(n, kappa=kappa), PROCESS, SMALL.leave_one_out), p)
-            for n, p in ((64, SMALL.probabilities), (256, SMALL.probabilities))
+            for n, p in ((48, SMALL.probabilities), (144, SMALL.probabilities))
         ]
         assert min(errors) > least
         assert errors[0] / errors[1] < 1.2
@@ -338,7 +344,7 @@ def test_a_fixed_share_of_corrected_tokens_leaves_an_error() -> None:
             law(Psi(n, kappa="0"), masked, lambda a: SMALL.leave_one_out(a, masked)),
             SMALL.probabilities,
         )
-        for n in (64, 256)
+        for n in (32, 128)
     ]
     assert 1.6 < errors[0] / errors[1] < 2.2
 

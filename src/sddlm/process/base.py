@@ -233,9 +233,8 @@ class Process:
 
 def _pick(values: Tensor, token: Tensor) -> Tensor:
     """``values[..., token]`` with shapes broadcast: ``[..., V]``, ``[...]`` -> ``[...]``."""
-    shape = torch.broadcast_shapes(values.shape[:-1], token.shape)
-    at = token.expand(shape)[..., None]
-    return values.expand(*shape, values.shape[-1]).gather(-1, at)[..., 0]
+    values, at = torch.broadcast_tensors(values, token[..., None])
+    return values.gather(-1, at[..., :1])[..., 0]
 
 
 def _at(p: Tensor, x_t: Tensor) -> Tensor:

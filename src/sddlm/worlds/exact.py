@@ -53,30 +53,35 @@ def law(
         sampler: with a ``grid`` and a ``kernel``.
         process: of the noise.
         predictions: what the sampler reads at each alpha: leave-one-out predictions, after any
-            conversion and truncation.
+            conversion and truncation, ``[..., S, L, V]``: several networks at once, one law each.
         known: clean tokens by position, which are never changed.
         begin: law of the noisy sequences that it starts from ``[S]``; None is noise, and what is
             known.
         t: time that it starts at.
 
     Returns:
-        ``[S]`` float64, over sequences of clean tokens.
+        ``[..., S]`` float64, over sequences of clean tokens.
     """
     _, alphas = sampler.grid(process.schedule, t=t)
     known = known or {}
     now = torch.ones(0)
     for number in range(1, len(alphas)):
         alpha_t, alpha_s = alphas[number - 1], alphas[number]
-        p = predictions(alpha_t.item())  # [S, L, V]
-        _, L, V = p.shape
+        p = predictions(alpha_t.item())
+        *several, S, L, V = p.shape
+        x_t = states(V, L).expand(*several, S, L)
         if number == 1:
             now = _prior(process, V, L, known) if begin is None else begin
-        kernel = sampler.kernel(number, process, p, states(V, L), alpha_t, alpha_s)
+            now = now.expand(*several, S)
+        kernel = sampler.kernel(number, process, p, x_t, alpha_t, alpha_s)
         for at in known:
-            kernel[:, at] = nn.functional.one_hot(states(V, L)[:, at], V)
+            kernel[..., at, :] = nn.functional.one_hot(x_t[..., at], V)
         now = _step(now, kernel)
     clean = V - process.extra_tokens
-    return now.reshape([V] * L)[tuple([slice(clean)] * L)].flatten()
+    now = now.reshape(*several, *[V] * L)
+    for axis in range(-L, 0):
+        now = now.narrow(axis, 0, clean)
+    return now.flatten(-L)
 
 
 def _prior(process: Process, vocab_size: int, length: int, known: Mapping[int, int]) -> Tensor:
@@ -89,16 +94,17 @@ def _prior(process: Process, vocab_size: int, length: int, known: Mapping[int, i
 
 
 def _step(now: Tensor, kernel: Tensor) -> Tensor:
-    """The law ``[S]`` after a step with the kernels ``[S, L, V]``."""
-    S, L, V = kernel.shape
-    after = torch.zeros(S // V, V, dtype=torch.float64)
-    live = now.nonzero()[:, 0]
-    for rows in live.split(max(1, CHUNK * V // S)):
-        joint = now[rows, None]  # [n, V^l]: the law of x_t and of the first l tokens of x_s
+    """The law ``[..., S]`` after a step with the kernels ``[..., S, L, V]``."""
+    *several, S, L, V = kernel.shape
+    after = torch.zeros(*several, S // V, V, dtype=torch.float64)
+    live = now.reshape(-1, S).any(0).nonzero()[:, 0]
+    for rows in live.split(max(1, CHUNK * V // now.numel())):
+        each = kernel[..., rows, :, :]
+        joint = now[..., rows, None]  # [..., n, V^l]: of x_t and of the first l tokens of x_s
         for at in range(L - 1):
-            joint = (joint[:, :, None] * kernel[rows, at, None, :]).flatten(1)
-        after += joint.T @ kernel[rows, -1]
-    return after.flatten()
+            joint = (joint[..., None] * each[..., at, None, :]).flatten(-2)
+        after += joint.mT @ each[..., -1, :]
+    return after.flatten(-2)
 
 
 def nelbo_integrand(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -70,19 +70,24 @@ def right(world: World, process: Process, estimate: Estimate) -> Predictions:
             return world.leave_one_out(alpha, process)
         return _converted(world.optimum(estimate, process)(alpha), estimate, process, alpha)
 
-    return lru_cache(maxsize=None)(predictions)
+    return predictions
 
 
 def wrong(world: World, process: Process, estimate: Estimate) -> Predictions:
     """The other reading: a denoiser as it is, anything else converted as if it were one."""
     optimum = world.optimum(estimate, process)
     if estimate is Estimate.DENOISER:
-        return lru_cache(maxsize=None)(optimum)
+        return optimum
 
     def predictions(alpha: float) -> Tensor:
         return _converted(optimum(alpha), Estimate.DENOISER, process, alpha)
 
-    return lru_cache(maxsize=None)(predictions)
+    return predictions
+
+
+def _stacked(read: list[Predictions]) -> Predictions:
+    """Several predictions as one ``[n, S, L, V]``, remembered."""
+    return cache(lambda alpha: torch.stack([each(alpha) for each in read]))
 
 
 def _converted(p: Tensor, estimate: Estimate, process: Process, alpha: float) -> Tensor:
@@ -105,12 +110,13 @@ def rows() -> Iterator[list[str]]:
     ]
     for name, process, estimate, mistake in OBJECTIVES:
         readings = [right, wrong] if mistake.startswith("taken") else [right]
-        read = [[make(w, process, estimate) for w in WORLDS.values()] for make in readings]
+        read = [make(world, process, estimate) for make in readings for world in WORLDS.values()]
+        together = _stacked(read)
         for sampler, build in SAMPLERS.items():
+            laws = law(build(), process, together)
             cells = [
-                _cell(law(build(), process, predictions), world)
-                for reading in read
-                for predictions, world in zip(reading, WORLDS.values(), strict=True)
+                _cell(exact, world)
+                for exact, world in zip(laws, [*WORLDS.values()] * len(readings), strict=True)
             ]
             yield [name, sampler, *cells, *(2 * len(WORLDS) - len(cells)) * [mistake]]
 
