@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-IMPORTED = """jsonargparse._optionals lightning.pytorch sddlm.data.prepare sddlm.eval.run
-    sddlm.generation.run sddlm.train.curves sddlm.train.distill sddlm.train.fit"""
+IMPORTED = """jsonargparse._optionals lightning.pytorch torch.distributed.fsdp
+    sddlm.data.prepare sddlm.eval.run sddlm.generation.run
+    sddlm.train.curves sddlm.train.distill sddlm.train.fit"""
 CONTEXT.set_forkserver_preload(IMPORTED.split())
 atexit.register(lambda: [process.kill() for process in multiprocessing.active_children()])
 

@@ -197,12 +197,15 @@ def _settings(imports: Sequence[str] = ()) -> None:
     )
 
 
-@cache
 def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
     """The verb's function and the parser of its options; call `_settings` before."""
+    return _built(verb, *VERBS[verb][:3])
+
+
+@cache
+def _built(verb: str, module: str, name: str, positional: bool) -> tuple[Callable[..., Any], Any]:
     from jsonargparse import ArgumentParser
 
-    module, name, positional, _ = VERBS[verb]
     function = getattr(importlib.import_module(module), name)
     parser = ArgumentParser(prog=f"sddlm {verb}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,11 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from processes import CONTEXT
+from sddlm.data.packed import PackedTokens
 from sddlm.data.shuffle import order, shuffled
+from sddlm.train.args import TrainArgs
+from sddlm.train.data_module import TrainData
 
 SEEDS = 20_000
 
@@ -98,27 +101,23 @@ def test_neighbours_are_not_correlated() -> None:
     assert fixed <= 8  # Poisson, mean 1
 
 
-TEN_BILLION = """
-import json, sys
-from pathlib import Path
-from sddlm.data.packed import PackedTokens
-from sddlm.train.args import TrainArgs
-from sddlm.train.data_module import TrainData
+def read_both(small: Path, large: Path) -> None:
+    """Leaves ``large.json``: length, rows, shapes of batches and MB used, of two row lengths."""
 
-def peak():  # not ru_maxrss, which begins with the parent's
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    def peak() -> float:  # not ru_maxrss, which begins with the parent's
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
-small = PackedTokens(Path(sys.argv[1]), length=8, vocab_size=50258, characters=1)
-args = TrainArgs(steps=1000, batch=32)
-next(iter(TrainData(small, small, args, seed=0, start_step=0).train_dataloader()))  # all is loaded
-before = peak()
-for length in (128, 1024):
-    rows = PackedTokens(Path(sys.argv[2]), length=length, vocab_size=50258, characters=4 * 10**10)
-    batches = iter(TrainData(rows, rows, args, seed=0, start_step=300).train_dataloader())
-    shapes = {tuple(next(batches)["x0"].shape) for _ in range(100)}
-    print(json.dumps([length, len(rows), sorted(shapes), peak() - before]))
-"""
+    few = PackedTokens(small, length=8, vocab_size=50258, characters=1)
+    args = TrainArgs(steps=1000, batch=32)
+    next(iter(TrainData(few, few, args, seed=0, start_step=0).train_dataloader()))  # all is loaded
+    before, found = peak(), []
+    for length in (128, 1024):
+        rows = PackedTokens(large, length=length, vocab_size=50258, characters=4 * 10**10)
+        batches = iter(TrainData(rows, rows, args, seed=0, start_step=300).train_dataloader())
+        shapes = {tuple(next(batches)["x0"].shape) for _ in range(100)}
+        found.append([length, len(rows), sorted(shapes), peak() - before])
+    large.with_suffix(".json").write_text(json.dumps(found))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc here")
@@ -131,10 +130,10 @@ def test_ten_billion_tokens_need_no_memory(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(2 * 10**10)
     small.write_bytes(bytes(4096))
-    command = [sys.executable, "-c", TEN_BILLION, str(small), str(large)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for line in done.stdout.splitlines():
-        length, rows, shapes, megabytes = json.loads(line)
+    process = CONTEXT.Process(target=read_both, args=(small, large))
+    process.start()
+    process.join()
+    for length, rows, shapes, megabytes in json.loads(large.with_suffix(".json").read_text()):
         assert rows == 10**10 // length
         assert shapes == [[32, length]]
         assert megabytes < 16

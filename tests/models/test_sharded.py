@@ -4,13 +4,10 @@ Each block is a group of its own, and so is the head. A matrix that embedding an
 in one group with both of them, else FSDP2 refuses it.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from processes import CONTEXT
 from sddlm.draw import Draw
 from sddlm.models.attending import Attending
 from sddlm.models.config import DiTConfig
@@ -86,20 +83,12 @@ def work(rank: int, where: str) -> None:
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
     where = tmp_path_factory.mktemp("sharded")
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(where)],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(PROCESSES)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=600)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert all(process.returncode == 0 for process in started), "\n".join(said)
+    started = [CONTEXT.Process(target=work, args=(rank, str(where))) for rank in range(PROCESSES)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+        assert process.exitcode == 0
     return [torch.load(where / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
@@ -116,7 +105,3 @@ def test_loss_and_gradients_are_those_of_the_whole_network(name, kind, empty, sh
         for parameter, whole in model.named_parameters():
             error = (grads[parameter] - whole.grad).norm()
             assert error <= 1e-5 * whole.grad.norm() + 1e-7, (rank, parameter, error)
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]), sys.argv[2])
