@@ -31,7 +31,7 @@ from torch import Tensor
 from sddlm.eval.diversity import distinct_n, entropies
 from sddlm.eval.resampling import Array, Interval, lowest_at, mean, resamples
 from sddlm.eval.texts import held_out
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.adaptive import Adaptive
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.lazy import Lazy
@@ -110,8 +110,8 @@ def shown(nll: Array) -> str:
 class Bench:
     """What is the same for all lines."""
 
-    loaded: ModelDir
-    judge: ModelDir
+    loaded: LanguageModel
+    judge: LanguageModel
     count: int
     seed: int
 
@@ -119,8 +119,8 @@ class Bench:
         """The samples of a setting; sample k has the same noise in all."""
         never = tuple(self.loaded.tokenizer.not_sampled)
         out = replace(sampler, truncation=Truncation(**knobs, never=never)).sample(  # type: ignore[arg-type]
-            self.loaded.model, process=self.loaded.process, estimate=self.loaded.estimate,
-            shape=(self.count, self.loaded.model.length), seed=self.seed,
+            self.loaded.network, process=self.loaded.process, estimate=self.loaded.estimate,
+            shape=(self.count, self.loaded.network.length), seed=self.seed,
         )  # fmt: skip
         calls = float(out.nfe.double().mean())
         return Texts(out.tokens.cpu(), nats_of(self.judge, out.tokens), calls, out.seconds)
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--count", type=int, default=128, help="samples [%(default)s]")
     options.add_argument("--seed", type=int, default=0, help="[%(default)s]")
     chosen = options.parse_args(argv)
-    judge = ModelDir.load(chosen.judge)
+    judge = LanguageModel.load(chosen.judge)
     bench = Bench(opened(chosen.model, judge), judge, chosen.count, chosen.seed)
     text, _ = held_out(Path(chosen.model), bench.loaded, None, chosen.count)
     real = Texts(text.tokens, nats_of(judge, text.tokens))
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             calls = f"{np.mean([point.calls for point in points]):.1f}"
             rows.append([name, f"{knob}, = real", shown(at), "= real", "", calls, ""])
-    shape = f"L {bench.loaded.model.length}, V {bench.loaded.model.vocab_size}"
+    shape = f"L {bench.loaded.network.length}, V {bench.loaded.network.vocab_size}"
     show(f"defaults: {shape}, {chosen.count} samples; {machine()}", COLUMNS, rows)
 
 

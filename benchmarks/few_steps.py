@@ -27,15 +27,15 @@ from sddlm.eval.bounded import bounded
 from sddlm.eval.diversity import entropies
 from sddlm.eval.perplexity import likelihood
 from sddlm.eval.texts import HeldOut, held_out
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.base import choose_device
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
 
 
-def opened(place: str, judge: ModelDir) -> ModelDir:
+def opened(place: str, judge: LanguageModel) -> LanguageModel:
     """A model that the judge can read."""
-    loaded = ModelDir.load(place, device=choose_device("auto"))
+    loaded = LanguageModel.load(place, device=choose_device("auto"))
     if loaded.tokenizer.fingerprint != judge.tokenizer.fingerprint:
         raise ConfigError(f"the judge has another tokenizer than {place}")
     if not loaded.estimate.diffusion:
@@ -43,22 +43,22 @@ def opened(place: str, judge: ModelDir) -> ModelDir:
     return loaded
 
 
-def bits(loaded: ModelDir, text: HeldOut, seed: int) -> str:
+def bits(loaded: LanguageModel, text: HeldOut, seed: int) -> str:
     """The bound on real text, bits per character."""
     objective = bounded(loaded.process, loaded.estimate)
-    found = likelihood(loaded.model, objective, text, seed=seed, draws=2)
+    found = likelihood(loaded.network, objective, text, seed=seed, draws=2)
     return f"{found.bpc:.3f} ± {found.bpc_stderr:.3f}"
 
 
 def row(
-    loaded: ModelDir, judge: ModelDir, steps: int, count: int, seed: int, top_p: float
+    loaded: LanguageModel, judge: LanguageModel, steps: int, count: int, seed: int, top_p: float
 ) -> list[object]:
     """The figures of one model at one number of steps."""
     never = tuple(loaded.tokenizer.not_sampled)
     sampler = Lazy(steps, truncation=Truncation(top_p=top_p, never=never))
     out = sampler.sample(
-        loaded.model, process=loaded.process, estimate=loaded.estimate,
-        shape=(count, loaded.model.length), seed=seed,
+        loaded.network, process=loaded.process, estimate=loaded.estimate,
+        shape=(count, loaded.network.length), seed=seed,
     )  # fmt: skip
     calls = f"{float(torch.as_tensor(out.nfe).double().mean()):.1f}"
     return [judged(judge, out.tokens), mean(entropies(out.tokens)), calls, f"{out.seconds:.1f}"]
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--top_p", type=float, default=1.0, help="of all models [%(default)s]")
     options.add_argument("--seed", type=int, default=0, help="[%(default)s]")
     chosen = options.parse_args(argv)
-    judge = ModelDir.load(chosen.judge)
+    judge = LanguageModel.load(chosen.judge)
     models = {place: opened(place, judge) for place in chosen.models}
     first = chosen.models[0]  # all are scored on its held-out text
     text, _ = held_out(Path(first), models[first], None, chosen.rows)
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 advance()
     real = text.tokens[: chosen.count]
     rows.append(["real text", "-", "-", judged(judge, real), mean(entropies(real)), "-", "-"])
-    shape = f"L {models[first].model.length}, V {models[first].model.vocab_size}"
+    shape = f"L {models[first].network.length}, V {models[first].network.vocab_size}"
     show(
         f"few steps: {shape}, {chosen.count} samples, top_p {chosen.top_p}; {machine()}",
         COLUMNS,

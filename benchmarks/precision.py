@@ -29,7 +29,7 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import entropies
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.sampling import float32
 from sddlm.sampling.ancestral import Ancestral
@@ -92,30 +92,31 @@ def _entropy(counts: Tensor) -> Tensor:
     return -(share * share.log()).sum()
 
 
-def nats_of(judge: ModelDir, tokens: Tensor) -> Tensor:
+def nats_of(judge: LanguageModel, tokens: Tensor) -> Tensor:
     """Nats per token of each text ``[B, L]`` but for its first: ``[B]`` float64."""
-    x0 = tokens[:, : judge.model.length].cpu()
-    with evaluating(judge.model):
-        nats = Autoregressive().bound(judge.model, x0, Draw.simple(0, 0, len(x0)))
+    x0 = tokens[:, : judge.network.length].cpu()
+    with evaluating(judge.network):
+        nats = Autoregressive().bound(judge.network, x0, Draw.simple(0, 0, len(x0)))
     return nats[:, 1:].double().mean(1)
 
 
-def judged(judge: ModelDir, tokens: Tensor) -> Figure:
+def judged(judge: LanguageModel, tokens: Tensor) -> Figure:
     """Perplexity of tokens ``[B, L]`` but the first of each."""
     found = mean(nats_of(judge, tokens))
     ppl = float(torch.tensor(found.value).exp())
     return Figure(ppl, ppl * found.error)
 
 
-def measure(loaded: ModelDir, judge: ModelDir | None, sampler: Ancestral, count: int, seed: int
-            ) -> tuple[dict[str, Figure], float]:  # fmt: skip
+def measure(
+    loaded: LanguageModel, judge: LanguageModel | None, sampler: Ancestral, count: int, seed: int
+) -> tuple[dict[str, Figure], float]:
     """The figures of one arm, and its seconds."""
-    shape, V = (count, loaded.model.length), loaded.model.vocab_size
-    device = next(loaded.model.parameters()).device
+    shape, V = (count, loaded.network.length), loaded.network.vocab_size
+    device = next(loaded.network.parameters()).device
     start = Draw(seed, 0, torch.arange(count, device=device), count)
     writes = Writes(loaded.process.prior(start, shape[1], vocab_size=V), vocab_size=V)
     out = sampler.sample(
-        loaded.model, process=loaded.process, estimate=loaded.estimate, shape=shape, seed=seed,
+        loaded.network, process=loaded.process, estimate=loaded.estimate, shape=shape, seed=seed,
         on_step=writes,
     )  # fmt: skip
     last = torch.zeros_like(writes.counts).scatter_add_(
@@ -132,7 +133,7 @@ def measure(loaded: ModelDir, judge: ModelDir | None, sampler: Ancestral, count:
     return found, out.seconds
 
 
-def rows_of(loaded: ModelDir, judge: ModelDir | None, steps: int, count: int, seed: int
+def rows_of(loaded: LanguageModel, judge: LanguageModel | None, steps: int, count: int, seed: int
             ) -> list[list[object]]:  # fmt: skip
     """Both arms at one number of steps."""
     truncation = Truncation(never=tuple(loaded.tokenizer.not_sampled))
@@ -169,8 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--seed", type=int, default=0, help="[%(default)s]")
     chosen = options.parse_args(argv)
     float32.BITS = chosen.bits
-    loaded = ModelDir.load(chosen.model, device=choose_device("auto"))
-    judge = ModelDir.load(chosen.judge) if chosen.judge else None
+    loaded = LanguageModel.load(chosen.model, device=choose_device("auto"))
+    judge = LanguageModel.load(chosen.judge) if chosen.judge else None
     if judge is not None and judge.data.get("tokenizer") != loaded.data.get("tokenizer"):
         raise ConfigError(f"--judge {chosen.judge} has another tokenizer than {chosen.model}")
     rows: list[list[object]] = []
@@ -178,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for steps in chosen.steps:
             rows += rows_of(loaded, judge, steps, chosen.count, chosen.seed)
             advance()
-    shape = f"L {loaded.model.length}, V {loaded.model.vocab_size}"
+    shape = f"L {loaded.network.length}, V {loaded.network.vocab_size}"
     shape += f", {chosen.count} samples, {chosen.bits} bits"
     show(f"float32 against float64: {chosen.model}, {shape}; {machine()}", COLUMNS, rows)
 

@@ -31,7 +31,8 @@ from safetensors.torch import load_file, save_file
 from sddlm import cli
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.model_dir import ModelDir, to_spec
+from sddlm.lm import LanguageModel
+from sddlm.model_dir import to_spec
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM
@@ -147,7 +148,7 @@ def tiny(place: Path) -> None:
     tokenizer = Tokenizer.characters(["abcdef"])
     config = DiTConfig(vocab_size=tokenizer.vocab_size, length=6, width=16, blocks=1, heads=2)
     data = {"corpus": "six letters", "packing": {"eos": True}, "row_lengths": None}
-    ModelDir(
+    LanguageModel(
         DiT(config), UniformProcess(), Estimate.LEAVE_ONE_OUT, tokenizer, to_spec(SDDLM()), data
     ).save(place)
     _config(lambda config: config.pop("sha256"))(place)  # which would hide what comes behind it

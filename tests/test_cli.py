@@ -431,7 +431,7 @@ def test_failures(
     def fails(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("sddlm.generation.run.ModelDir.load", fails)
+    monkeypatch.setattr("sddlm.generation.run.LanguageModel.load", fails)
     assert main(["sample", "folder"]) == code
     expected = f"sddlm sample: {line}\n" if line else ""
     assert capsys.readouterr().err == expected
@@ -563,7 +563,7 @@ def test_an_error_nobody_foresaw_is_one_line_and_a_saved_traceback(
     def fails(*args: object, **kwargs: object) -> None:
         raise PanicException("two\nlines \x1b[31m" + "x" * 5000)
 
-    monkeypatch.setattr("sddlm.generation.run.ModelDir.load", fails)
+    monkeypatch.setattr("sddlm.generation.run.LanguageModel.load", fails)
     assert main(["sample", "folder"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(r"sddlm sample: two lines \x1b[31mxxx")
@@ -719,7 +719,7 @@ RUN = "no_run"
         (lambda: TrainArgs(lr=10**400), "--train.lr is 1000"),
         (lambda: sddlm.ModelArgs(width="x"), "--model.width is 'x', must be a whole number"),
         (lambda: sddlm.ModelArgs(width=10**9).build(vocab_size=9, length=9), "must be at most"),
-        (lambda: sddlm.SamplerArgs(top_p="x"), "--top_p is 'x', must be a number"),
+        (lambda: sddlm.SamplerConfig(top_p="x"), "--top_p is 'x', must be a number"),
         (lambda: sddlm.Truncation(top_k=1.5), "--top_k is 1.5, must be a whole number"),
         (lambda: Lazy(steps="8"), "--steps is '8', must be a whole number"),
         (lambda: SDDLM("uniform"), "--objective.process is 'uniform', must be UniformProcess"),

@@ -17,8 +17,8 @@ import torch
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerArgs
-from sddlm.generation.corrector import CorrectArgs
+from sddlm.generation.args import SamplerConfig
+from sddlm.generation.corrector import CorrectorConfig
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import DCD, NELBO, SDDLMV1, Autoregressive, Objective
@@ -40,7 +40,7 @@ EXTREMES = [
     2**31, 2**62, 2**64, -(2**64),
 ]  # fmt: skip
 BASES = [Objective, Negatives, Process, Schedule, Sampler]
-ALONE = [Truncation, SamplerArgs, CorrectArgs, TrainArgs, ModelArgs]
+ALONE = [Truncation, SamplerConfig, CorrectorConfig, TrainArgs, ModelArgs]
 
 
 def leaves(kind: type) -> Iterator[type]:
@@ -75,7 +75,7 @@ def network(causal: bool = False, extra: int = 0, **more: Any) -> DiT:
 
 @singledispatch
 def use(made: Any) -> None:
-    """Everything that comes out of it is finite; a `SamplerArgs` has built its sampler already."""
+    """Everything that comes out of it is finite; a `SamplerConfig` has built its sampler."""
 
 
 @use.register

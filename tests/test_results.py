@@ -17,7 +17,7 @@ import pytest
 import sddlm
 from sddlm.cli import main
 from sddlm.errors import ConfigError
-from sddlm.plan.desk import Desk
+from sddlm.plan.desk import CostModel
 
 # of jsonargparse, about configs that may build any class
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -172,7 +172,7 @@ def test_the_cost_is_the_planners(
     results: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # three quarters of a plan's time, and no part of these figures
-    monkeypatch.setattr(Desk, "memory", lambda *_: {"weights": 0.0})
+    monkeypatch.setattr(CostModel, "memory", lambda *_: {"weights": 0.0})
     assert results.planned(name) == load("results/plan.json")["rows"][name]
 
 

@@ -1,8 +1,8 @@
-"""The model directory: everything that sampling and scoring need, in three files without pickle.
+"""The directory of a language model: all that sampling and scoring need, in three files.
 
 ``config.json`` (network, process, estimate, objective, data, and the SHA-256 of the other two),
-``model.safetensors`` (weights) and ``tokenizer.json``. `DiT.from_pretrained` reads
-the same directory.
+``model.safetensors`` (weights) and ``tokenizer.json``; nothing is pickled. `DiT.from_pretrained`
+reads the same directory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from enum import Enum
 from glob import escape
 from importlib.metadata import version
@@ -38,97 +38,84 @@ CONFIG_NAME = "config.json"
 TOKENIZER_NAME = "tokenizer.json"
 
 
-@dataclass(frozen=True)
-class ModelDir:
-    """A trained model with all that is needed to use it.
+def is_model_dir(path: str | Path) -> bool:
+    """Whether it is a model directory of ours, or a run directory with one."""
+    return any(_is_ours(place) for place in _places(Path(path)))
 
-    Attributes:
-        model: the network, in evaluation mode when loaded.
-        process: what it undoes.
-        estimate: what its output means.
-        tokenizer: text to tokens and back.
-        objective: spec of what it was trained with (`to_spec`), for the record.
-        data: what it was trained on: description of the corpus, key of the prepared data,
-            characters per token.
+
+def read_model_dir(path: str | Path, device: str) -> dict[str, Any]:
+    """The fields of a `LanguageModel`, from its directory or that of its run.
+
+    Raises:
+        ConfigError: in one line, if there is none or something in it is missing or damaged.
     """
+    place = _find(Path(path))
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: torch finds no GPU here; use --device cpu")
+    config = _read_config(place / CONFIG_NAME)
+    for name in (WEIGHTS_NAME, TOKENIZER_NAME):
+        if not (place / name).is_file():
+            raise ConfigError(f"{place} is incomplete: {name} is missing; export it again")
+        _check_sum(place / name, config)
+    try:
+        process = from_spec(config["process"])
+        estimate = Estimate(config["estimate"])
+        objective, data = dict(config["objective"]), _record(config["data"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{place / CONFIG_NAME} cannot be used: {_line(error)}") from error
+    if not isinstance(process, Process):
+        raise ConfigError(f"{place / CONFIG_NAME} cannot be used: process is no process")
+    try:
+        network = DiT.from_pretrained(place, map_location=device)
+    except Exception as error:  # whatever a file may hold, and safetensors make of it
+        raise ConfigError(f"{place} cannot be used: {_line(error)}") from error
+    tokenizer = Tokenizer.load(place)
+    if tokenizer.vocab_size > network.vocab_size:
+        raise ConfigError(
+            f"{place}: the tokenizer has {tokenizer.vocab_size} tokens but the network "
+            f"{network.vocab_size}; they do not belong together"
+        )
+    return {
+        "network": network, "process": process, "estimate": estimate, "tokenizer": tokenizer,
+        "objective": objective, "data": data,
+    }  # fmt: skip
 
-    model: DiT
-    process: Process
-    estimate: Estimate
-    tokenizer: Tokenizer
-    objective: dict[str, Any]
-    data: dict[str, Any]
 
-    @staticmethod
-    def is_model_dir(path: str | Path) -> bool:
-        """Whether it is a model directory of ours, or a run directory with one."""
-        return any(_is_ours(place) for place in _places(Path(path)))
+def write_model_dir(
+    path: str | Path,
+    *,
+    network: DiT,
+    process: Process,
+    estimate: Estimate,
+    tokenizer: Tokenizer,
+    objective: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> None:
+    """Write a model directory, or replace one: there is always a complete one or none.
 
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> ModelDir:
-        """Read a model directory, or that of a run directory.
-
-        Args:
-            path: ``run/`` or ``run/model/``.
-            device: where the weights go.
-
-        Raises:
-            ConfigError: in one line, if there is none or something in it is missing or damaged.
-        """
-        place = _find(Path(path))
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"--device {device}: torch finds no GPU here; use --device cpu")
-        config = _read_config(place / CONFIG_NAME)
-        for name in (WEIGHTS_NAME, TOKENIZER_NAME):
-            if not (place / name).is_file():
-                raise ConfigError(f"{place} is incomplete: {name} is missing; export it again")
-            _check_sum(place / name, config)
-        try:
-            process = from_spec(config["process"])
-            estimate = Estimate(config["estimate"])
-            objective, data = dict(config["objective"]), _record(config["data"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{place / CONFIG_NAME} cannot be used: {_line(error)}") from error
-        if not isinstance(process, Process):
-            raise ConfigError(f"{place / CONFIG_NAME} cannot be used: process is no process")
-        try:
-            model = DiT.from_pretrained(place, map_location=device)
-        except Exception as error:  # whatever a file may hold, and safetensors make of it
-            raise ConfigError(f"{place} cannot be used: {_line(error)}") from error
-        tokenizer = Tokenizer.load(place)
-        if tokenizer.vocab_size > model.vocab_size:
-            raise ConfigError(
-                f"{place}: the tokenizer has {tokenizer.vocab_size} tokens but the network "
-                f"{model.vocab_size}; they do not belong together"
-            )
-        return cls(model, process, estimate, tokenizer, objective, data)
-
-    def save(self, path: str | Path) -> None:
-        """Write a model directory, or replace one: there is always a complete one or none.
-
-        Raises:
-            ConfigError: if something stands there that is not a model directory, or a weight is not
-                a finite number.
-            OSError: it cannot be written; what was there before is intact.
-        """
-        path = Path(path).absolute()
-        if problems := not_finite(self.model.state_dict()):
-            raise ConfigError(f"{path} is not written: {problems[0]}")
-        with _swapped_in(path) as new:
-            self.model.save_weights(new / WEIGHTS_NAME)
-            self.tokenizer.save(new)
-            config = asdict(self.model.config) | {
-                "format": FORMAT,
-                "sddlm_version": version("sddlm"),
-                "process": to_spec(self.process),
-                "estimate": self.estimate.value,
-                "objective": self.objective,
-                "data": self.data,
-                "sha256": {name: sha256(new / name) for name in (WEIGHTS_NAME, TOKENIZER_NAME)},
-            }
-            with atomic_write(new / CONFIG_NAME) as file:
-                file.write(json.dumps(config, indent=2) + "\n")
-            shutil.copymode(new / CONFIG_NAME, new / WEIGHTS_NAME)  # safetensors' files are private
+    Raises:
+        ConfigError: if something stands there that is not a model directory, or a weight is not a
+            finite number.
+        OSError: it cannot be written; what was there before is intact.
+    """
+    path = Path(path).absolute()
+    if problems := not_finite(network.state_dict()):
+        raise ConfigError(f"{path} is not written: {problems[0]}")
+    with _swapped_in(path) as new:
+        network.save_weights(new / WEIGHTS_NAME)
+        tokenizer.save(new)
+        config = asdict(network.config) | {
+            "format": FORMAT,
+            "sddlm_version": version("sddlm"),
+            "process": to_spec(process),
+            "estimate": estimate.value,
+            "objective": objective,
+            "data": data,
+            "sha256": {name: sha256(new / name) for name in (WEIGHTS_NAME, TOKENIZER_NAME)},
+        }
+        with atomic_write(new / CONFIG_NAME) as file:
+            file.write(json.dumps(config, indent=2) + "\n")
+        shutil.copymode(new / CONFIG_NAME, new / WEIGHTS_NAME)  # safetensors' files are private
 
 
 def to_spec(obj: Any) -> Any:

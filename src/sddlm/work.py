@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes that work together.
 
     Attributes:
@@ -41,7 +41,7 @@ class Team:
     world: int = 1
 
     @classmethod
-    def join(cls) -> Team:
+    def join(cls) -> ProcessGroup:
         """The processes that ``torchrun`` started, or this one alone."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
@@ -83,7 +83,7 @@ class Team:
 
 
 @dataclass(frozen=True)
-class Work:
+class ResumableJob:
     """Does units and remembers them.
 
     Attributes:
@@ -95,10 +95,10 @@ class Work:
 
     folder: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    team: Team = field(default_factory=Team)
+    team: ProcessGroup = field(default_factory=ProcessGroup)
     show: bool = False
 
-    def about(self, **facts: Any) -> Work:
+    def about(self, **facts: Any) -> ResumableJob:
         """The same, of results that depend on more facts."""
         return replace(self, facts={**self.facts, **facts})
 
@@ -115,7 +115,7 @@ class Work:
             name: of the work, for the bar and the file.
             count: how many units there are.
             unit: does one; its result must survive JSON (floats do, exactly; tuples do not).
-            facts: what these results depend on beside `Work.facts`, JSON.
+            facts: what these results depend on beside `ResumableJob.facts`, JSON.
 
         Raises:
             ConfigError: results cannot be written down.
@@ -194,7 +194,7 @@ def _read(path: Path) -> dict[int, Any]:
 
 
 def digest(*parts: Any) -> str:
-    """A short hash of tensors, texts, bytes and files, for `Work.facts`."""
+    """A short hash of tensors, texts, bytes and files, for `ResumableJob.facts`."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.Tensor):

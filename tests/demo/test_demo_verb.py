@@ -11,13 +11,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from sddlm import DiT, DiTConfig, Estimate, ModelDir, Tokenizer, UniformProcess
+from sddlm import DiT, DiTConfig, Estimate, LanguageModel, Tokenizer, UniformProcess
 from sddlm.cli import main
 from sddlm.demo.run import Wish, counting, demo, label_of, show, start_of, varied
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerArgs
+from sddlm.generation.args import SamplerConfig
 from sddlm.generation.requests import Request
-from sddlm.generation.writer import Writer
+from sddlm.generation.writer import Generator
 from sddlm.process.masked import MaskedProcess
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.condition import Condition
@@ -36,7 +36,7 @@ def untrained(process=None, estimate=Estimate.LEAVE_ONE_OUT):
         vocab_size=257 + extra, length=L, width=16, blocks=1, heads=2, input_only=extra,
         causal=not estimate.diffusion, head_init=0.5,
     )  # fmt: skip
-    return ModelDir(DiT(config).eval(), process, estimate, Tokenizer.bytes(), {}, {})
+    return LanguageModel(DiT(config).eval(), process, estimate, Tokenizer.bytes(), {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def test_it_shows_the_sample_and_writes_the_page(place, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["demo", place, "--steps", "9", "--count", "2", "--html", str(page)]) == 0
     shown = capsys.readouterr().out
-    model = ModelDir.load(place)
+    model = LanguageModel.load(place)
     drawn = Lazy(9, truncation=Truncation(top_p=0.9)).sample(
-        model.model, process=model.process, estimate=model.estimate, shape=(2, L), seed=0
+        model.network, process=model.process, estimate=model.estimate, shape=(2, L), seed=0
     )
     data, text = page_data(page)
     (take,) = data["takes"]
@@ -112,10 +112,10 @@ def test_it_begins_with_what_the_network_is_shown_first(sampler, process, t):
     model = untrained(process)
     known = torch.zeros(1, L, dtype=torch.bool)
     known[:, 3:5] = True
-    given = torch.full((1, L), model.model.vocab_size - 1).where(~known, 65)
+    given = torch.full((1, L), model.network.vocab_size - 1).where(~known, 65)
     wish = Wish((1, L), 7, None if t is None else Condition(given, known, t=t), index=3)
     seen = []
-    model.model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
+    model.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
     take, _ = show(model, "it", sampler, wish, console=quiet())
     assert take.frames.steps[0] == 0
     assert take.frames.times[0] == (t or 1.0)
@@ -143,7 +143,7 @@ def test_calls_of_the_network_are_counted_while_it_runs():
     assert take.notes[0].startswith("nfe 8, ")
     with counting(model) as calls:
         pass
-    model.model(torch.zeros(1, L, dtype=torch.int64), torch.ones(1))
+    model.network(torch.zeros(1, L, dtype=torch.int64), torch.ones(1))
     assert calls() == 0
     console = quiet()
     show(model, "it", Ancestral(8), Wish((2, L)), console=console)
@@ -158,16 +158,16 @@ def test_the_start_is_that_of_each_sample():
 
 
 def test_a_label_says_which_sampler_and_what_is_not_as_usual():
-    assert label_of(SamplerArgs(), Lazy(6), L) == "Lazy, 6 steps"
-    how = SamplerArgs(sampler="psi", steps=6, kappa="cap:0.1", top_p=0.9)
+    assert label_of(SamplerConfig(), Lazy(6), L) == "Lazy, 6 steps"
+    how = SamplerConfig(sampler="psi", steps=6, kappa="cap:0.1", top_p=0.9)
     assert label_of(how, Psi(6), L) == "Psi, 6 steps, top_p 0.9, kappa cap:0.1"
 
 
 def test_what_is_different_on_the_other_side():
-    how = SamplerArgs(sampler="psi", kappa="0.9", steps=32, top_p=0.9)
-    assert varied(how, "steps=8") == SamplerArgs("psi", kappa="0.9", steps=8, top_p=0.9)
-    assert varied(how, "lazy") == SamplerArgs("lazy", steps=32, top_p=0.9)
-    assert varied(how, "sampler=psi, kappa=cap:0.1,top_k=3,temperature=.5") == SamplerArgs(
+    how = SamplerConfig(sampler="psi", kappa="0.9", steps=32, top_p=0.9)
+    assert varied(how, "steps=8") == SamplerConfig("psi", kappa="0.9", steps=8, top_p=0.9)
+    assert varied(how, "lazy") == SamplerConfig("lazy", steps=32, top_p=0.9)
+    assert varied(how, "sampler=psi, kappa=cap:0.1,top_k=3,temperature=.5") == SamplerConfig(
         "psi", kappa="cap:0.1", steps=32, top_p=0.9, top_k=3, temperature=0.5
     )
 
@@ -186,7 +186,7 @@ def test_what_is_different_on_the_other_side():
 )
 def test_what_cannot_be_different(against, message):
     with pytest.raises(ConfigError, match="--against") as told:
-        varied(SamplerArgs(), against)
+        varied(SamplerConfig(), against)
     assert message in str(told.value)
 
 
@@ -209,8 +209,8 @@ def test_two_samplers_side_by_side(place, tmp_path, capsys):
 def test_it_is_the_text_that_sample_writes(place, tmp_path):
     page = tmp_path / "page.html"
     demo(place, prompt="ab", html=str(page), steps=6, seed=2, count=2)
-    loaded = ModelDir.load(place)
-    writer = Writer(loaded, [Request(prompt="ab", count=2)], SamplerArgs(steps=6), seed=2)
+    loaded = LanguageModel.load(place)
+    writer = Generator(loaded, [Request(prompt="ab", count=2)], SamplerConfig(steps=6), seed=2)
     writer.write(progress=False)
     data, _ = page_data(page)
     for b, written in enumerate(writer.written(whole=True)):

@@ -293,7 +293,7 @@ def test_common_noise_makes_differences_surer() -> None:
             Knows(world, UniformProcess()), LOO, [(c.prompt, c.continuation) for c in choices], None
         )
         whole = Integral(Knows(world, UniformProcess()), UniformProcess(), LOO, 0, number, 16, 32)
-        with evaluating(whole.model):
+        with evaluating(whole.network):
             nats = torch.stack([whole.nats(found, 2, r) for r in range(16)], 1)  # [2, 16, S]
         alone = stderr(nats).square().sum()
         gains.append((stderr(nats[:1] - nats[1:]).square()[0] / alone).item())

@@ -16,12 +16,12 @@ from sddlm.errors import ConfigError
 from sddlm.eval.conventions import CONVENTIONS, Convention, convention_of, tidied
 from sddlm.eval.generative import counted, generative_perplexity, scored
 from sddlm.eval.judge import Judge, numbering
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.work import Work
+from sddlm.work import ResumableJob
 
 transformers = pytest.importorskip("transformers")
 
@@ -368,7 +368,7 @@ def test_a_judge_of_ours_finds_the_ends_that_are_written(tmp_path):
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
     own = Tokenizer.bytes()
-    directory = ModelDir(model, UniformProcess(), Estimate.NEXT_TOKEN, own, {}, {})
+    directory = LanguageModel(model, UniformProcess(), Estimate.NEXT_TOKEN, own, {}, {})
     directory.save(tmp_path / "judge")
     judge = Judge.load(str(tmp_path / "judge"))
     rows = [row_of("ab", EOS, "cd", EOS)]
@@ -437,7 +437,7 @@ def test_scoring_goes_on_where_it_stopped(judge, tmp_path):
         return judge.score(ids, mask)
 
     texts = drawn()[1].texts
-    work = Work(tmp_path / "notes")
+    work = ResumableJob(tmp_path / "notes")
     with pytest.raises(KeyboardInterrupt):
         scored(replace(judge, score=score), texts, batch=3, work=work)
     resumed = scored(replace(judge, score=score), texts, batch=3, work=work)

@@ -14,14 +14,14 @@ from sddlm.errors import ConfigError
 from sddlm.eval.correction import damage, figures, measure_correction, shares_of
 from sddlm.eval.pictures import draw_correction
 from sddlm.eval.texts import HeldOut
-from sddlm.generation.corrector import CorrectArgs, Corrector
+from sddlm.generation.corrector import Corrector, CorrectorConfig
 from sddlm.generation.levels import LEVELS
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process import MaskedProcess, UniformProcess
 from sddlm.process.estimate import Estimate
-from sddlm.work import Work
+from sddlm.work import ResumableJob
 
 LETTERS = "abcdefgh "
 SHARES = [0.0, 0.2, 0.6]
@@ -36,7 +36,7 @@ def a_model(process=None, estimate=Estimate.LEAVE_ONE_OUT, length=16):
         gate_init=1 if estimate.diffusion else 0, input_only=process.extra_tokens,
     )  # fmt: skip
     packing = {"packing": {"eos": False}}
-    return ModelDir(DiT(config, seed=2).eval(), process, estimate, tokenizer, {}, packing)
+    return LanguageModel(DiT(config, seed=2).eval(), process, estimate, tokenizer, {}, packing)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def held(lengths=None, rows=11, eos=None):
 
 @pytest.fixture(scope="module")
 def found(loaded):
-    return measure_correction(loaded, held(), SHARES, seed=3, batch=4, work=Work())
+    return measure_correction(loaded, held(), SHARES, seed=3, batch=4, work=ResumableJob())
 
 
 def words(loaded):
@@ -160,7 +160,9 @@ def test_ends_of_text_and_padding_are_not_counted(loaded):
     eos = loaded.tokenizer.eos_id
     lengths = [16, 3, 9] + [12] * 8
     text = held(lengths, eos=eos)
-    (share,) = measure_correction(loaded, text, [1.0], seed=0, batch=4, work=Work())["shares"]
+    (share,) = measure_correction(loaded, text, [1.0], seed=0, batch=4, work=ResumableJob())[
+        "shares"
+    ]
     ends = sum(length > 5 for length in lengths[::2])
     assert share["tokens"] == sum(lengths) - ends
     assert share["drawn"] == share["tokens"]
@@ -168,8 +170,8 @@ def test_ends_of_text_and_padding_are_not_counted(loaded):
     for row, length in zip(other.tokens, lengths, strict=True):
         row[length:] = 7
     shares = [0.0, 0.3, 1.0]
-    again = measure_correction(loaded, other, shares, seed=0, batch=4, work=Work())
-    assert again == measure_correction(loaded, text, shares, seed=0, batch=4, work=Work())
+    again = measure_correction(loaded, other, shares, seed=0, batch=4, work=ResumableJob())
+    assert again == measure_correction(loaded, text, shares, seed=0, batch=4, work=ResumableJob())
     assert again["shares"][-1] == share
     assert 0 < share["confidence_bits"] < 10
 
@@ -178,7 +180,7 @@ def test_an_interrupted_one_goes_on(loaded, found, tmp_path):
     def run(work):
         return measure_correction(loaded, held(), SHARES, seed=3, batch=4, work=work)
 
-    work = Work(tmp_path / "partial")
+    work = ResumableJob(tmp_path / "partial")
     calls = []
 
     def before(module, inputs):
@@ -186,7 +188,7 @@ def test_an_interrupted_one_goes_on(loaded, found, tmp_path):
         if len(calls) == 100:
             raise KeyboardInterrupt
 
-    hook = loaded.model.register_forward_pre_hook(before)
+    hook = loaded.network.register_forward_pre_hook(before)
     with pytest.raises(KeyboardInterrupt):
         run(work)
     calls.clear()
@@ -210,7 +212,7 @@ def test_shares_are_sorted():
 def test_models_that_cannot_correct_are_refused():
     for model in (a_model(MaskedProcess()), a_model(estimate=Estimate.NEXT_TOKEN)):
         with pytest.raises(ConfigError, match="never changes a token"):
-            measure_correction(model, held(), [0.1], seed=0, batch=4, work=Work())
+            measure_correction(model, held(), [0.1], seed=0, batch=4, work=ResumableJob())
 
 
 def test_the_picture_shows_every_share(found, tmp_path):
@@ -244,7 +246,7 @@ def test_the_verb_prints_a_table_and_writes_a_file_and_a_picture(run, capsys):
     result = json.loads(out.read_text())
     assert result["question"] == "correction"
     assert result["correction"]["rows"] == 6
-    assert result["correction"]["sampler"]["steps"] == CorrectArgs().steps
+    assert result["correction"]["sampler"]["steps"] == CorrectorConfig().steps
     clean, dirty = result["correction"]["shares"]
     assert clean["auto"]["restored"] is None
     assert f"{dirty['auto']['restored']:.2%}" in shown

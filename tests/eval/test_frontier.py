@@ -19,12 +19,12 @@ from sddlm.eval.generative import generative_perplexity
 from sddlm.eval.judge import Judge
 from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.texts import SampleSet
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.work import Work
+from sddlm.work import ResumableJob
 
 ALPHABET = "abcdefgh "
 DRAWING = Drawing(count=12, steps=6, seed=3, batch=8)
@@ -43,7 +43,7 @@ def a_model(seed, estimate=Estimate.LEAVE_ONE_OUT, alphabet=ALPHABET, length=16,
     random = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=random)
-    return ModelDir(model.eval(), UniformProcess(), estimate, tokenizer, {}, data)
+    return LanguageModel(model.eval(), UniformProcess(), estimate, tokenizer, {}, data)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def real(models):
 
 
 def run(models, judge, real, path, work=None, rules=CONVENTIONS["sddlm"], sweep=SWEEP):
-    found = run_frontier(models, judge, rules, real, sweep, DRAWING, work or Work())
+    found = run_frontier(models, judge, rules, real, sweep, DRAWING, work or ResumableJob())
     draw_frontier(found, path / "f.png")
     return found
 
@@ -172,7 +172,7 @@ def test_points_are_what_drawing_and_judging_by_hand_give(whole, models, judge, 
         ("one", "temperature", 1, DRAWING),
     ]:
         point = result["models"][name]["curves"][knob][at]
-        drawn = draw_set(models[name], drawing, Work())
+        drawn = draw_set(models[name], drawing, ResumableJob())
         verdict = generative_perplexity(judge, drawn.texts)
         assert point["entropy"]["value"] == pytest.approx(entropy(drawn.rows), rel=1e-12)
         assert point["gen_ppl"]["value"] == pytest.approx(verdict.ppl, rel=1e-6)
@@ -222,14 +222,14 @@ def test_models_share_their_noise_and_their_resamples(models, judge, real, tmp_p
 
 
 def test_real_text_is_resampled_by_itself(models, judge, real):
-    scoring = Scoring(judge, CONVENTIONS["sddlm"], models["one"].tokenizer, 8, Work())
+    scoring = Scoring(judge, CONVENTIONS["sddlm"], models["one"].tokenizer, 8, ResumableJob())
     text, samples = (scoring.point(real, drawing, "x") for drawing in (None, DRAWING))
     assert text.entropy[0] == samples.entropy[0]
     assert abs(np.corrcoef(text.entropy[1:], samples.entropy[1:])[0, 1]) < 0.2
 
 
 def test_another_model_of_the_same_name_is_drawn_anew(models, judge, real, tmp_path):
-    work, few = Work(tmp_path / "units"), Sweep([0.5], [], [], [])
+    work, few = ResumableJob(tmp_path / "units"), Sweep([0.5], [], [], [])
     first, second = (
         run({"same": models[name]}, judge, real, tmp_path, work, sweep=few)["models"]["same"]
         for name in ("one", "two")
@@ -242,7 +242,7 @@ def test_leftovers_of_a_convention_are_left_out_of_both_figures(models, judge, r
     rules = Convention("mine", multiple=8)
     result = run(only, judge, real, tmp_path, rules=rules, sweep=Sweep([0.5], [], [], []))
     point = result["models"]["one"]["neutral"]
-    drawn = draw_set(models["one"], DRAWING, Work())
+    drawn = draw_set(models["one"], DRAWING, ResumableJob())
     assert point["count"] == result["real"]["count"] == 8
     assert point["entropy"]["value"] == pytest.approx(entropy(drawn.rows[:8]))
 
@@ -250,7 +250,7 @@ def test_leftovers_of_a_convention_are_left_out_of_both_figures(models, judge, r
 def test_a_convention_may_mean_the_texts_own_perplexities(judge, models, real):
     rules = Convention("mine", mean="texts")
     some = SampleSet([*real.rows, real.rows[0]], [*real.texts[:-1], "a", ""], {})
-    point = Scoring(judge, rules, models["one"].tokenizer, 8, Work()).point(some, None, "x")
+    point = Scoring(judge, rules, models["one"].tokenizer, 8, ResumableJob()).point(some, None, "x")
     verdict = generative_perplexity(judge, some.texts, rules)
     assert point.nll[0] == pytest.approx(verdict.nll)
     assert np.isfinite(point.nll).all()
@@ -259,7 +259,7 @@ def test_a_convention_may_mean_the_texts_own_perplexities(judge, models, real):
 def network_calls(model, work):
     """How often the network is called during work, and what the work gives."""
     calls = []
-    hook = model.model.register_forward_hook(lambda *_: calls.append(1))
+    hook = model.network.register_forward_hook(lambda *_: calls.append(1))
     found = work()
     hook.remove()
     return len(calls), found
@@ -279,12 +279,12 @@ def test_an_interrupted_frontier_goes_on(models, judge, real, tmp_path, whole):
         again.append(len(ids))
         return judge.score(ids, mask)
 
-    work = Work(tmp_path / "units", {"eval": 1})
+    work = ResumableJob(tmp_path / "units", {"eval": 1})
     with pytest.raises(KeyboardInterrupt):
         run(models, replace(judge, score=ending), real, tmp_path, work)
     assert not (tmp_path / "f.png").exists()
     last = replace(DRAWING, steps=3)
-    missing, _ = network_calls(models["one"], lambda: draw_set(models["one"], last, Work()))
+    missing, _ = network_calls(models["one"], lambda: draw_set(models["one"], last, ResumableJob()))
     calls, result = network_calls(
         models["one"],
         lambda: run(models, replace(judge, score=counting), real, tmp_path, work),

@@ -11,7 +11,7 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.generative import generative_perplexity
 from sddlm.eval.judge import Judge
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -126,7 +126,7 @@ def own(tmp_path, estimate, **data):
     model = DiT(config).eval()
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
-    ModelDir(model, UniformProcess(), estimate, Tokenizer.bytes(), {}, data).save(
+    LanguageModel(model, UniformProcess(), estimate, Tokenizer.bytes(), {}, data).save(
         tmp_path / "judge"
     )
     return str(tmp_path / "judge"), model
@@ -193,10 +193,10 @@ def test_a_judge_is_known_by_its_weights(tmp_path, gpt2):
     model.save_pretrained(other, state_dict=weights)
     assert Judge.load(str(other)).version != before
     ours, _ = own(tmp_path, Estimate.NEXT_TOKEN)
-    loaded = ModelDir.load(ours)
+    loaded = LanguageModel.load(ours)
     first = Judge.of_model_dir(loaded, "ours").version
     assert Judge.load(ours).version == first
-    next(loaded.model.parameters()).data += 1
+    next(loaded.network.parameters()).data += 1
     assert Judge.of_model_dir(loaded, "ours").version != first
 
 

@@ -17,14 +17,14 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval import tasks
-from sddlm.eval.questions import Questions, prompt_of, split
+from sddlm.eval.questions import LoglikelihoodScorer, prompt_of, split
 from sddlm.eval.writing import Plan, write
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.work import Team, Work
+from sddlm.work import ProcessGroup, ResumableJob
 
 EOS = 256
 LENGTH = 32
@@ -58,7 +58,7 @@ def make(estimate, unigram=False, **data):
             for i, parameter in enumerate(model.parameters()):
                 noise = Draw.simple(1, i, 1).uniform("w", parameter.numel()) - 0.5
                 parameter += noise.float().reshape(parameter.shape)
-    return ModelDir(model.eval(), UniformProcess(), estimate, tokenizer, {}, data)
+    return LanguageModel(model.eval(), UniformProcess(), estimate, tokenizer, {}, data)
 
 
 AR, DIFFUSION = Estimate.NEXT_TOKEN, Estimate.LEAVE_ONE_OUT
@@ -86,8 +86,8 @@ def request(context, continuation, doc=0, task="t"):
 
 def next_logits(loaded, tokens):
     with torch.no_grad():
-        hidden = loaded.model(torch.tensor([tokens]), torch.zeros(1))[0, -1]
-        return loaded.model.head.logits(hidden[None])[0].double()
+        hidden = loaded.network(torch.tensor([tokens]), torch.zeros(1))[0, -1]
+        return loaded.network.head.logits(hidden[None])[0].double()
 
 
 def by_hand(loaded, prompt, tokens):
@@ -183,7 +183,7 @@ def test_the_order_and_company_of_questions_change_nothing(harness, diffusion):
 
 
 def test_choices_share_their_noise_and_a_clear_ranking_stops_early(letters):
-    questions = Questions(letters, draws=128, seed=0, batch=64)
+    questions = LoglikelihoodScorer(letters, draws=128, seed=0, batch=64)
     clear = questions.ask([("ab", " aaaaaa"), ("ab", " cccccc"), ("ab", " zzzzzz")])
     assert clear["draws"] < 128
     assert clear["log_p"] == sorted(clear["log_p"], reverse=True)
@@ -271,7 +271,7 @@ def test_a_diffusion_model_writes_after_its_prompt(harness, letters):
 def test_writing_ends_with_the_text():
     loaded = make(DIFFUSION, unigram=True)
     with torch.no_grad():
-        loaded.model.head.bias[EOS] = math.log(0.5)  # as likely as an a
+        loaded.network.head.bias[EOS] = math.log(0.5)  # as likely as an a
     plan = Plan.of({"temperature": 0.3})
     texts = [write(loaded, "", plan, steps=8, seed=0, copy=i)["text"] for i in range(6)]
     assert 0 < sum(map(len, texts)) < 30  # of 6 * 31 tokens
@@ -306,7 +306,7 @@ def files(tmp_path_factory):
 
 
 def run(harness, loaded, files, names, out, limit=None, **more):
-    tasks = harness.load_tasks(names, files=files, limit=limit, out_folder=out, team=Team())
+    tasks = harness.load_tasks(names, files=files, limit=limit, out_folder=out, team=ProcessGroup())
     return harness.run_tasks(loaded, tasks, limit=limit, **more)
 
 
@@ -323,7 +323,7 @@ def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
     assert 0 < whole["piqa"]["monte_carlo"] < 5
     assert whole["lambada_openai"]["metrics"]["acc"] == 0.0  # the space is not likely
     # a process that is killed after four questions, and one that goes on
-    ask, asked = Questions.ask, []
+    ask, asked = LoglikelihoodScorer.ask, []
 
     def dying(self, pairs, **more):
         asked.append(pairs)
@@ -331,8 +331,8 @@ def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return ask(self, pairs, **more)
 
-    monkeypatch.setattr(Questions, "ask", dying)
-    work = Work(tmp_path / "kept", {"model": 1})
+    monkeypatch.setattr(LoglikelihoodScorer, "ask", dying)
+    work = ResumableJob(tmp_path / "kept", {"model": 1})
     with pytest.raises(KeyboardInterrupt):
         run(harness, letters, files, names, tmp_path, draws=64, work=work)
     again = run(harness, letters, files, names, tmp_path, draws=64, work=work)
@@ -420,7 +420,9 @@ def test_what_is_kept_is_of_the_same_model_and_settings(harness, letters, diffus
 def test_a_name_that_lm_eval_does_not_know(harness, monkeypatch, tmp_path):
     monkeypatch.setattr(harness, "TaskManager", lambda **_: SimpleNamespace(all_tasks=["piqa"]))
     with pytest.raises(ConfigError, match="lm-eval has no task piqua: did you mean piqa"):
-        harness.load_tasks(["piqua"], files=None, limit=None, out_folder=tmp_path, team=Team())
+        harness.load_tasks(
+            ["piqua"], files=None, limit=None, out_folder=tmp_path, team=ProcessGroup()
+        )
 
 
 def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion):

@@ -11,12 +11,12 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.judge import Judge
 from sddlm.eval.mauve import FEWEST, SCALING, mauve
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.work import Work
+from sddlm.work import ResumableJob
 
 needs_package = pytest.mark.skipif(find_spec("mauve") is None, reason="needs mauve-text")
 
@@ -28,7 +28,7 @@ def judge_of_ours(place):
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape)
     own = Tokenizer.bytes()
-    ModelDir(model, UniformProcess(), Estimate.NEXT_TOKEN, own, {}, {}).save(place)
+    LanguageModel(model, UniformProcess(), Estimate.NEXT_TOKEN, own, {}, {}).save(place)
     return Judge.load(str(place)), model
 
 
@@ -86,7 +86,7 @@ def test_features_of_a_hub_judge_are_its_last_hidden_states(gpt2):
 def test_features_go_on_where_they_stopped(ours, tmp_path):
     judge, _ = ours
     some = texts(7, "abc", 0)
-    work = Work(tmp_path / "notes")
+    work = ResumableJob(tmp_path / "notes")
     first = judge.features(some, batch=3, work=work)
     assert next((tmp_path / "notes").glob("*")).read_text().strip().count("\n") == 2  # 3 units
 

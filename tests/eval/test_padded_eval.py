@@ -20,7 +20,7 @@ from sddlm.eval.run import evaluate
 from sddlm.eval.texts import END, held_out
 from sddlm.generation.args import begins, sampler_for
 from sddlm.generation.cuts import cuts, draw_cut
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -78,7 +78,7 @@ def make_run(place, docs, held, estimate=Estimate.NEXT_TOKEN, process=None, **pa
     )  # fmt: skip
     prepared, process = prepare(data), process or UniformProcess()
     model = random_model(estimate, process)
-    ModelDir(model, process, estimate, TOKENIZER, {}, prepared.meta).save(place / "model")
+    LanguageModel(model, process, estimate, TOKENIZER, {}, prepared.meta).save(place / "model")
     (place / "config.yaml").write_text(yaml.safe_dump({"data": asdict(data)}))
     return place
 
@@ -122,7 +122,7 @@ def test_the_exact_value_of_real_rows(tmp_path, packing, other):
     found = evaluate(str(run), data=data, metrics="likelihood,baselines", rows=0, batch=4)
     rows = rows_by_hand(OTHER if other else HELD, **packing)
     own = found["likelihood"]
-    nats, tokens = exact_nats(ModelDir.load(run).model, rows), sum(map(len, rows))
+    nats, tokens = exact_nats(LanguageModel.load(run).network, rows), sum(map(len, rows))
     assert (own["rows"], own["tokens"]) == (len(rows), tokens - len(rows))
     assert own["nll"] == pytest.approx(nats / own["tokens"], rel=1e-5)
     characters = sum(int((row != END_ID).sum()) for row in rows)
@@ -145,7 +145,7 @@ KINDS = [
 def test_the_bound_is_that_of_rows_cut_to_their_documents(tmp_path, estimate, process):
     """With the same noise, which depends on a sequence's index and the position alone."""
     run = make_run(tmp_path / "run", DOCS, HELD, estimate, process, packing="document")
-    loaded = ModelDir.load(run)
+    loaded = LanguageModel.load(run)
     text, _ = held_out(run, loaded, None, None)
     objective, n, draws = bounded(process, estimate), len(HELD), 2
     total, count, rows = 0.0, 0, rows_by_hand(HELD, "document")
@@ -155,16 +155,16 @@ def test_the_bound_is_that_of_rows_cut_to_their_documents(tmp_path, estimate, pr
             deal = Draw(5, d, torch.arange(n), n).uniform("strata").argsort()
             for i, row in enumerate(rows):
                 draw = Draw(5, d, deal[i : i + 1], n)
-                nats = objective.nats(loaded.model, row[None], draw).published
+                nats = objective.nats(loaded.network, row[None], draw).published
                 total, count = total + float(nats.double().sum()), count + len(row)
-    found = likelihood(loaded.model, objective, text, seed=5, batch=4, draws=draws)
+    found = likelihood(loaded.network, objective, text, seed=5, batch=4, draws=draws)
     assert found.nll == pytest.approx(total / count, rel=1e-5)
     assert found.tokens == count // draws
     # whatever stands behind the documents
     other = torch.where(before_padding(text.lengths, L), text.tokens, 7)
     assert not torch.equal(other, text.tokens)
     again = replace(text, tokens=other)
-    assert likelihood(loaded.model, objective, again, seed=5, batch=4, draws=draws) == found
+    assert likelihood(loaded.network, objective, again, seed=5, batch=4, draws=draws) == found
 
 
 @pytest.mark.parametrize("estimate", [Estimate.NEXT_TOKEN, Estimate.LEAVE_ONE_OUT])
@@ -174,7 +174,7 @@ def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate
     make_run(tmp_path / "judge", DOCS, HELD)
     judge = str(tmp_path / "judge")
     result = evaluate(str(run), judge=judge, count=9, steps=4, batch=4, seed=3)
-    found, loaded = result["samples"], ModelDir.load(run)
+    found, loaded = result["samples"], LanguageModel.load(run)
     _, training = held_out(run, loaded, None, None)
     ends = begins(loaded.data)
     sampler = sampler_for(estimate, loaded.tokenizer, steps=4, ends=ends)
@@ -194,7 +194,7 @@ def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate
 
 def test_texts_of_rows_end_with_their_documents(tmp_path):
     run = make_run(tmp_path / "run", DOCS, HELD, packing="document")
-    text, training = held_out(run, ModelDir.load(run), None, None)
+    text, training = held_out(run, LanguageModel.load(run), None, None)
     held, docs = ([doc + END if len(doc) < L else doc[:L] for doc in t] for t in (HELD, DOCS))
     assert text.texts == held
     assert "".join(training.texts) == "".join(docs)
@@ -207,7 +207,7 @@ OLD = {"source", "vocab_size", "tokenizer", "key", "splits"}
 
 def make_old(run):
     """The directory of a run as an older version left it."""
-    loaded = ModelDir.load(run)
+    loaded = LanguageModel.load(run)
     data = {name: value for name, value in loaded.data.items() if name in OLD}
     assert data.keys() == OLD < loaded.data.keys()
     replace(loaded, data=data | {"format": 1, "key": "59ca777c6ae64111"}).save(run / "model")

@@ -8,7 +8,7 @@ from torch import nn
 from sddlm import worlds
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.bounded import Nats, bounded
+from sddlm.eval.bounded import NLLEstimate, bounded
 from sddlm.eval.perplexity import likelihood, spread
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
@@ -42,7 +42,7 @@ class TimesValue:
 
     def nats(self, model, x0, draw):
         value = self.value(x0, draw).double()
-        return Nats(value, 2 * value)
+        return NLLEstimate(value, 2 * value)
 
     def value(self, x0, draw):
         return x0 * draw.times()[:, None]

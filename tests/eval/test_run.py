@@ -16,7 +16,7 @@ from sddlm.eval import run as eval_run
 from sddlm.eval.ngram import NGram
 from sddlm.eval.run import evaluate
 from sddlm.eval.texts import END, read_samples, with_ends
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -40,7 +40,7 @@ def make_run(place, estimate=Estimate.LEAVE_ONE_OUT, **data):
     )
     model = DiT(config)
     model.init(0)
-    ModelDir(model.eval(), UniformProcess(), estimate, tokenizer, {}, {}).save(place / "model")
+    LanguageModel(model.eval(), UniformProcess(), estimate, tokenizer, {}, {}).save(place / "model")
     if data:
         (place / "config.yaml").write_text(yaml.safe_dump({"data": data}))
 
@@ -144,10 +144,10 @@ def test_without_the_training_text_baselines_are_left_out_or_refused(tmp_path):
 
 
 def test_a_training_text_that_changed_is_said(trained, tmp_path, caplog):
-    loaded = ModelDir.load(trained)
+    loaded = LanguageModel.load(trained)
     data = {"key": "another"}
-    args = (loaded.model, loaded.process, loaded.estimate, loaded.tokenizer, {}, data)
-    ModelDir(*args).save(trained / "model")
+    args = (loaded.network, loaded.process, loaded.estimate, loaded.tokenizer, {}, data)
+    LanguageModel(*args).save(trained / "model")
     evaluate(str(trained), metrics="likelihood", rows=4)
     assert "is not what the model was trained on any more" in caplog.text
 
@@ -222,7 +222,7 @@ def test_files_that_are_no_samples(tmp_path, content, message):
     ],
 )
 def test_wrong_choices_are_refused_before_anything_is_loaded(trained, monkeypatch, wrong, message):
-    monkeypatch.setattr(eval_run, "ModelDir", None)
+    monkeypatch.setattr(eval_run, "LanguageModel", None)
     with pytest.raises(ConfigError, match=message):
         evaluate(str(trained), **wrong)
 

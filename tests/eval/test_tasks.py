@@ -10,7 +10,7 @@ import pytest
 
 from sddlm.errors import ConfigError
 from sddlm.eval.tasks import LOCAL, SPLIT, _definitions, _version, check_tasks, local_tasks
-from sddlm.work import Team
+from sddlm.work import ProcessGroup
 
 ARC = {"text": ["ash", "a café", "rain"], "label": ["A", "B", "C"]}
 SCIQ = {"support": " Water boils.", "question": "What boils?", "correct_answer": "water"}
@@ -175,7 +175,7 @@ def test_lm_eval_sees_every_task_and_asks_no_server(harness, tmp_path, monkeypat
     monkeypatch.setattr(sys.modules["datasets"].config, "HF_HUB_OFFLINE", False)
     place = files_of(tmp_path / "in", True)
     found = harness.load_tasks(
-        list(LOCAL), files=place, limit=None, out_folder=tmp_path / "out", team=Team()
+        list(LOCAL), files=place, limit=None, out_folder=tmp_path / "out", team=ProcessGroup()
     )["tasks"]
     assert {name: seen(task) for name, task in found.items()} == SEEN
     assert {len(task.eval_docs) for task in found.values()} == {2}
@@ -188,7 +188,7 @@ def test_lm_eval_sees_every_task_and_asks_no_server(harness, tmp_path, monkeypat
     # the same questions in the schema of the hub
     put(place, [HUB["hellaswag"]], "hellaswag.jsonl")
     again = harness.load_tasks(
-        ["hellaswag"], files=place, limit=None, out_folder=tmp_path / "out", team=Team()
+        ["hellaswag"], files=place, limit=None, out_folder=tmp_path / "out", team=ProcessGroup()
     )["tasks"]
     assert seen(again["hellaswag"]) == SEEN["hellaswag"]
     assert len(again["hellaswag"].eval_docs) == 1  # not the old ones from a cache
@@ -300,7 +300,7 @@ def test_any_other_task_takes_lines_as_on_the_hub(harness, tmp_path):
     line = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 1, "idx": 0}
     place = put(tmp_path / "in", [line], "rte.jsonl").parent
     found = harness.load_tasks(
-        ["rte"], files=place, limit=None, out_folder=tmp_path / "out", team=Team()
+        ["rte"], files=place, limit=None, out_folder=tmp_path / "out", team=ProcessGroup()
     )["tasks"]["rte"]
     assert seen(found) == (
         "It rains.\nQuestion: It is wet. True or False?\nAnswer:", ["True", "False"], 1
@@ -327,7 +327,7 @@ def test_a_task_of_ones_own(harness, tmp_path, monkeypatch, way):
     name = {"file": str(place / "mine.yaml"), "folder": str(place), "name": "mine"}[way]
     check_tasks([name], place)
     found = harness.load_tasks(
-        [name], files=place, limit=None, out_folder=tmp_path / "out", team=Team()
+        [name], files=place, limit=None, out_folder=tmp_path / "out", team=ProcessGroup()
     )["tasks"]["mine"]
     assert seen(found) == ("wet?", ["yes", "no"], 0)
     assert len(found.eval_docs) == 2
@@ -345,7 +345,7 @@ def test_a_wrong_task_of_ones_own_is_one_line(harness, tmp_path, text, message):
             files=tmp_path,
             limit=None,
             out_folder=tmp_path / "out",
-            team=Team(),
+            team=ProcessGroup(),
         )
     assert "\n" not in str(caught.value)
 

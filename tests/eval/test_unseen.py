@@ -13,7 +13,7 @@ from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.eval import answers
 from sddlm.eval.run import evaluate
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -36,7 +36,7 @@ def a_run(place, estimate=Estimate.NEXT_TOKEN, start=None, **data):
     )
     model = DiT(config)
     model.init(0)
-    ModelDir(model.eval(), UniformProcess(), estimate, Tokenizer.bytes(), {}, {}).save(
+    LanguageModel(model.eval(), UniformProcess(), estimate, Tokenizer.bytes(), {}, {}).save(
         place / "model"
     )
     if data:

@@ -12,7 +12,7 @@ import yaml
 from processes import Command, several
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.eval.run import evaluate
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -28,7 +28,7 @@ def make(place: Path, estimate: Estimate, text: Path) -> Path:
     model.init(3)
     with torch.no_grad():  # an untrained network predicts uniformly, so that noise would not matter
         model.head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
-    ModelDir(model.eval(), UniformProcess(), estimate, Tokenizer.bytes(), {}, {}).save(
+    LanguageModel(model.eval(), UniformProcess(), estimate, Tokenizer.bytes(), {}, {}).save(
         place / "model"
     )
     config_file = {"data": {"path": str(text), "validation": 0.3, "length": 24}}
@@ -69,7 +69,7 @@ def test_a_killed_evaluation_goes_on_and_processes_agree(place):
 
     partial = place / "killed.json.partial"
     # in the fifth batch of the likelihood
-    fifth = ("sddlm.eval.bounded:DiffusionBounded.nats", 4)
+    fifth = ("sddlm.eval.bounded:DiffusionNLL.nats", 4)
     Command(*arguments(place, killed), hold=fifth).kill()
     assert not killed.exists()
     kept = {file.name: file.read_text() for file in partial.iterdir()}

@@ -10,7 +10,7 @@ import torch
 
 from processes import CONTEXT, ranks
 from sddlm.errors import ConfigError
-from sddlm.work import Team, Work, digest
+from sddlm.work import ProcessGroup, ResumableJob, digest
 
 
 def counted(done: list[int]):
@@ -29,13 +29,13 @@ EXPECTED = [[number, number / 3] for number in range(5)]
 def test_results_are_in_order_and_nothing_is_kept_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done: list[int] = []
-    assert Work().run("thirds", 5, counted(done)) == EXPECTED
+    assert ResumableJob().run("thirds", 5, counted(done)) == EXPECTED
     assert done == [0, 1, 2, 3, 4]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_was_done_is_not_done_again(tmp_path):
-    work = Work(tmp_path / "notes", {"model": "a"})
+    work = ResumableJob(tmp_path / "notes", {"model": "a"})
 
     def breaks(number: int) -> list[float]:
         if number == 3:
@@ -60,18 +60,18 @@ def test_what_was_done_is_not_done_again(tmp_path):
         lambda work, unit: work.run("thirds", 4, unit),
         lambda work, unit: work.run("thirds", 5, unit, {"seed": 1}),
         lambda work, unit: work.about(text="b").run("thirds", 5, unit),
-        lambda work, unit: Work(work.folder, {"model": "b"}).run("thirds", 5, unit),
+        lambda work, unit: ResumableJob(work.folder, {"model": "b"}).run("thirds", 5, unit),
     ],
 )
 def test_results_of_another_question_are_not_taken(tmp_path, other):
-    work, done = Work(tmp_path / "notes", {"model": "a"}), []
+    work, done = ResumableJob(tmp_path / "notes", {"model": "a"}), []
     work.run("thirds", 5, counted([]))
     other(work, counted(done))
     assert len(done) >= 4
 
 
 def test_half_a_line_is_done_again(tmp_path):
-    work, done = Work(tmp_path / "notes"), []
+    work, done = ResumableJob(tmp_path / "notes"), []
     work.run("thirds", 5, counted([]))
     (file,) = (tmp_path / "notes").iterdir()
     file.write_text(file.read_text()[:-5])
@@ -87,7 +87,7 @@ def test_half_a_line_is_done_again(tmp_path):
 )
 def test_a_line_that_is_no_result_is_computed_again(tmp_path, damage, caplog):
     """At 7bd1212 most of these were tracebacks."""
-    work, done = Work(tmp_path / "notes"), []
+    work, done = ResumableJob(tmp_path / "notes"), []
     work.run("thirds", 5, counted([]))
     (file,) = (tmp_path / "notes").iterdir()
     lines = file.read_bytes().splitlines(keepends=True)
@@ -99,7 +99,7 @@ def test_a_line_that_is_no_result_is_computed_again(tmp_path, damage, caplog):
 
 def test_no_flipped_bit_is_taken_for_a_result(tmp_path):
     """At 7bd1212 a digit that became another one was taken: 39 of 200 flips changed a result."""
-    work = Work(tmp_path / "notes")
+    work = ResumableJob(tmp_path / "notes")
     work.run("thirds", 5, counted([]))
     (file,) = (tmp_path / "notes").iterdir()
     whole, rng = file.read_bytes(), random.Random(0)
@@ -113,14 +113,14 @@ def test_no_flipped_bit_is_taken_for_a_result(tmp_path):
 def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"cannot keep results in .*; choose another place"):
-        Work(tmp_path / "file" / "notes").run("thirds", 5, counted([]))
+        ResumableJob(tmp_path / "file" / "notes").run("thirds", 5, counted([]))
 
 
 def program(folder: Path, most: int, environment: dict[str, str]) -> None:
     """Each process of a launched program; those that take a unit from ``most`` on wait."""
     os.environ.update(environment)
-    team = Team.join()
-    work = Work(folder / "notes", team=team)
+    team = ProcessGroup.join()
+    work = ResumableJob(folder / "notes", team=team)
 
     def unit(number: int) -> list[float]:
         while number >= most:
@@ -177,12 +177,12 @@ def test_real_processes_share_the_units_and_a_kill_loses_none(tmp_path):
 
 
 def test_alone():
-    team = Team.join()
+    team = ProcessGroup.join()
     assert (team.rank, team.world, team.first) == (0, 1, True)
     assert team.from_first(7) == 7
     assert team.device("cuda") == "cuda"
-    assert Team(1, 2).device("cuda") == "cuda:1"
-    assert Team(1, 2).device("cpu") == "cpu"
+    assert ProcessGroup(1, 2).device("cuda") == "cuda:1"
+    assert ProcessGroup(1, 2).device("cpu") == "cpu"
 
 
 def test_a_digest_tells_things_apart(tmp_path):

@@ -15,7 +15,7 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.run import evaluate
 from sddlm.eval.zero_shot import ZERO_SHOT, zero_shot_sets
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -49,14 +49,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model.head.weight.data.normal_(0, 0.3, generator=random)
     data = {"packing": {"packing": "wrap", "ends": True, "eos": True}}
     whole = (model.eval(), UniformProcess(), Estimate.NEXT_TOKEN, Tokenizer.bytes(), {}, data)
-    ModelDir(*whole).save(tmp_path / "run" / "model")
+    LanguageModel(*whole).save(tmp_path / "run" / "model")
     return tmp_path / "run"
 
 
 def test_the_convention_written_out(place):
     found = evaluate(str(place), zero_shot="lambada,ptb")
     assert found["question"] == "zero_shot"
-    loaded = ModelDir.load(place)
+    loaded = LanguageModel.load(place)
     # straight quotes, a new line in front, blanks at the ends gone: then one text, no ends between
     text = '\n"Go", he said.\nAnd she went, but not at once.\nThey met again in May.'
     ids = loaded.tokenizer.encode_batch([text])[0]
@@ -64,8 +64,8 @@ def test_the_convention_written_out(place):
     rows = [[end, *ids[i : i + 10], end] for i in range(0, len(ids) - 9, 10)]
     x0 = torch.tensor(rows)  # [n, 12]
     with torch.inference_mode():
-        hidden = loaded.model(x0, torch.zeros(len(x0)))
-        log_p = loaded.model.head.logits(hidden.flatten(0, 1)).log_softmax(-1)
+        hidden = loaded.network(x0, torch.zeros(len(x0)))
+        log_p = loaded.network.head.logits(hidden.flatten(0, 1)).log_softmax(-1)
     log_p = log_p.view(*x0.shape, -1)[:, :-1].gather(2, x0[:, 1:, None])
     own = found["zero_shot"]["lambada"]
     assert own["nll"] == pytest.approx(-float(log_p.mean()), rel=1e-5)

@@ -18,11 +18,11 @@ import sddlm
 from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.generation.corrector import CorrectArgs, Corrector, denoised
+from sddlm.generation.corrector import Corrector, CorrectorConfig, denoised
 from sddlm.generation.drafts import Change, Draft, spliced
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.generation.windows import windows
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process import HybridProcess, LogLinear, MaskedProcess, Process, UniformProcess
@@ -48,7 +48,7 @@ def a_world(seed: int = 1) -> World:
 WORLD = a_world()
 
 
-def of_world(world: World, process: Process, estimate: Estimate = LOO) -> ModelDir:
+def of_world(world: World, process: Process, estimate: Estimate = LOO) -> LanguageModel:
     """The model that knows all of a world."""
     model = TabularModel(
         world.optimum(estimate, process),
@@ -57,7 +57,7 @@ def of_world(world: World, process: Process, estimate: Estimate = LOO) -> ModelD
         input_only=process.extra_tokens,
     )
     tokenizer = Tokenizer.characters(["abc"])
-    return ModelDir(model, process, estimate, tokenizer, {}, NOTHING_IN_FRONT)  # type: ignore[arg-type]
+    return LanguageModel(model, process, estimate, tokenizer, {}, NOTHING_IN_FRONT)  # type: ignore[arg-type]
 
 
 def posterior(world: World, process: Process, x_t: Tensor, t: float) -> Tensor:
@@ -104,7 +104,7 @@ def test_each_token_is_the_most_likely_one_given_the_whole_draft(
 def test_drawn_in_many_steps_it_is_the_posterior() -> None:
     process, count, t = PROCESSES[0], 4000, 0.5
     loaded = of_world(WORLD, process)
-    sampler = CorrectArgs(steps=48, tail="sample").build(loaded)
+    sampler = CorrectorConfig(steps=48, tail="sample").build(loaded)
     x_t = torch.tensor([0, 1, 1])
     known = torch.zeros(count, 3, dtype=torch.bool)
     condition = Condition(x_t.repeat(count, 1), known, None, t)
@@ -185,9 +185,9 @@ class Rule(nn.Module):
         return out if rows is None else out.flatten(0, 1)[rows]
 
 
-def ruled(rule, tokenizer: Tokenizer, length: int, data=NOTHING_IN_FRONT, **more) -> ModelDir:
+def ruled(rule, tokenizer: Tokenizer, length: int, data=NOTHING_IN_FRONT, **more) -> LanguageModel:
     model = Rule(rule, tokenizer.vocab_size, length, **more)
-    return ModelDir(model, UniformProcess(), LOO, tokenizer, {}, data)  # type: ignore[arg-type]
+    return LanguageModel(model, UniformProcess(), LOO, tokenizer, {}, data)  # type: ignore[arg-type]
 
 
 LETTERS = "abcdefgh"
@@ -403,7 +403,7 @@ def test_no_special_token_is_written() -> None:
 
 def network(
     process: Process | None = None, estimate: Estimate = LOO, length: int = 40, **data: object
-) -> ModelDir:
+) -> LanguageModel:
     process = process or UniformProcess()
     tokenizer = Tokenizer.characters([LETTERS + " ."])
     config = DiTConfig(
@@ -411,7 +411,7 @@ def network(
         blocks=1, head_init=0.5, causal=not estimate.diffusion,
         gate_init=1 if estimate.diffusion else 0, input_only=process.extra_tokens,
     )  # fmt: skip
-    return ModelDir(DiT(config, seed=1).eval(), process, estimate, tokenizer, {}, data)
+    return LanguageModel(DiT(config, seed=1).eval(), process, estimate, tokenizer, {}, data)
 
 
 TEXTS = ["abc def.", "a bad hag had beef. " * 3, "a", "deaf head. " * 4, "abc def."]
@@ -423,7 +423,7 @@ TEXTS = ["abc def.", "a bad hag had beef. " * 3, "a", "deaf head. " * 4, "abc de
 )
 def test_a_draft_is_corrected_the_same_whatever_is_beside_it(data: dict, t: float | None) -> None:
     loaded = network(**data)
-    how = CorrectArgs(steps=6, tail="sample")
+    how = CorrectorConfig(steps=6, tail="sample")
     whole = Corrector(loaded, how, t=t, batch=3).correct(TEXTS, protect="beef")
     for which in ([0], [1], [2], [3], [3, 1, 0], [4, 2, 1, 0, 3]):
         part = Corrector(loaded, how, t=t, batch=2).correct(
@@ -437,7 +437,7 @@ def test_a_draft_is_corrected_the_same_whatever_is_beside_it(data: dict, t: floa
 
 
 def test_the_seed_says_what_is_drawn() -> None:
-    loaded, how = network(), CorrectArgs(steps=6, tail="sample")
+    loaded, how = network(), CorrectorConfig(steps=6, tail="sample")
     texts = [
         Corrector(loaded, how, t=0.8, seed=seed).correct([TEXTS[1]])[0].text for seed in (0, 0, 1)
     ]
@@ -446,7 +446,7 @@ def test_the_seed_says_what_is_drawn() -> None:
     assert greedy[0] == greedy[1]
 
 
-def successors() -> ModelDir:
+def successors() -> LanguageModel:
     """A model of texts in which every letter follows the one before in the alphabet."""
     tokenizer = Tokenizer.characters(["abcdefghijklmnopqrstuvwxyz"])
     return ruled(
@@ -482,7 +482,7 @@ def test_what_is_protected_does_not_count_for_the_level() -> None:
 
 def test_drafts_are_corrected_independently() -> None:
     """At t = 1 all is noise, and with it what is drawn."""
-    how = CorrectArgs(steps=4, tail="sample")
+    how = CorrectorConfig(steps=4, tail="sample")
     a, b, c = Corrector(network(), how, t=1.0).correct(["a" * 30, "b" * 30, "a" * 60])
     assert sum(x == y for x, y in zip(a.text, b.text, strict=True)) < 15
     assert c.text[:30] != a.text
@@ -498,10 +498,10 @@ def test_what_is_corrected_is_known_to_the_next_window_at_every_step() -> None:
     loaded = ruled(
         lambda left, own, right: 4 + (left + right) % 6, tokenizer, 8, {"packing": {"ends": True}}
     )
-    how = CorrectArgs(steps=5, tail="sample", sampler="ancestral")
+    how = CorrectorConfig(steps=5, tail="sample", sampler="ancestral")
     draft = " ".join(["the cat sat"] * 7)
     (found,) = Corrector(loaded, how, t=0.9).correct([draft])
-    model = loaded.model
+    model = loaded.network
     assert isinstance(model, Rule)
     final = [tokenizer.bos_id, *tokenizer.encode_batch([found.text])[0]]
     parts = windows(22, 7)
@@ -524,7 +524,7 @@ def test_network_calls_are_counted() -> None:
     parts = len(windows(1 + len(TEXTS[1]), 40))
     assert parts > 2
     (found,) = Corrector(
-        network(), CorrectArgs(steps=3, tail="greedy", sampler="ancestral"), t=0.3
+        network(), CorrectorConfig(steps=3, tail="greedy", sampler="ancestral"), t=0.3
     ).correct([TEXTS[1]])
     assert found.nfe == 4 * parts
 
@@ -601,18 +601,18 @@ def test_colours_and_no_control_characters_on_a_terminal() -> None:
     from rich.console import Console
 
     from sddlm.generation.correct import show
-    from sddlm.generation.corrector import Corrected
+    from sddlm.generation.corrector import Correction
 
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system="standard", width=20)
     text = "a \x1b[31mlong line [bold]that is not cut\n"
     changes = [Change(0, 1, "a", "b")]
-    show(Corrected(spliced(text, changes), text, 0.1, changes, [], 1, 0.0), console, None)
+    show(Correction(spliced(text, changes), text, 0.1, changes, [], 1, 0.0), console, None)
     shown = file.getvalue()
     assert "\x1b[9;31ma\x1b[0m\x1b[4;32mb\x1b[0m" in shown
     assert r"\x1b[31mlong line [bold]that is not cut" in shown
     file.truncate(0)
-    show(Corrected(text, text, 0.1, [], [], 1, 0.0), console, False)
+    show(Correction(text, text, 0.1, [], [], 1, 0.0), console, False)
     assert file.getvalue().strip("\0") == ""
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerArgs, first_token
+from sddlm.generation.args import SamplerConfig, first_token
 from sddlm.generation.blocks import Blocks, Text
 from sddlm.generation.requests import Layout, Request
 from sddlm.generation.run import sample
-from sddlm.generation.writer import Writer, Written
-from sddlm.model_dir import ModelDir
+from sddlm.generation.writer import Generation, Generator
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.base import Process
@@ -35,7 +35,7 @@ from sddlm.sampling.psi import Psi
 
 TOKENIZER = Tokenizer.bytes()
 EOS, L = TOKENIZER.eos_id, 24
-HOW = SamplerArgs(steps=6)
+HOW = SamplerConfig(steps=6)
 
 
 def model(
@@ -47,7 +47,7 @@ def model(
     eos: bool = True,
     likely: int | None = None,
     push: float = 4.5,
-) -> ModelDir:
+) -> LanguageModel:
     """An untrained model of bytes; ``likely`` is a token that it writes more often."""
     process = process or UniformProcess()
     config = DiTConfig(
@@ -60,13 +60,13 @@ def model(
             network.head.bias[likely] += push
     estimate = Estimate.NEXT_TOKEN if causal else Estimate.LEAVE_ONE_OUT
     data = {"packing": {"packing": "wrap", "ends": ends, "eos": eos}}
-    return ModelDir(network, process, estimate, TOKENIZER, {}, data)
+    return LanguageModel(network, process, estimate, TOKENIZER, {}, data)
 
 
 def write(
-    loaded: ModelDir, *requests: Request, how: SamplerArgs = HOW, **more: int
-) -> list[Written]:
-    writer = Writer(loaded, requests, how, **more)
+    loaded: LanguageModel, *requests: Request, how: SamplerConfig = HOW, **more: int
+) -> list[Generation]:
+    writer = Generator(loaded, requests, how, **more)
     writer.write(progress=False)
     return writer.written()
 
@@ -88,14 +88,16 @@ PROMPTS = [Request(prompt="abc"), Request(count=2), Request(prompt="a", length=9
     [
         (model(), HOW),
         (model(ends=True), HOW),
-        (model(), SamplerArgs(sampler="psi", preset="cap", steps=5, top_k=20)),
-        (model(), SamplerArgs(sampler="adaptive", steps=8, min_p=0.01)),
-        (model(MaskedProcess()), SamplerArgs(sampler="first_hitting")),
-        (model(causal=True), SamplerArgs(top_p=0.9)),
+        (model(), SamplerConfig(sampler="psi", preset="cap", steps=5, top_k=20)),
+        (model(), SamplerConfig(sampler="adaptive", steps=8, min_p=0.01)),
+        (model(MaskedProcess()), SamplerConfig(sampler="first_hitting")),
+        (model(causal=True), SamplerConfig(top_p=0.9)),
     ],
     ids=["lazy", "ends", "psi", "adaptive", "first hitting", "left to right"],
 )
-def test_a_text_is_the_same_whatever_is_asked_beside_it(loaded: ModelDir, how: SamplerArgs) -> None:
+def test_a_text_is_the_same_whatever_is_asked_beside_it(
+    loaded: LanguageModel, how: SamplerConfig
+) -> None:
     asked = REQUESTS if loaded.estimate.diffusion else PROMPTS
     together = write(loaded, *asked, how=how, batch=16)
     few = write(loaded, *asked, how=how, batch=2)
@@ -125,7 +127,7 @@ def test_what_is_given_stands_in_the_text_and_blanks_are_told() -> None:
         assert all(known == (i not in _written(each)) for i, known in enumerate(each.known))
 
 
-def _written(each: Written) -> set[int]:
+def _written(each: Generation) -> set[int]:
     """Places of a text that were not given, found by its request."""
     request, n = REQUESTS[each.request], len(each.tokens)
     if request.infill == "a{3}b{1:8}c":
@@ -134,9 +136,9 @@ def _written(each: Written) -> set[int]:
 
 
 @pytest.mark.parametrize("loaded", [model(likely=EOS), model(likely=EOS, ends=True)])
-def test_a_text_ends_where_the_model_ends_it(loaded: ModelDir) -> None:
+def test_a_text_ends_where_the_model_ends_it(loaded: LanguageModel) -> None:
     asked = [Request(prompt="ab", count=20), Request(count=20)]
-    writer = Writer(loaded, asked, HOW)
+    writer = Generator(loaded, asked, HOW)
     writer.write(progress=False)
     cut, whole = writer.written(), writer.written(whole=True)
     ended = [each for each in cut if each.ended]
@@ -191,7 +193,7 @@ class Spy(Lazy):
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_long_text_is_written_block_by_block(ends: bool) -> None:
     loaded = model(ends=ends)
-    writer = Writer(loaded, [Request(prompt="abcdef", length=70)], HOW, overlap=10)
+    writer = Generator(loaded, [Request(prompt="abcdef", length=70)], HOW, overlap=10)
     spy = Spy(6)
     spy.seen = []
     writer._samplers = {False: spy, True: spy}
@@ -268,7 +270,7 @@ def test_steps_are_counted_before(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_make_samplers(
     options: dict[str, object], kind: type, fields: dict[str, object]
 ) -> None:
-    sampler = SamplerArgs(**options).build(model(), never=(3,))  # type: ignore[arg-type]
+    sampler = SamplerConfig(**options).build(model(), never=(3,))  # type: ignore[arg-type]
     assert type(sampler) is kind
     for name, value in fields.items():
         assert getattr(sampler, name) == value
@@ -276,7 +278,7 @@ def test_options_make_samplers(
 
 
 def test_options_cut_predictions() -> None:
-    args = SamplerArgs(temperature=0.7, top_p=0.8, top_k=9, min_p=0.1, tail_cut=0.2)
+    args = SamplerConfig(temperature=0.7, top_p=0.8, top_k=9, min_p=0.1, tail_cut=0.2)
     cut = args.truncation()
     assert (cut.temperature, cut.top_p, cut.top_k, cut.min_p, cut.tail_cut) == (
         0.7,
@@ -285,13 +287,13 @@ def test_options_cut_predictions() -> None:
         0.1,
         0.2,
     )
-    preset = SamplerArgs(sampler="psi", preset="loop")
+    preset = SamplerConfig(sampler="psi", preset="loop")
     assert preset.truncation().top_p == 0.95
     assert replace(preset, top_p=1.0).truncation().top_p == 1.0
-    assert SamplerArgs().truncation().top_p == 0.9
-    masked = SamplerArgs(sampler="first_hitting").build(model(MaskedProcess()))
+    assert SamplerConfig().truncation().top_p == 0.9
+    masked = SamplerConfig(sampler="first_hitting").build(model(MaskedProcess()))
     assert isinstance(masked, FirstHitting)
-    right = SamplerArgs(top_k=3).build(model(causal=True, ends=True))
+    right = SamplerConfig(top_k=3).build(model(causal=True, ends=True))
     assert isinstance(right, Autoregressive)
     assert right.bos_id == TOKENIZER.bos_id
 
@@ -314,16 +316,16 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
     options: dict[str, object], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        SamplerArgs(**options)  # type: ignore[arg-type]
+        SamplerConfig(**options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=said):
         sample("there is none", **options)  # type: ignore[arg-type]
 
 
 def test_samplers_that_a_model_cannot_have_are_refused() -> None:
     with pytest.raises(ConfigError, match="first_hitting, which is for MaskedProcess"):
-        SamplerArgs(sampler="first_hitting").build(model())
+        SamplerConfig(sampler="first_hitting").build(model())
     with pytest.raises(ConfigError, match="left to right: leave it out"):
-        SamplerArgs(sampler="lazy").build(model(causal=True))
+        SamplerConfig(sampler="lazy").build(model(causal=True))
     with pytest.raises(ConfigError, match="reads only what is before"):
         write(model(causal=True), Request(suffix="a"))
 
@@ -438,7 +440,9 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 
 
 def test_known_tokens_are_seen_by_those_who_watch(folder: Path) -> None:
-    writer = Writer(ModelDir.load(folder / "model"), [Request(infill="ab{4}cd", count=2)], HOW)
+    writer = Generator(
+        LanguageModel.load(folder / "model"), [Request(infill="ab{4}cd", count=2)], HOW
+    )
     first = writer.round()[0]
     seen: list[Tensor] = []
     writer.draw(first, lambda n, t, x: seen.append(x.clone()))
@@ -470,8 +474,10 @@ def test_blocks_begin_as_rows_do(tmp_path: Path) -> None:
     bert = Tokenizer.load(tmp_path)
     config = DiTConfig(vocab_size=13, length=8, width=16, heads=2, blocks=1, head_init=0.3)
     data = {"packing": {"packing": "wrap", "ends": True, "eos": False}}
-    loaded = ModelDir(DiT(config).eval(), UniformProcess(), Estimate.LEAVE_ONE_OUT, bert, {}, data)
-    writer = Writer(loaded, [Request(prompt="a b", length=30)], HOW)
+    loaded = LanguageModel(
+        DiT(config).eval(), UniformProcess(), Estimate.LEAVE_ONE_OUT, bert, {}, data
+    )
+    writer = Generator(loaded, [Request(prompt="a b", length=30)], HOW)
     begun = []
     while batches := writer.round():
         for batch in batches:

@@ -12,9 +12,9 @@ import torch
 from sddlm.models import kernels, vocab_head
 from sddlm.models.kernels import Chunk, fused
 from sddlm.models.terms import (
+    AutogradRowLoss,
     Contrastive,
     CrossEntropy,
-    Differentiated,
     Law,
     Tokens,
     Top,
@@ -180,7 +180,7 @@ def test_the_bound_at_every_noise_level(alpha, sure, monkeypatch):
 
 def test_what_has_no_kernel_falls_back():
     like = torch.zeros(1, device=DEVICE)
-    assert fused(Differentiated(lambda z, at: z.sum(1)), like) is None
+    assert fused(AutogradRowLoss(lambda z, at: z.sum(1)), like) is None
     assert fused(CrossEntropy(torch.zeros(1, dtype=torch.int64)), like.double()) is None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.models.attending import Attending
+from sddlm.models.attending import PaddingMasked
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.models.given import Given
@@ -117,7 +117,7 @@ def test_views_lie_on_each_other() -> None:
     """Padding behind the known tokens, and known tokens of a view."""
     model = network()
     attend = torch.arange(L) < 5
-    padded = Given(Attending(model, attend[None]), TOKENS, KNOWN)
+    padded = Given(PaddingMasked(model, attend[None]), TOKENS, KNOWN)
     cut = Given(model, TOKENS[:, :5], KNOWN[:5])
     torch.testing.assert_close(padded(X_T, SIGMA), cut(X_T, SIGMA))
     twice = Given(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from sddlm.draw import Draw
-from sddlm.models.attending import Attending
+from sddlm.models.attending import PaddingMasked
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, NELBO, SDDLM, Autoregressive, NaiveDenoising
@@ -160,7 +160,7 @@ def test_loss_and_bound_are_the_sum_over_rows_cut(objective: Any, changes: dict[
     extra = objective.process.extra_tokens
     changes = {**changes, "vocab_size": V + extra, "input_only": extra}
     model = network(causal=objective.causal, **changes)
-    view = Attending(model, ATTEND)
+    view = PaddingMasked(model, ATTEND)
     loss = objective.loss(view, X_T, Draw.simple(3, 5, B), ATTEND)
     bound = objective.bound(view, X_T, Draw.simple(3, 5, B))
     totals, counts = [], []
@@ -188,7 +188,7 @@ def test_samples_of_one_length_are_those_of_shorter_rows(
 ) -> None:
     model = network(**changes)
     how = {"process": UniformProcess(), "estimate": Estimate.LEAVE_ONE_OUT, "seed": 4}
-    view = Attending(model, ATTEND[1:2])
+    view = PaddingMasked(model, ATTEND[1:2])
     n = LENGTHS[1]
     padded = sampler.sample(view, shape=(40, L), **how).tokens[:, :n]
     assert torch.equal(padded, sampler.sample(model, shape=(40, n), **how).tokens)
@@ -199,7 +199,7 @@ def test_samples_of_one_length_are_those_of_shorter_rows(
 def test_the_view_has_what_the_network_has() -> None:
     for changes in ({}, {"time_free": True}, {"causal": True}):
         model = network(**changes)
-        view = Attending(model, ATTEND)
+        view = PaddingMasked(model, ATTEND)
         for name in ("vocab_size", "length", "head", "causal", "time_free"):
             assert getattr(view, name) == getattr(model, name)
         assert list(view.modules()) == list(model.modules())
@@ -208,7 +208,7 @@ def test_the_view_has_what_the_network_has() -> None:
 
 
 def test_the_view_refuses_other_sequences() -> None:
-    view = Attending(network(), ATTEND)
+    view = PaddingMasked(network(), ATTEND)
     for x_t in (X_T[:3], X_T.repeat(1, 2)):
         with pytest.raises(ValueError, match="attend must be"):
             view(x_t, SIGMA[: len(x_t)])

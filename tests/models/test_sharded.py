@@ -9,7 +9,7 @@ import torch
 
 from processes import CONTEXT
 from sddlm.draw import Draw
-from sddlm.models.attending import Attending
+from sddlm.models.attending import PaddingMasked
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1
@@ -48,7 +48,7 @@ def loss_of(name: str, kind: str, empty: bool, model: DiT, rank: int) -> torch.T
     x0, draw = batch(rank)
     counted = torch.full((B, L), not (empty and rank == 1))
     if kind == "padding":
-        return OBJECTIVES[name]().loss(Attending(model, ATTEND), x0, draw, ATTEND).total
+        return OBJECTIVES[name]().loss(PaddingMasked(model, ATTEND), x0, draw, ATTEND).total
     return OBJECTIVES[name]().loss(model, x0, draw, counted).total
 
 

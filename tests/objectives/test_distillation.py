@@ -10,11 +10,12 @@ import torch
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.model_dir import ModelDir, from_spec, to_spec
+from sddlm.lm import LanguageModel
+from sddlm.model_dir import from_spec, to_spec
 from sddlm.models.attending import hide_padding
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.models.terms import Differentiated
+from sddlm.models.terms import AutogradRowLoss
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives import DCD, NELBO
 from sddlm.objectives.distillation import Divergence, divergence
@@ -53,7 +54,7 @@ def taught(tmp_path):
     def write(estimate=Estimate.LEAVE_ONE_OUT, process=None, **changes):
         process = process or UniformProcess()
         model = network(1, process.extra_tokens, **changes)
-        ModelDir(model, process, estimate, TOKENIZER, {}, {}).save(tmp_path / "teacher")
+        LanguageModel(model, process, estimate, TOKENIZER, {}, {}).save(tmp_path / "teacher")
         return str(tmp_path / "teacher"), model.eval()
 
     return write
@@ -185,7 +186,7 @@ def test_the_gradient_by_hand_is_that_of_autograd(direction, shifted, extra, mon
 
     found = []
     by_hand = Divergence(lambda at: log_q[at], direction, own if shifted else None, shift)
-    for term in (by_hand, Differentiated(plain)):
+    for term in (by_hand, AutogradRowLoss(plain)):
         h = hidden.clone().requires_grad_()
         out = head(h, term)
         found.append([out.rows, *torch.autograd.grad(out.total, [h, head.weight, head.bias])])
@@ -293,7 +294,7 @@ def test_the_teacher_never_drops_out_learns_or_is_saved(taught):
     place, teacher = taught(dropout=0.5)
     objective, student, x0 = DCD(place, dt=0.2), network(2, dropout=0.0), tokens(8)
     module = TrainModule(student, objective, TrainArgs(), seed=0).train()
-    draw, loaded = Draw.simple(0, 0, 8), objective._loaded.model
+    draw, loaded = Draw.simple(0, 0, 8), objective._loaded.network
     totals = set()
     for seed in range(3):
         torch.manual_seed(seed)

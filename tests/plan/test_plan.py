@@ -22,7 +22,7 @@ from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, SDDLM
 from sddlm.plan import report, run
-from sddlm.plan.desk import Desk
+from sddlm.plan.desk import CostModel
 from sddlm.plan.devices import DEVICES
 from sddlm.plan.run import Plan, make_plan, plan, recipe_table
 from sddlm.plan.sizes import parameters, prepared, vocabulary
@@ -103,7 +103,7 @@ def test_tokens_instead_of_steps() -> None:
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
     config, train = TOY.build(vocab_size=300, length=32), TrainArgs(batch=24)
-    desk = Desk(config, SDDLM(), train, DEVICES["l4"], 2, "ddp")  # of 1, 2, 3, 4, 6, 12
+    desk = CostModel(config, SDDLM(), train, DEVICES["l4"], 2, "ddp")  # of 1, 2, 3, 4, 6, 12
     bytes_of = {size: sum(desk.memory(size).values()) for size in (1, 2, 3, 4, 6, 12)}
     assert [*bytes_of.values()] == sorted(bytes_of.values())
     assert [desk.largest(bytes_of[size]) for size in bytes_of] == [*bytes_of]

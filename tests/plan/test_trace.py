@@ -22,7 +22,7 @@ from sddlm.objectives.negatives import (
     UnigramNegatives,
 )
 from sddlm.plan import here
-from sddlm.plan.desk import Desk
+from sddlm.plan.desk import CostModel
 from sddlm.plan.probe import Asked, asked, begun, largest
 from sddlm.plan.trace import Tracer
 from sddlm.train.args import TrainArgs
@@ -84,7 +84,7 @@ def real_flops(objective: O.Objective, model: DiT, steps: int = 2) -> float:
 
 
 def planned_flops(objective: O.Objective, made: DiTConfig, args: TrainArgs = ARGS) -> float:
-    desk = Desk(made, objective, args, None, 1, "ddp")
+    desk = CostModel(made, objective, args, None, 1, "ddp")
     return desk.work(B)["token"] * B * L
 
 
@@ -227,7 +227,7 @@ def test_every_operation_can_be_run(name: str, bf16: bool) -> None:
     """The replayed operations are carried out, with operands that they accept."""
     made = config(OBJECTIVES[name], blocks=1)
     args = replace(ARGS, precision="bf16" if bf16 else "32")
-    desk = Desk(made, begun(OBJECTIVES[name], made.vocab_size), args, None, 1, "ddp")
+    desk = CostModel(made, begun(OBJECTIVES[name], made.vocab_size), args, None, 1, "ddp")
     state = torch.get_rng_state()
     seconds = desk.seconds(4, None)
     assert min(seconds.values()) > 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.models.layers import select_rows
@@ -195,7 +195,9 @@ def test_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                            causal=not estimate.diffusion)  # fmt: skip
         model = DiT(config)
         model.init(0)
-        ModelDir(model.eval(), UniformProcess(), estimate, tokenizer, {}, {}).save(tmp_path / name)
+        LanguageModel(model.eval(), UniformProcess(), estimate, tokenizer, {}, {}).save(
+            tmp_path / name
+        )
     before = set(sys.modules)
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setattr(module, "BITS", 24)  # set back behind the script

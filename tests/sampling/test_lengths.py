@@ -16,10 +16,10 @@ from sddlm.cli import main
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.generation.args import SamplerArgs, sampler_for
+from sddlm.generation.args import SamplerConfig, sampler_for
 from sddlm.generation.requests import Request
-from sddlm.generation.writer import Writer
-from sddlm.model_dir import ModelDir
+from sddlm.generation.writer import Generator
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.base import Process
@@ -47,7 +47,7 @@ def model_dir(
     process: Process | None = None,
     docs: list[str] = DOCS,
     **data: Any,
-) -> ModelDir:
+) -> LanguageModel:
     """An untrained model of documents, which writes any token as often as another."""
     process = process or UniformProcess()
     (folder / "vocab.txt").write_text("\n".join(VOCAB))
@@ -62,7 +62,7 @@ def model_dir(
     )  # fmt: skip
     model = DiT(config, seed=1)
     spec: dict[str, Any] = {}
-    return ModelDir(model.eval(), process, estimate, prepared.tokenizer, spec, prepared.meta)
+    return LanguageModel(model.eval(), process, estimate, prepared.tokenizer, spec, prepared.meta)
 
 
 def lengths_of(docs: list[str], extra: int) -> list[int]:
@@ -71,9 +71,9 @@ def lengths_of(docs: list[str], extra: int) -> list[int]:
     return [min(n, L) for n in found]
 
 
-def drawn(loaded: ModelDir, **more: Any) -> list[list[int]]:
+def drawn(loaded: LanguageModel, **more: Any) -> list[list[int]]:
     asked = Request(count=more.pop("count", 9), length=more.pop("length", None))
-    writer = Writer(loaded, [asked], SamplerArgs(steps=6), **{"batch": 4, "seed": 2, **more})
+    writer = Generator(loaded, [asked], SamplerConfig(steps=6), **{"batch": 4, "seed": 2, **more})
     writer.write(progress=False)
     return [each.tokens for each in writer.written(whole=True)]
 
@@ -136,7 +136,7 @@ def test_what_is_no_text_is_never_written(
     found = []
     for each in (sampler, free):
         samples = each.sample(
-            loaded.model, process=process, estimate=estimate, shape=(40, L), seed=0
+            loaded.network, process=process, estimate=estimate, shape=(40, L), seed=0
         )
         found.append(set(samples.tokens.flatten().tolist()))
     assert not found[0] & NEVER
@@ -198,5 +198,5 @@ def test_models_of_older_versions_sample_as_they_did(tmp_path: Path, estimate: E
     assert old.keys() == known < loaded.data.keys()
     expected = drawn(loaded)
     replace(loaded, data=old).save(tmp_path / "model")
-    assert drawn(ModelDir.load(tmp_path / "model")) == expected
+    assert drawn(LanguageModel.load(tmp_path / "model")) == expected
     assert {len(row) for row in expected} == {L}

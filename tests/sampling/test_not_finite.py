@@ -20,9 +20,9 @@ from sddlm.errors import ConfigError
 from sddlm.eval.bounded import bounded
 from sddlm.eval.conditional import Choice, conditional_bounds, greedy
 from sddlm.eval.perplexity import likelihood
-from sddlm.generation.args import SamplerArgs
+from sddlm.generation.args import SamplerConfig
 from sddlm.generation.corrector import Corrector
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process import MaskedProcess, Process, UniformProcess
@@ -32,13 +32,13 @@ L = 12
 LOO, NEXT = Estimate.LEAVE_ONE_OUT, Estimate.NEXT_TOKEN
 
 
-def model_of(process: Process, estimate: Estimate) -> ModelDir:
+def model_of(process: Process, estimate: Estimate) -> LanguageModel:
     tokenizer = Tokenizer.bytes()
     config = DiTConfig(
         vocab_size=tokenizer.vocab_size + process.extra_tokens, length=L, width=16, heads=2,
         blocks=1, head_init=0.5, input_only=process.extra_tokens, causal=not estimate.diffusion,
     )  # fmt: skip
-    return ModelDir(DiT(config, seed=1).eval(), process, estimate, tokenizer, {}, {})
+    return LanguageModel(DiT(config, seed=1).eval(), process, estimate, tokenizer, {}, {})
 
 
 def one_token(model: DiT) -> None:
@@ -63,10 +63,12 @@ DAMAGES = [one_token, an_infinity, everything, overflow]
 damaged = pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
 
 
-def spoilt(damage: Callable[[DiT], None], process: Process, estimate: Estimate = LOO) -> ModelDir:
+def spoilt(
+    damage: Callable[[DiT], None], process: Process, estimate: Estimate = LOO
+) -> LanguageModel:
     loaded = model_of(process, estimate)
     with torch.no_grad():
-        damage(loaded.model)
+        damage(loaded.network)
     return loaded
 
 
@@ -84,9 +86,9 @@ def test_no_sampler_writes_noise(
     damage: Callable[[DiT], None], sampler: str, process: Process
 ) -> None:
     loaded = spoilt(damage, process)
-    drawing = SamplerArgs(sampler=sampler, steps=4).build(loaded)  # type: ignore[arg-type]
+    drawing = SamplerConfig(sampler=sampler, steps=4).build(loaded)  # type: ignore[arg-type]
     with pytest.raises(FloatingPointError, match="output is not finite") as error:
-        drawing.sample(loaded.model, process=process, estimate=LOO, shape=(2, L))
+        drawing.sample(loaded.network, process=process, estimate=LOO, shape=(2, L))
     assert "\n" not in str(error.value)
 
 
@@ -94,8 +96,8 @@ def test_no_sampler_writes_noise(
 def test_nothing_is_written_from_left_to_right(damage: Callable[[DiT], None]) -> None:
     loaded = spoilt(damage, UniformProcess(), NEXT)
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        SamplerArgs().build(loaded).sample(
-            loaded.model, process=loaded.process, estimate=NEXT, shape=(2, L)
+        SamplerConfig().build(loaded).sample(
+            loaded.network, process=loaded.process, estimate=NEXT, shape=(2, L)
         )
 
 
@@ -104,7 +106,7 @@ def test_nothing_is_written_from_left_to_right(damage: Callable[[DiT], None]) ->
 def test_nothing_is_scored(damage: Callable[[DiT], None], estimate: Estimate) -> None:
     process = UniformProcess()
     loaded = spoilt(damage, process, estimate)
-    model, prompt, said = loaded.model, [104, 101], [108, 108, 111]
+    model, prompt, said = loaded.network, [104, 101], [108, 108, 111]
 
     class Rows(list[torch.Tensor]):
         lengths, ends, characters_per_token = None, False, 1.0
@@ -132,13 +134,13 @@ def test_weights_that_are_no_numbers_are_not_loaded(
     path = tmp_path / "model" / "model.safetensors"
     state = load_file(path)
     with torch.no_grad():
-        damage(DiT.from_state(ModelDir.load(tmp_path).model.config, state))  # not a copy
+        damage(DiT.from_state(LanguageModel.load(tmp_path).network.config, state))  # not a copy
     save_file(state, path)
     options = json.loads((path.parent / "config.json").read_text())
     del options["sha256"]  # as in directories of earlier versions, which have no checksums
     (path.parent / "config.json").write_text(json.dumps(options))
     name = "embedding" if damage is everything else "head"
-    for load in (ModelDir.load, lambda place: DiT.from_pretrained(place / "model")):
+    for load in (LanguageModel.load, lambda place: DiT.from_pretrained(place / "model")):
         with pytest.raises(ConfigError, match=f"{name}.weight is not finite") as error:
             load(tmp_path)
         assert "\n" not in str(error.value)
@@ -168,10 +170,10 @@ def test_the_verbs_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_finite_output_is_let_through() -> None:
     loaded = model_of(UniformProcess(), LOO)
     drawn = (
-        SamplerArgs(steps=4)
+        SamplerConfig(steps=4)
         .build(loaded)
-        .sample(loaded.model, process=loaded.process, estimate=LOO, shape=(2, L))
+        .sample(loaded.network, process=loaded.process, estimate=LOO, shape=(2, L))
     )
     assert drawn.tokens.shape == (2, L)
-    nats = bounded(loaded.process, LOO).nats(loaded.model, drawn.tokens, Draw.simple(0, 0, 2))
+    nats = bounded(loaded.process, LOO).nats(loaded.network, drawn.tokens, Draw.simple(0, 0, 2))
     assert nats.complete.isfinite().all()

@@ -12,7 +12,7 @@ from conftest import SETTINGS
 from processes import Command
 from sddlm.cli import main
 from sddlm.data.args import trained_on
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -99,11 +99,11 @@ def test_measures_and_tokenizer_are_the_models_and_the_length_may_differ(run, tm
     text = ["--data.path", str(run.parent / "text.txt"), "--data.length", "24"]
     assert main(["train", "--start", str(run), "--out", str(out), *text, *FEW,
                  "--train.steps", "3"]) == 0  # fmt: skip
-    old, new = ModelDir.load(run), ModelDir.load(out)
-    assert (old.model.length, new.model.length) == (16, 24)
-    assert new.model.config.width == 32
+    old, new = LanguageModel.load(run), LanguageModel.load(out)
+    assert (old.network.length, new.network.length) == (16, 24)
+    assert new.network.config.width == 32
     assert new.tokenizer.fingerprint == old.tokenizer.fingerprint
-    assert not torch.equal(new.model.head.weight, old.model.head.weight)
+    assert not torch.equal(new.network.head.weight, old.network.head.weight)
 
 
 def test_a_training_that_began_from_a_model_resumes(config, run, tmp_path, capsys):
@@ -161,7 +161,7 @@ def test_rounds_are_ordinary_runs(config, run, tmp_path):
     assert_same(weights(by_hand), weights(out))
     # a directory that every verb takes
     assert trained_on(out).path == trained_on(run).path
-    assert ModelDir.load(out).estimate is ModelDir.load(run).estimate
+    assert LanguageModel.load(out).estimate is LanguageModel.load(run).estimate
     drawn = ["--steps", "4", "--count", "2", "--out", str(tmp_path / "s.jsonl")]
     assert main(["sample", str(out), *drawn]) == 0
 
@@ -223,8 +223,8 @@ def test_wrong_choices_leave_nothing_behind(run, tmp_path, capsys):
     shutil.copytree(run / "model", tmp_path / "alone" / "model")
     alone = ["distill", tmp_path / "alone", "--out", out]
     refused(capsys, alone, "give a text: --data.path FILE", out.parent)
-    ModelDir(
+    LanguageModel(
         DiT(DiTConfig(vocab_size=300, length=16, width=8, blocks=1, heads=2, causal=True)),
-        UniformProcess(), Estimate.NEXT_TOKEN, ModelDir.load(run).tokenizer, {}, {},
+        UniformProcess(), Estimate.NEXT_TOKEN, LanguageModel.load(run).tokenizer, {}, {},
     ).save(tmp_path / "ar")  # fmt: skip
     refused(capsys, ["distill", tmp_path / "ar", "--out", out], "is an autoregressive", out.parent)

@@ -3,7 +3,8 @@
 import pytest
 
 from sddlm.cli import main
-from sddlm.model_dir import ModelDir, from_spec
+from sddlm.lm import LanguageModel
+from sddlm.model_dir import from_spec
 from sddlm.objectives.negatives import (
     MixedNegatives,
     SequenceNegatives,
@@ -32,7 +33,7 @@ def test_each_trains_from_the_command_line(config, tmp_path, flags):
     more = ["--train.preview_every", "0", "--objective", "SDDLMV1", "--objective.negatives"]
     assert main([*typed, *more, *flags.split()]) == 0
     assert read_metrics(run)[-1]["val_nelbo"] > 0
-    saved = from_spec(ModelDir.load(run).objective)
+    saved = from_spec(LanguageModel.load(run).objective)
     assert type(saved.negatives).__name__ == flags.split()[0]
 
 
@@ -41,7 +42,7 @@ def test_a_mixture_from_yaml_trains_and_resumes_with_its_own_configuration(confi
     config.write_text(text)
     run = tmp_path / "run"
     assert main(["train", "--config", str(config), "--out", str(run)]) == 0
-    saved = from_spec(ModelDir.load(run).objective)
+    saved = from_spec(LanguageModel.load(run).objective)
     assert saved.negatives == MixedNegatives(
         [UniformNegatives("exact"), UnigramNegatives(), SequenceNegatives(2)], [2.0, 1.0, 1.0]
     )

@@ -14,7 +14,7 @@ from sddlm.data.packed import DocumentRows
 from sddlm.data.prepare import prepare
 from sddlm.data.steps import StepSampler, TrainRows
 from sddlm.draw import Draw
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, NELBO, SDDLM, Autoregressive, NaiveDenoising
@@ -183,15 +183,15 @@ def test_val_nelbo_is_the_mean_over_real_tokens(padded, tmp_path):
     run = tmp_path / "run"
     more = ["--objective", "Autoregressive", "--model.gate_init", "0", "--data.ends", "true"]
     assert train(padded, run, *more) == 0
-    loaded = ModelDir.load(run)
+    loaded = LanguageModel.load(run)
     nats, count, characters = 0.0, 0, 0
     end = torch.tensor([loaded.tokenizer.eos_id])
     documents = [row[: L - 2] for row in by_hand(HELD_OUT, loaded.tokenizer)]
     rows = [torch.cat([end, row[row != end], end]) for row in documents]
     with torch.inference_mode():
         for row in rows:
-            hidden = loaded.model(row[None, :-1], torch.zeros(1))
-            log_p = loaded.model.head.logits(hidden[0]).double().log_softmax(-1)
+            hidden = loaded.network(row[None, :-1], torch.zeros(1))
+            log_p = loaded.network.head.logits(hidden[0]).double().log_softmax(-1)
             nats -= float(log_p.gather(1, row[1:, None]).sum())
             count += len(row) - 1
             characters += int((row != loaded.tokenizer.eos_id).sum())

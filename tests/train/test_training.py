@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from processes import Command
 from sddlm.cli import main
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.train.checkpoints import newest_checkpoint
 from sddlm.train.ema import EMA
 from sddlm.train.monitor import read_metrics
@@ -98,7 +98,7 @@ def test_a_run_stopped_by_hand_saves_and_resumes(config, tmp_path, number):
     code, said = command.interrupted(number)
     assert code == 130, said
     assert "--resume" in said
-    assert ModelDir.load(cut).model.length == 16
+    assert LanguageModel.load(cut).network.length == 16
     assert newest_checkpoint(cut)["global_step"] == 8  # the step that it was in is finished
     assert train(config, cut, "--resume", "true") == 0
     assert train(config, whole) == 0
@@ -150,7 +150,7 @@ def test_a_time_free_network_trains_and_samples(config, tmp_path):
     assert train(config, run, "--model.time_free", "true", "--model.gate_init", "0") == 0
     records = [json.loads(line) for line in samples(run, tmp_path / "s.jsonl").splitlines()]
     assert len(records) == 3
-    assert ModelDir.load(run).model.time_free
+    assert LanguageModel.load(run).network.time_free
 
 
 def test_two_processes_train_what_one_does(config, tmp_path):
@@ -170,10 +170,10 @@ def test_two_processes_train_what_one_does(config, tmp_path):
     ]
     with text.open() as stdin:
         subprocess.run([*command, *more], stdin=stdin, check=True, timeout=600)
-    one, two = (ModelDir.load(tmp_path / name) for name in ("one", "two"))
+    one, two = (LanguageModel.load(tmp_path / name) for name in ("one", "two"))
     assert one.data["key"] == two.data["key"]
-    for name, value in one.model.state_dict().items():
-        torch.testing.assert_close(value, two.model.state_dict()[name], rtol=1e-3, atol=1e-4)
+    for name, value in one.network.state_dict().items():
+        torch.testing.assert_close(value, two.network.state_dict()[name], rtol=1e-3, atol=1e-4)
     assert_same_figures(tmp_path / "one", tmp_path / "two")
 
 

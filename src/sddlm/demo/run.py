@@ -18,10 +18,10 @@ from sddlm.demo.terminal import Watch, check_fps, pleasant_fps
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import check_writable
-from sddlm.generation.args import OWN, SamplerArgs
+from sddlm.generation.args import OWN, SamplerConfig
 from sddlm.generation.requests import Request
-from sddlm.generation.writer import Writer
-from sddlm.model_dir import ModelDir
+from sddlm.generation.writer import Generator
+from sddlm.lm import LanguageModel
 from sddlm.sampling.base import Sampler, choose_device, device_of
 from sddlm.sampling.condition import Condition, indices
 from sddlm.types import Samples
@@ -45,7 +45,7 @@ def demo(
     fps: float | None = None,
     html: str | None = None,
     device: str = "auto",
-    **how: Annotated[Any, SamplerArgs],
+    **how: Annotated[Any, SamplerConfig],
 ) -> None:
     """Watch a trained model write: in the terminal, and as a page.
 
@@ -69,7 +69,7 @@ def demo(
     Raises:
         ConfigError: if a value cannot be used; before anything is loaded where possible.
     """
-    sides = [SamplerArgs(**how)]
+    sides = [SamplerConfig(**how)]
     if against is not None:
         sides.append(varied(sides[0], against))
     request = Request(prompt=prompt, suffix=suffix, infill=infill, length=length, count=count)
@@ -78,8 +78,8 @@ def demo(
         raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
     if html:
         check_writable(Path(html))
-    loaded = ModelDir.load(model_dir, choose_device(device))
-    writers = [Writer(loaded, [request], side, seed=seed, batch=count) for side in sides]
+    loaded = LanguageModel.load(model_dir, choose_device(device))
+    writers = [Generator(loaded, [request], side, seed=seed, batch=count) for side in sides]
     wish = wish_of(writers[0])
     takes = []
     for writer in writers:
@@ -95,7 +95,7 @@ def demo(
         write_page(html, takes, loaded.tokenizer, title=TITLE, notes=notes_of(loaded, wish))
 
 
-def varied(how: SamplerArgs, against: str) -> SamplerArgs:
+def varied(how: SamplerConfig, against: str) -> SamplerConfig:
     """Other settings of a sampler.
 
     Args:
@@ -105,7 +105,7 @@ def varied(how: SamplerArgs, against: str) -> SamplerArgs:
     Raises:
         ConfigError: if there is no such setting or value.
     """
-    hints = get_type_hints(SamplerArgs)
+    hints = get_type_hints(SamplerConfig)
     changes: dict[str, Any] = {}
     for part in against.split(","):
         name, equals, value = part.strip().partition("=")
@@ -163,7 +163,7 @@ class Wish:
         return self.shape[1] if lengths is None else int(lengths.max())
 
 
-def wish_of(writer: Writer) -> Wish:
+def wish_of(writer: Generator) -> Wish:
     """What a writer of one request writes first.
 
     Raises:
@@ -177,7 +177,7 @@ def wish_of(writer: Writer) -> Wish:
 
 
 def show(
-    loaded: ModelDir,
+    loaded: LanguageModel,
     label: str,
     sampler: Sampler,
     wish: Wish,
@@ -218,7 +218,7 @@ def show(
         if loaded.estimate.diffusion:
             on_step(0, 1.0 if wish.condition is None else wish.condition.t, start_of(loaded, wish))
         drawn = sampler.sample(
-            loaded.model,
+            loaded.network,
             process=loaded.process,
             estimate=loaded.estimate,
             shape=wish.shape,
@@ -232,16 +232,16 @@ def show(
     return Take(label, recorder.frames(), [facts], wish.known), drawn
 
 
-def start_of(loaded: ModelDir, wish: Wish) -> Tensor:
+def start_of(loaded: LanguageModel, wish: Wish) -> Tensor:
     """The tokens that a diffusion sampler begins from ``[B, L]`` int64."""
-    (B, L), device = wish.shape, device_of(loaded.model)
+    (B, L), device = wish.shape, device_of(loaded.network)
     draw = Draw(wish.seed, 0, indices(wish.index, B, device), B)
-    noise = loaded.process.prior(draw, L, vocab_size=loaded.model.vocab_size)
+    noise = loaded.process.prior(draw, L, vocab_size=loaded.network.vocab_size)
     return noise if wish.condition is None else wish.condition.to(device).begin(noise)
 
 
 @contextmanager
-def counting(loaded: ModelDir) -> Iterator[Callable[[], int]]:
+def counting(loaded: LanguageModel) -> Iterator[Callable[[], int]]:
     """Counts the calls of the network meanwhile; what it gives tells how many there were."""
     calls = 0
 
@@ -249,14 +249,14 @@ def counting(loaded: ModelDir) -> Iterator[Callable[[], int]]:
         nonlocal calls
         calls += 1
 
-    hook = loaded.model.register_forward_pre_hook(count)
+    hook = loaded.network.register_forward_pre_hook(count)
     try:
         yield lambda: calls
     finally:
         hook.remove()
 
 
-def label_of(how: SamplerArgs, sampler: Sampler, length: int) -> str:
+def label_of(how: SamplerConfig, sampler: Sampler, length: int) -> str:
     """A sampler in a few words: its kind, its steps and what is not as usual."""
     changed = [
         f"{f.name} {getattr(how, f.name)}"
@@ -273,9 +273,9 @@ def facts_of(drawn: Samples, seconds: float) -> str:
     return f"nfe {calls}, {seconds:.1f} s"
 
 
-def notes_of(loaded: ModelDir, wish: Wish) -> list[str]:
+def notes_of(loaded: LanguageModel, wish: Wish) -> list[str]:
     """What the page says under its title."""
-    size = sum(p.numel() for p in loaded.model.parameters())
+    size = sum(p.numel() for p in loaded.network.parameters())
     objective = str(loaded.objective.get("class_path", "")).rpartition(".")[2]
     return [
         *([objective] if objective else []),

@@ -10,7 +10,7 @@ from typing import Any
 
 from sddlm.errors import ConfigError
 from sddlm.eval import frontier
-from sddlm.eval.asked import JUDGED, Asked, wanted
+from sddlm.eval.asked import JUDGED, EvalConfig, wanted
 from sddlm.eval.conditional import PER_ROUND
 from sddlm.eval.conventions import convention_of
 from sddlm.eval.copying import copying
@@ -32,8 +32,9 @@ from sddlm.eval.texts import HeldOut, SampleSet, TrainingText, read_samples
 from sddlm.eval.zero_shot import zero_shot, zero_shot_sets
 from sddlm.files import check_writable
 from sddlm.generation.corrector import check_can_correct
-from sddlm.model_dir import ModelDir
-from sddlm.work import Work
+from sddlm.lm import LanguageModel
+from sddlm.model_dir import is_model_dir
+from sddlm.work import ResumableJob
 
 #: training tokens that copies are looked for in, spread evenly: minutes of a processor
 MOST_SEARCHED = 1_000_000_000
@@ -49,12 +50,12 @@ class Question:
         draw: draws that: ``(result, path)``.
     """
 
-    check: Callable[[Asked, Path], None]
-    answer: Callable[[Asked, ModelDir, Work, str], dict[str, Any]]
+    check: Callable[[EvalConfig, Path], None]
+    answer: Callable[[EvalConfig, LanguageModel, ResumableJob, str], dict[str, Any]]
     draw: Callable[[dict[str, Any], Path], None] | None = None
 
 
-def _check_report(asked: Asked, target: Path) -> None:
+def _check_report(asked: EvalConfig, target: Path) -> None:
     names = wanted(asked)
     needy = [name for name in JUDGED if name in names]
     if needy and asked.judge is None:
@@ -63,7 +64,9 @@ def _check_report(asked: Asked, target: Path) -> None:
         raise ConfigError("--judge is used by metrics generative and mauve; add one to --metrics")
 
 
-def _report(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
+def _report(
+    asked: EvalConfig, loaded: LanguageModel, work: ResumableJob, device: str
+) -> dict[str, Any]:
     """What a model is like."""
     names, batch, seed = wanted(asked), asked.drawing.batch, asked.drawing.seed
     text, training = asked.text(loaded)
@@ -96,7 +99,7 @@ def _report(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str
 
 
 def _copying(
-    drawn: SampleSet, beside: SampleSet, training: TrainingText | None, work: Work
+    drawn: SampleSet, beside: SampleSet, training: TrainingText | None, work: ResumableJob
 ) -> dict[str, Any]:
     """What samples repeat of the training text, and what real rows do."""
     if training is None:
@@ -116,12 +119,12 @@ def _copying(
 
 
 def _judged(
-    asked: Asked,
-    loaded: ModelDir,
+    asked: EvalConfig,
+    loaded: LanguageModel,
     names: list[str],
     drawn: SampleSet,
     text: HeldOut,
-    work: Work,
+    work: ResumableJob,
     device: str,
 ) -> dict[str, Any]:
     """What the judge thinks of samples and of real text, read in the same way."""
@@ -152,13 +155,15 @@ def _judged(
     return found
 
 
-def _check_zero_shot(asked: Asked, target: Path) -> None:
+def _check_zero_shot(asked: EvalConfig, target: Path) -> None:
     zero_shot_sets(asked.zero_shot or "")
     if asked.data is not None and asked.data.named:
         raise ConfigError("--zero_shot names its own texts; leave --data out")
 
 
-def _zero_shot(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
+def _zero_shot(
+    asked: EvalConfig, loaded: LanguageModel, work: ResumableJob, device: str
+) -> dict[str, Any]:
     """The likelihood of other kinds of text."""
     sets = zero_shot(
         loaded,
@@ -177,11 +182,11 @@ def _names(tasks: str) -> list[str]:
     return [name.strip() for name in tasks.split(",")]
 
 
-def _files(asked: Asked) -> Path | None:
+def _files(asked: EvalConfig) -> Path | None:
     return None if asked.task_files is None else Path(asked.task_files)
 
 
-def _check_tasks(asked: Asked, target: Path) -> None:
+def _check_tasks(asked: EvalConfig, target: Path) -> None:
     check_tasks(_names(asked.tasks or ""), _files(asked), asked.limit)
     if asked.draws is not None and (asked.draws % PER_ROUND or asked.draws < 2 * PER_ROUND):
         right = max(2, round(asked.draws / PER_ROUND)) * PER_ROUND
@@ -191,7 +196,9 @@ def _check_tasks(asked: Asked, target: Path) -> None:
         )
 
 
-def _tasks(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
+def _tasks(
+    asked: EvalConfig, loaded: LanguageModel, work: ResumableJob, device: str
+) -> dict[str, Any]:
     """Tasks of lm-eval."""
     from sddlm.eval.harness import load_tasks, run_tasks
 
@@ -215,29 +222,31 @@ def _tasks(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str,
     return {"tasks": found}
 
 
-def _models(asked: Asked) -> list[str]:
+def _models(asked: EvalConfig) -> list[str]:
     more = _names(asked.against) if asked.against else []
     return [asked.model_dir, *more]
 
 
-def _check_frontier(asked: Asked, target: Path) -> None:
+def _check_frontier(asked: EvalConfig, target: Path) -> None:
     if asked.judge is None:
         raise ConfigError("--frontier needs a judge: --judge gpt2-large, or a directory")
     for place in _models(asked):
-        if not ModelDir.is_model_dir(place):
+        if not is_model_dir(place):
             raise ConfigError(f"{place} is no model directory; --against takes those of runs")
     picture = target.with_suffix(".png")
     frontier.check(_models(asked), asked.sweep or Sweep(), asked.drawing, picture)
 
 
-def _frontier(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
+def _frontier(
+    asked: EvalConfig, loaded: LanguageModel, work: ResumableJob, device: str
+) -> dict[str, Any]:
     """Perplexity of samples against their entropy."""
     first, *others = _models(asked)
     short = {place: Path(place).name for place in (first, *others)}
     if len(set(short.values())) < len(short):
         short = {place: place for place in short}
     models = {short[first]: loaded}
-    models |= {short[place]: ModelDir.load(place, device=device) for place in others}
+    models |= {short[place]: LanguageModel.load(place, device=device) for place in others}
     text, _ = asked.text(loaded)
     for_judge = asked.text_for_judge(loaded, text, work.team)
     judge = Judge.load(asked.judge or "", device=device)
@@ -247,21 +256,23 @@ def _frontier(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[s
         models,
         judge,
         convention,
-        real_rows(for_judge.rows, len(for_judge.rows), loaded.model.length),
+        real_rows(for_judge.rows, len(for_judge.rows), loaded.network.length),
         asked.sweep or Sweep(),
         asked.drawing,
         work,
     )
 
 
-def _check_correction(asked: Asked, target: Path) -> None:
+def _check_correction(asked: EvalConfig, target: Path) -> None:
     shares_of(asked.correction or "")
     if target.suffix == ".png":
         raise ConfigError(f"--out {target}: the picture is put beside the file, name it .json")
     check_writable(target.with_suffix(".png"))
 
 
-def _correction(asked: Asked, loaded: ModelDir, work: Work, device: str) -> dict[str, Any]:
+def _correction(
+    asked: EvalConfig, loaded: LanguageModel, work: ResumableJob, device: str
+) -> dict[str, Any]:
     """What the model restores and damages."""
     check_can_correct(loaded)
     text, _ = asked.text(loaded)

@@ -14,8 +14,8 @@ from sddlm.eval.drawing import Drawing
 from sddlm.eval.frontier import Sweep
 from sddlm.eval.texts import HeldOut, TrainingText, held_out
 from sddlm.eval.unseen import RealText, real_text
-from sddlm.model_dir import ModelDir
-from sddlm.work import Team
+from sddlm.lm import LanguageModel
+from sddlm.work import ProcessGroup
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ JUDGED = ("generative", "mauve")
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvalConfig:
     """What the user wants: the options of `sddlm.eval.run.evaluate`, checked.
 
     Raises:
@@ -84,11 +84,11 @@ class Asked:
         """None for all."""
         return self.rows or None
 
-    def text(self, loaded: ModelDir) -> tuple[HeldOut, TrainingText | None]:
+    def text(self, loaded: LanguageModel) -> tuple[HeldOut, TrainingText | None]:
         """The rows to score, and the training text where it can be had."""
         return held_out(Path(self.model_dir), loaded, self.data, self.most_rows)
 
-    def text_for_judge(self, loaded: ModelDir, text: HeldOut, team: Team) -> RealText:
+    def text_for_judge(self, loaded: LanguageModel, text: HeldOut, team: ProcessGroup) -> RealText:
         """Rows that the judge was not trained on either; a warning where that is not so."""
         place, judge = Path(self.model_dir), self.judge or ""
         found = real_text(text, place, loaded, self.data, judge, self.most_rows)
@@ -101,7 +101,7 @@ class Asked:
         return found
 
 
-def wanted(asked: Asked) -> list[str]:
+def wanted(asked: EvalConfig) -> list[str]:
     """The metrics asked for, in the order of `METRICS`; without a choice all but the costly one."""
     if asked.metrics is None:
         free = [name for name in METRICS if name not in JUDGED]

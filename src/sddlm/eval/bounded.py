@@ -41,7 +41,7 @@ def levels(process: Process, u: Tensor) -> tuple[Tensor, Tensor]:
     return t, (most - least) * _POWER * u ** (_POWER - 1) / -process.schedule.dalpha(t)
 
 
-class Nats(NamedTuple):
+class NLLEstimate(NamedTuple):
     """Estimates of -log p of each position at one time a sequence ``[B, L]``, nats.
 
     Attributes:
@@ -54,10 +54,10 @@ class Nats(NamedTuple):
     complete: Tensor
 
 
-class Bounded(Protocol):
+class NLLEstimator(Protocol):
     """What scores a model."""
 
-    def nats(self, model: Any, x0: Tensor, draw: Draw) -> Nats:
+    def nats(self, model: Any, x0: Tensor, draw: Draw) -> NLLEstimate:
         """Nats of each position; the mean over draws is the bound, or the exact value."""
         ...
 
@@ -67,7 +67,7 @@ class Bounded(Protocol):
 
 
 @dataclass(frozen=True)
-class DiffusionBounded:
+class DiffusionNLL:
     """The bound of any diffusion model: it needs the process and the estimate, no objective.
 
     Times are drawn by `levels`, so that small ones come often and weigh little.
@@ -80,14 +80,14 @@ class DiffusionBounded:
     process: Process
     estimate: Estimate
 
-    def nats(self, model: Any, x0: Tensor, draw: Draw) -> Nats:
+    def nats(self, model: Any, x0: Tensor, draw: Draw) -> NLLEstimate:
         """Integrand of the NELBO at one time a sequence, weighted (see the class)."""
         warn_of_bias(self.estimate, model.vocab_size)
         t, weight = levels(self.process, draw.times(0.0))  # [B]
         found = bound(model, self.process, self.estimate, x0, draw, t).double()
         weighted = found * weight[:, None]
         published = weighted * (t >= T_MIN)[:, None] / (1 - T_MIN)
-        return Nats(published, weighted)
+        return NLLEstimate(published, weighted)
 
     def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """All of the given ones ``[B, L]`` bool."""
@@ -95,21 +95,21 @@ class DiffusionBounded:
 
 
 @dataclass(frozen=True)
-class ExactNats:
+class AutoregressiveNLL:
     """The exact value of an autoregressive model."""
 
     objective: Autoregressive = field(default_factory=Autoregressive)
 
-    def nats(self, model: Any, x0: Tensor, draw: Draw) -> Nats:
+    def nats(self, model: Any, x0: Tensor, draw: Draw) -> NLLEstimate:
         """-log p of each token given those before it; nothing is drawn."""
         exact = self.objective.bound(model, x0, draw).double()
-        return Nats(exact, exact)
+        return NLLEstimate(exact, exact)
 
     def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """All but the first of a row ``[B, L]`` bool."""
         return self.objective.counted(x0, loss_mask)
 
 
-def bounded(process: Process, estimate: Estimate) -> Bounded:
+def bounded(process: Process, estimate: Estimate) -> NLLEstimator:
     """What scores a model, whatever loss trained it."""
-    return DiffusionBounded(process, estimate) if estimate.diffusion else ExactNats()
+    return DiffusionNLL(process, estimate) if estimate.diffusion else AutoregressiveNLL()

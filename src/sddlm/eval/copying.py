@@ -23,7 +23,7 @@ from sddlm.data.packed import Rows
 from sddlm.errors import ConfigError
 from sddlm.eval.copy_index import Index, Ints
 from sddlm.types import before_padding
-from sddlm.work import Work, digest
+from sddlm.work import ResumableJob, digest
 
 #: training tokens looked at at once, about 50 bytes each; few, for the processor's cache
 CHUNK = 1 << 18
@@ -111,7 +111,7 @@ def copying(
     n: int = 8,
     most_tokens: int | None = None,
     decode: Callable[[list[list[int]]], list[str]] | None = None,
-    work: Work | None = None,
+    work: ResumableJob | None = None,
 ) -> Copying:
     """Look for passages of the samples in the training text; exact, in one reading of it.
 
@@ -141,7 +141,7 @@ def copying(
     size = max(1, UNIT // training.length)
     facts = {"n": n, "samples": digest([own.tolist() for own in tokens]), "rows": len(rows),
              "training": [len(training), training.length, training.tokens]}  # fmt: skip
-    found = (work or Work()).run(
+    found = (work or ResumableJob()).run(
         "copying",
         -(-len(rows) // size),
         lambda i: _unit(index, training, rows[i * size : (i + 1) * size]),

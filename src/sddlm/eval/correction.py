@@ -18,13 +18,13 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import HeldOut
-from sddlm.generation.corrector import CorrectArgs, check_can_correct
+from sddlm.generation.corrector import CorrectorConfig, check_can_correct
 from sddlm.generation.filling import denoised
 from sddlm.generation.levels import LEVELS, most_likely, read_at
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.condition import Condition
 from sddlm.types import before_padding
-from sddlm.work import Work, digest
+from sddlm.work import ResumableJob, digest
 
 #: what a token became: it was replaced and is the original again, another wrong one, or as it was;
 #: or it was good and is not any more
@@ -50,7 +50,7 @@ def shares_of(asked: str) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Damaged:
+class CorruptedBatch:
     """Rows of which tokens were replaced.
 
     Attributes:
@@ -94,7 +94,7 @@ def damage(
     seed: int,
     index: Tensor,
     words: Tensor,
-) -> Damaged:
+) -> CorruptedBatch:
     """Replace tokens at random; those of a smaller share are also replaced at a larger one.
 
     Args:
@@ -111,17 +111,17 @@ def damage(
         free &= before_padding(lengths, L)
     drawn = free & (draw.uniform("damaged", L) < share)
     noise = words[draw.integers("damage", L, high=len(words))]
-    return Damaged(x0, torch.where(drawn, noise, x0), free, drawn)
+    return CorruptedBatch(x0, torch.where(drawn, noise, x0), free, drawn)
 
 
 def measure_correction(
-    loaded: ModelDir,
+    loaded: LanguageModel,
     text: HeldOut,
     shares: Sequence[float],
     *,
     seed: int,
     batch: int,
-    work: Work,
+    work: ResumableJob,
 ) -> dict[str, Any]:
     """Damage held-out rows, correct them at every level, and count.
 
@@ -139,7 +139,7 @@ def measure_correction(
         ConfigError: for a model that cannot correct.
     """
     check_can_correct(loaded)
-    how, special = CorrectArgs(), sorted(loaded.tokenizer.special.values())
+    how, special = CorrectorConfig(), sorted(loaded.tokenizer.special.values())
     sampler = how.build(loaded, never=tuple(special))
     vocabulary = torch.arange(loaded.tokenizer.vocab_size)
     words = vocabulary[~torch.isin(vocabulary, torch.tensor(special))]
@@ -189,7 +189,7 @@ def measure_correction(
     }
 
 
-def _surprise(right: Tensor, rows: Damaged) -> float:
+def _surprise(right: Tensor, rows: CorruptedBatch) -> float:
     """Nats that it takes to say which tokens of text are wrong, by the model's confidence."""
     p = torch.where(rows.wrong, 1 - right, right).clamp(min=1e-12)
     return -float(p[rows.free].log().sum())

@@ -11,12 +11,12 @@ from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.texts import SampleSet
 from sddlm.generation.args import begins, sampler_for
 from sddlm.generation.cuts import cuts, draw_cut
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.float32 import Float32
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
-from sddlm.work import Work
+from sddlm.work import ResumableJob
 
 Precision = Literal["float64", "float32"]
 
@@ -63,7 +63,7 @@ class Drawing:
         """What is done to every prediction."""
         return Truncation(self.temperature, self.top_p, self.tail_cut)
 
-    def sampler(self, loaded: ModelDir) -> Sampler:
+    def sampler(self, loaded: LanguageModel) -> Sampler:
         """The sampler for a model.
 
         Raises:
@@ -83,7 +83,9 @@ class Drawing:
         return Float32(right.steps, right.tail, right.truncation)
 
 
-def draw_set(loaded: ModelDir, drawing: Drawing, work: Work, label: str = "samples") -> SampleSet:
+def draw_set(
+    loaded: LanguageModel, drawing: Drawing, work: ResumableJob, label: str = "samples"
+) -> SampleSet:
     """Draw samples, a batch a unit.
 
     Args:

@@ -32,8 +32,8 @@ from sddlm.eval.measures import fingerprint
 from sddlm.eval.resampling import mean, ratio, resamples
 from sddlm.eval.texts import SampleSet
 from sddlm.files import check_writable
-from sddlm.model_dir import ModelDir
-from sddlm.work import Work
+from sddlm.lm import LanguageModel
+from sddlm.work import ResumableJob
 
 #: knob: its neutral value, the values that it may have (as words and as a test), and a good one
 _KNOBS = {
@@ -110,7 +110,7 @@ class Scoring:
     convention: Convention
     tokenizer: Tokenizer
     batch: int
-    work: Work
+    work: ResumableJob
 
     def point(self, texts: SampleSet, drawing: Drawing | None, label: str) -> Point:
         """Where a set of texts lies.
@@ -184,13 +184,13 @@ def check(models: Sequence[str], sweep: Sweep, drawing: Drawing, picture: Path) 
 
 
 def run_frontier(
-    loaded: Mapping[str, ModelDir],
+    loaded: Mapping[str, LanguageModel],
     judge: Judge,
     convention: Convention,
     real: SampleSet,
     sweep: Sweep,
     drawing: Drawing,
-    work: Work,
+    work: ResumableJob,
 ) -> dict[str, Any]:
     """Draw and judge every setting of every model, and compare them.
 
@@ -228,7 +228,7 @@ def run_frontier(
     } | report(truth, models)
 
 
-def comparable(loaded: Mapping[str, ModelDir]) -> None:
+def comparable(loaded: Mapping[str, LanguageModel]) -> None:
     """Refuse models whose entropies are of different things.
 
     Raises:
@@ -241,16 +241,18 @@ def comparable(loaded: Mapping[str, ModelDir]) -> None:
                 f"{first} and {name} have different tokenizers, so their entropies cannot be "
                 "compared; evaluate each by itself"
             )
-        lengths = [(m.model.length, m.data.get("row_lengths")) for m in (one, other)]
+        lengths = [(m.network.length, m.data.get("row_lengths")) for m in (one, other)]
         if lengths[0] != lengths[1]:
             raise ConfigError(
-                f"{first} writes {one.model.length} tokens and {name} {other.model.length} or "
+                f"{first} writes {one.network.length} tokens and {name} {other.network.length} or "
                 "documents of other lengths, so their entropies cannot be compared; evaluate each "
                 "by itself"
             )
 
 
-def _curves(name: str, model: ModelDir, sweep: Sweep, drawing: Drawing, scoring: Scoring) -> Curves:
+def _curves(
+    name: str, model: LanguageModel, sweep: Sweep, drawing: Drawing, scoring: Scoring
+) -> Curves:
     """The points of a model along each knob; the neutral one is on every curve, and drawn once."""
     mine = scoring.work.about(model=fingerprint(model))
 

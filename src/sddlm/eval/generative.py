@@ -30,7 +30,7 @@ from sddlm.eval.reading import (
     read,
 )
 from sddlm.sampling.base import finite
-from sddlm.work import Work, digest
+from sddlm.work import ResumableJob, digest
 
 __all__ = [
     "CONVENTIONS",
@@ -118,7 +118,7 @@ def generative_perplexity(
     tokenizer: Tokenizer | None = None,
     context: int | None = None,
     batch: int = 8,
-    work: Work | None = None,
+    work: ResumableJob | None = None,
     precision: str = "unknown",
 ) -> GenerativePerplexity:
     """Perplexity of ``samples`` under ``judge``, float64 sums.
@@ -189,7 +189,7 @@ def scored(
     samples: Samples,
     convention: Convention | str = "sddlm",
     batch: int = 8,
-    work: Work | None = None,
+    work: ResumableJob | None = None,
     label: str = "judge",
     *,
     tokenizer: Tokenizer | None = None,
@@ -224,7 +224,7 @@ def scored(
     windows = all_windows(judge, rows, rules)
     if not windows:
         raise ConfigError("generative perplexity needs text; every sample is empty")
-    nats = _score(judge, windows, rules, batch, work or Work(), label)
+    nats = _score(judge, windows, rules, batch, work or ResumableJob(), label)
     sums = torch.zeros(len(kept), dtype=torch.float64)
     tokens = torch.zeros(len(kept), dtype=torch.int64)
     where = torch.tensor([window.row for window in windows])
@@ -245,7 +245,12 @@ def scored(
 
 
 def _score(
-    judge: Judge, windows: list[Window], rules: Convention, batch: int, work: Work, label: str
+    judge: Judge,
+    windows: list[Window],
+    rules: Convention,
+    batch: int,
+    work: ResumableJob,
+    label: str,
 ) -> list[float]:
     """Nats of what counts in each window, in a batch per unit."""
     order = sorted(range(len(windows)), key=lambda k: len(windows[k].ids))

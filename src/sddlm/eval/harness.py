@@ -26,12 +26,12 @@ from lm_eval.tasks import TaskManager
 
 from sddlm.errors import ConfigError
 from sddlm.eval.measures import fingerprint
-from sddlm.eval.questions import Questions, figures, number_of
+from sddlm.eval.questions import LoglikelihoodScorer, figures, number_of
 from sddlm.eval.tasks import check_tasks, local_tasks, task_files
 from sddlm.eval.writing import Plan, write
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.base import choose_device
-from sddlm.work import Team, Work, digest
+from sddlm.work import ProcessGroup, ResumableJob, digest
 
 NAME = "sddlm"
 """What lm-eval calls our models."""
@@ -40,8 +40,8 @@ NAME = "sddlm"
 class SDDLM(LM):
     """A model directory as lm-eval sees it.
 
-    The requests of one document are one question (`Questions`), and questions are the units of
-    `Work`. No question changes another, so their order and company do not matter.
+    The requests of one document are one question (`LoglikelihoodScorer`), and questions are the
+    units of `ResumableJob`. No question changes another, so their order and company do not matter.
 
     Whether a continuation is the greedy one is computed only for questions of one request, such as
     LAMBADA's. lm-eval does not tell a model which metrics a task has; with several choices
@@ -64,7 +64,7 @@ class SDDLM(LM):
 
     def __init__(
         self,
-        path: str | Path | ModelDir = "",
+        path: str | Path | LanguageModel = "",
         *,
         draws: int = 128,
         seed: int = 0,
@@ -73,20 +73,20 @@ class SDDLM(LM):
         steps: int = 128,
         device: str = "auto",
         keep: str | None = None,
-        work: Work | None = None,
+        work: ResumableJob | None = None,
     ) -> None:
         super().__init__()
         if not path:
             raise ConfigError("no model: give lm-eval --model_args path=RUN")
-        team = work.team if work else Team.join()
-        if not isinstance(path, ModelDir):
+        team = work.team if work else ProcessGroup.join()
+        if not isinstance(path, LanguageModel):
             device = choose_device("auto" if device == "cuda:0" else device)
-            path = ModelDir.load(str(path), device=team.device(device))
+            path = LanguageModel.load(str(path), device=team.device(device))
         if work is None:
             facts = {} if keep is None else {"model": fingerprint(path)}
-            work = Work(None if keep is None else Path(keep), facts, team, show=True)
+            work = ResumableJob(None if keep is None else Path(keep), facts, team, show=True)
         asked = int(batch_size) if str(batch_size).isdigit() else 1
-        self.questions = Questions(path, draws, seed, asked if asked > 1 else batch)
+        self.questions = LoglikelihoodScorer(path, draws, seed, asked if asked > 1 else batch)
         self.steps = steps
         self.work = work
         #: what was found, for each task in the order of its questions
@@ -157,7 +157,12 @@ def _documents(requests: Sequence[Any]) -> list[tuple[str | None, list[int]]]:
 
 
 def load_tasks(
-    names: Sequence[str], *, files: Path | None, limit: int | None, out_folder: Path, team: Team
+    names: Sequence[str],
+    *,
+    files: Path | None,
+    limit: int | None,
+    out_folder: Path,
+    team: ProcessGroup,
 ) -> Any:
     """Tasks of lm-eval with their questions, before any model is loaded.
 
@@ -210,14 +215,14 @@ def load_tasks(
 
 
 def run_tasks(
-    loaded: ModelDir,
+    loaded: LanguageModel,
     tasks: Any,
     *,
     limit: int | None = None,
     draws: int = 128,
     seed: int = 0,
     batch: int = 64,
-    work: Work | None = None,
+    work: ResumableJob | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on tasks by lm-eval's own code.
 
@@ -234,7 +239,7 @@ def run_tasks(
         for each task (and group) ``metrics`` and their ``stderr`` over documents, as lm-eval
         computes them, ``version`` of its definition, ``documents``, and its `figures`.
     """
-    lm = SDDLM(loaded, draws=draws, seed=seed, batch=batch, work=work or Work())
+    lm = SDDLM(loaded, draws=draws, seed=seed, batch=batch, work=work or ResumableJob())
     with _quiet(offline=True):
         result = evaluate(lm, tasks, limit=limit, log_samples=False)
     return {

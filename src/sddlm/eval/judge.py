@@ -27,10 +27,11 @@ from sddlm.errors import ConfigError
 from sddlm.generation.args import first_token
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.sampling.base import evaluating
-from sddlm.work import Work, digest
+from sddlm.work import ResumableJob, digest
 
 if TYPE_CHECKING:
-    from sddlm.model_dir import ModelDir
+    from sddlm.lm import LanguageModel
+from sddlm.model_dir import is_model_dir
 
 
 @dataclass(frozen=True)
@@ -75,14 +76,14 @@ class Judge:
         Raises:
             ConfigError: a diffusion model, nothing loadable there, or no ``transformers``.
         """
-        from sddlm.model_dir import ModelDir
+        from sddlm.lm import LanguageModel
 
-        if Path(spec).is_dir() and ModelDir.is_model_dir(spec):
-            return cls.of_model_dir(ModelDir.load(spec), spec, device=device)
+        if Path(spec).is_dir() and is_model_dir(spec):
+            return cls.of_model_dir(LanguageModel.load(spec), spec, device=device)
         return _hub_judge(spec, device)
 
     @classmethod
-    def of_model_dir(cls, loaded: ModelDir, name: str, *, device: str = "cpu") -> Judge:
+    def of_model_dir(cls, loaded: LanguageModel, name: str, *, device: str = "cpu") -> Judge:
         """A judge from an autoregressive model of ours.
 
         Raises:
@@ -94,7 +95,7 @@ class Judge:
                 "must be autoregressive: train one with the Autoregressive objective, or name a "
                 "Hugging Face model such as gpt2-large"
             )
-        model, tokenizer, objective = loaded.model, loaded.tokenizer, Autoregressive()
+        model, tokenizer, objective = loaded.network, loaded.tokenizer, Autoregressive()
         model.to(device)
 
         def encode(texts: Sequence[str], specials: bool) -> list[list[int]]:
@@ -125,7 +126,7 @@ class Judge:
         *,
         context: int | None = None,
         batch: int = 8,
-        work: Work | None = None,
+        work: ResumableJob | None = None,
     ) -> Tensor:
         """The last hidden state at the last token of each text, which sums it up.
 
@@ -156,7 +157,7 @@ class Judge:
             return base64.b64encode(found.numpy().astype("<f4").tobytes()).decode()
 
         facts = {"judge": self.name, "version": self.version, "text": digest(rows), "batch": batch}
-        done = (work or Work()).run("features", len(parts), one, facts)
+        done = (work or ResumableJob()).run("features", len(parts), one, facts)
         flat = [np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32) for text in done]
         found = torch.from_numpy(np.concatenate(flat)).reshape(len(rows), -1)  # [n, D]
         return found[torch.tensor(list(chain(*parts))).argsort()]

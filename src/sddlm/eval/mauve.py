@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sddlm.errors import ConfigError
 from sddlm.eval.judge import Judge
-from sddlm.work import Work
+from sddlm.work import ResumableJob
 
 #: the constant c of the paper, as the package has it
 SCALING = 5.0
@@ -73,7 +73,7 @@ def mauve(
     context: int | None = None,
     batch: int = 8,
     seed: int = 25,
-    work: Work | None = None,
+    work: ResumableJob | None = None,
 ) -> Mauve:
     """MAUVE of ``samples`` against ``real``, by the package ``mauve-text``.
 

@@ -12,10 +12,11 @@ from sddlm.eval.bounded import bounded
 from sddlm.eval.diversity import distinct_n, entropy, known_words, repeated_ngrams
 from sddlm.eval.perplexity import likelihood, spread
 from sddlm.eval.texts import END, HeldOut, SampleSet, TrainingText
-from sddlm.model_dir import ModelDir, to_spec
+from sddlm.lm import LanguageModel
+from sddlm.model_dir import to_spec
 from sddlm.process.estimate import Estimate
 from sddlm.types import unpadded
-from sddlm.work import Work, digest
+from sddlm.work import ResumableJob, digest
 
 #: how the likelihood reads a network's output
 READINGS = {
@@ -28,26 +29,26 @@ READINGS = {
 }
 
 
-def fingerprint(loaded: ModelDir) -> str:
+def fingerprint(loaded: LanguageModel) -> str:
     """A hash of a model and of how it is read."""
     meaning = [to_spec(loaded.process), loaded.estimate.value]
-    return digest(meaning, *loaded.model.state_dict().values())
+    return digest(meaning, *loaded.network.state_dict().values())
 
 
 def measure_likelihood(
-    loaded: ModelDir, text: HeldOut, *, seed: int, batch: int, draws: int, work: Work
+    loaded: LanguageModel, text: HeldOut, *, seed: int, batch: int, draws: int, work: ResumableJob
 ) -> dict[str, Any]:
     """Likelihood of the held-out rows."""
     diffusion = loaded.estimate.diffusion
     lengths = [] if text.lengths is None else text.lengths.tolist()
     found = likelihood(
-        loaded.model,
+        loaded.network,
         bounded(loaded.process, loaded.estimate),
         text,
         seed=seed,
         batch=batch,
         draws=draws if diffusion else 1,
-        prior_kl=loaded.process.prior_kl(loaded.model.vocab_size) if diffusion else 0.0,
+        prior_kl=loaded.process.prior_kl(loaded.network.vocab_size) if diffusion else 0.0,
         work=work.about(text=digest(text.tokens, lengths)),
     )
     return found.as_dict() | {"bound": diffusion, "reading": READINGS[loaded.estimate]}

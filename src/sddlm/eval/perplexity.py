@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.bounded import Bounded
+from sddlm.eval.bounded import NLLEstimator
 from sddlm.models.attending import hide_padding
 from sddlm.sampling.base import device_of, evaluating, finite
-from sddlm.work import Work
+from sddlm.work import ResumableJob
 
 #: neighbouring strata that share a mean where errors are estimated
 _BIN = 16
@@ -121,7 +121,7 @@ def spread(total: int, wanted: int | None) -> list[int]:
 
 def likelihood(
     model: Any,
-    objective: Bounded,
+    objective: NLLEstimator,
     rows: Rows,
     *,
     seed: int = 0,
@@ -129,7 +129,7 @@ def likelihood(
     draws: int = 1,
     max_rows: int | None = None,
     prior_kl: float = 0.0,
-    work: Work | None = None,
+    work: ResumableJob | None = None,
 ) -> Likelihood:
     """The bound (or exact value) of -log p per token over ``rows``, one noise level per draw.
 
@@ -162,7 +162,7 @@ def likelihood(
         if value < 1:
             raise ConfigError(f"likelihood: {name} must be at least 1, not {value}")
     sums, counts, strata, real = _row_sums(
-        model, objective, rows, chosen, seed, batch, draws, work or Work()
+        model, objective, rows, chosen, seed, batch, draws, work or ResumableJob()
     )
     tokens = float(counts.sum())
     # a first token that is not scored takes its share of the text with it, if it stands for any
@@ -216,13 +216,13 @@ def _stderrs(sums: Tensor, counts: Tensor, strata: Tensor) -> tuple[float, float
 
 def _row_sums(
     model: Any,
-    objective: Bounded,
+    objective: NLLEstimator,
     rows: Rows,
     chosen: list[int],
     seed: int,
     batch: int,
     draws: int,
-    work: Work,
+    work: ResumableJob,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Nats of each row, published and complete ``[2, draws, n]``, positions counted, strata."""
     n, device = len(chosen), device_of(model)

@@ -14,7 +14,7 @@ from typing import Any
 
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
 from sddlm.generation.args import begins, first_token
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.work import digest
 
 #: (context, continuation)
@@ -26,7 +26,7 @@ def number_of(texts: Any) -> int:
     return int(digest(texts)[:15], 16)
 
 
-def prompt_of(loaded: ModelDir, tokens: Sequence[int]) -> list[int]:
+def prompt_of(loaded: LanguageModel, tokens: Sequence[int]) -> list[int]:
     """A prompt's tokens behind the model's first token (`first_token`), if it has one.
 
     A next-token model predicts nothing behind an empty prompt, so there it gets the end of text,
@@ -38,7 +38,7 @@ def prompt_of(loaded: ModelDir, tokens: Sequence[int]) -> list[int]:
     return [*tokens] if first is None else [first, *tokens]
 
 
-def fit(loaded: ModelDir, prompt: list[int], room: int) -> tuple[list[int], int]:
+def fit(loaded: LanguageModel, prompt: list[int], room: int) -> tuple[list[int], int]:
     """A prompt cut on the left, and by how much; what rows must begin with is kept.
 
     Where there is no room at all it is left as it is: `conditional_bounds` then scores in windows.
@@ -79,7 +79,7 @@ def split(
 
 
 @dataclass(frozen=True)
-class Questions:
+class LoglikelihoodScorer:
     """How a model is asked.
 
     Attributes:
@@ -89,7 +89,7 @@ class Questions:
         batch: sequences per network call.
     """
 
-    loaded: ModelDir
+    loaded: LanguageModel
     draws: int
     seed: int
     batch: int
@@ -146,13 +146,13 @@ class Questions:
 
     @property
     def _parts(self) -> tuple[Any, Any, Any]:
-        return self.loaded.model, self.loaded.process, self.loaded.estimate
+        return self.loaded.network, self.loaded.process, self.loaded.estimate
 
     def _choice(self, context: str, continuation: str) -> tuple[int, Choice]:
         """A choice, and how many tokens of its prompt are cut already."""
         norm = float(max(1, len(continuation.removeprefix(" "))))
         prompt, scored = split(self._encode, context, continuation)
-        room = self.loaded.model.length - len(scored)
+        room = self.loaded.network.length - len(scored)
         kept, cut = fit(self.loaded, prompt_of(self.loaded, prompt), room)
         return cut, Choice(kept, scored, norm)
 
@@ -164,7 +164,7 @@ def figures(questions: Sequence[dict[str, Any]]) -> dict[str, float]:
     """What the questions of a task took.
 
     Args:
-        questions: results of `Questions.ask`, or of `sddlm.eval.writing.write`.
+        questions: results of `LoglikelihoodScorer.ask`, or of `sddlm.eval.writing.write`.
 
     Returns:
         ``draws``, mean noise levels of a question; ``monte_carlo``, mean standard error of log p,

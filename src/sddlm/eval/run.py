@@ -18,16 +18,16 @@ from typing import Any
 from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.eval.answers import QUESTIONS
-from sddlm.eval.asked import Asked
+from sddlm.eval.asked import EvalConfig
 from sddlm.eval.drawing import Drawing, Precision
 from sddlm.eval.frontier import Sweep
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.report import table, write_results
 from sddlm.files import check_writable
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device
-from sddlm.work import Team, Work
+from sddlm.work import ProcessGroup, ResumableJob
 
 
 @check_arguments
@@ -115,7 +115,7 @@ def evaluate(
     """
     started = time.perf_counter()
     drawing = Drawing(count, steps, temperature, top_p, tail_cut, precision, seed, batch)
-    asked = Asked(
+    asked = EvalConfig(
         model_dir=model_dir,
         data=data,
         metrics=metrics,
@@ -138,12 +138,12 @@ def evaluate(
     target = _target(Path(model_dir), out, asked.question)
     question = QUESTIONS[asked.question]
     question.check(asked, target)
-    team = Team.join()
+    team = ProcessGroup.join()
     try:
         device = team.device(choose_device(device))
-        loaded = ModelDir.load(model_dir, device=device)
+        loaded = LanguageModel.load(model_dir, device=device)
         facts = {"model": fingerprint(loaded), "device": device.split(":")[0]}
-        work = Work(target.with_name(f"{target.name}.partial"), facts, team, show=True)
+        work = ResumableJob(target.with_name(f"{target.name}.partial"), facts, team, show=True)
         result = {
             "model": model_dir,
             "question": asked.question,

@@ -20,7 +20,7 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import words
 from sddlm.eval.ngram import NGram
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.types import before_padding
 from sddlm.work import digest
 
@@ -137,7 +137,7 @@ def with_ends(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 def held_out(
-    place: Path, loaded: ModelDir, data: DataArgs | None, rows: int | None
+    place: Path, loaded: LanguageModel, data: DataArgs | None, rows: int | None
 ) -> tuple[HeldOut, TrainingText | None]:
     """The rows to score, and the training text where it can be had.
 
@@ -152,7 +152,7 @@ def held_out(
     Raises:
         ConfigError: neither a text nor a record of the training data.
     """
-    own, length, tokenizer = trained_on(place), loaded.model.length, loaded.tokenizer
+    own, length, tokenizer = trained_on(place), loaded.network.length, loaded.tokenizer
     if own is not None and data is not None and (not data.named or same_text(own, data)):
         own, data = replace(own, cache=data.cache or own.cache), None
     training = None
@@ -181,7 +181,7 @@ def held_out(
     return _chosen(prepared, tokenizer, rows), training
 
 
-def other_text(loaded: ModelDir, data: DataArgs, rows: int | None, **packing: Any) -> HeldOut:
+def other_text(loaded: LanguageModel, data: DataArgs, rows: int | None, **packing: Any) -> HeldOut:
     """Rows of a text as a whole, or of a corpus' scored split.
 
     Args:
@@ -191,14 +191,14 @@ def other_text(loaded: ModelDir, data: DataArgs, rows: int | None, **packing: An
         packing: options of `DataArgs` that are to differ from how the model's rows were made.
     """
     as_trained = dict(loaded.data.get("packing", {}))
-    data = replace(data, length=loaded.model.length, **(as_trained | packing))
+    data = replace(data, length=loaded.network.length, **(as_trained | packing))
     return _chosen(prepare(data, loaded.tokenizer, split="all"), loaded.tokenizer, rows)
 
 
-def held_out_alone(loaded: ModelDir, data: DataArgs, rows: int | None) -> HeldOut:
+def held_out_alone(loaded: LanguageModel, data: DataArgs, rows: int | None) -> HeldOut:
     """Rows of the held-out part of a text alone; the arguments are those of `other_text`."""
     as_trained = dict(loaded.data.get("packing", {}))
-    data = replace(data, length=loaded.model.length, **as_trained)
+    data = replace(data, length=loaded.network.length, **as_trained)
     prepared = prepare(data, loaded.tokenizer, split="validation")
     return _chosen(prepared, loaded.tokenizer, rows)
 

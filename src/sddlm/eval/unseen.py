@@ -18,7 +18,7 @@ from sddlm.data.corpora import CORPORA
 from sddlm.data.texts import is_corpus, share_held_out
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import HeldOut, held_out_alone, same_text
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 
 #: options that decide what the documents of a text are
 _DOCUMENTS = ("field", "separator", "limit")
@@ -46,7 +46,7 @@ class RealText:
 def real_text(
     text: HeldOut,
     place: Path,
-    loaded: ModelDir,
+    loaded: LanguageModel,
     data: DataArgs | None,
     judge: str,
     rows: int | None,

@@ -13,7 +13,7 @@ from sddlm.errors import ConfigError
 from sddlm.eval.questions import fit, prompt_of
 from sddlm.generation.args import begins, sampler_for
 from sddlm.generation.filling import denoised
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.condition import Condition
 from sddlm.sampling.truncation import Truncation
 
@@ -74,7 +74,7 @@ class Plan:
 
 
 def write(
-    loaded: ModelDir, context: str, plan: Plan, *, steps: int, seed: int, copy: int = 0
+    loaded: LanguageModel, context: str, plan: Plan, *, steps: int, seed: int, copy: int = 0
 ) -> dict[str, Any]:
     """Write after a context, up to the first end of text or stop string.
 
@@ -94,7 +94,7 @@ def write(
         for JSON: ``text``; ``cut``, 1 if the context was cut; ``seconds``.
     """
     began = time.perf_counter()
-    model, tokenizer = loaded.model, loaded.tokenizer
+    model, tokenizer = loaded.network, loaded.tokenizer
     whole = prompt_of(loaded, tokenizer.encode_batch([context])[0])
     room = max(model.length - len(whole), model.length // 2)
     wanted = max(1, min(plan.most, room))

@@ -14,8 +14,8 @@ from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError
 from sddlm.eval.measures import measure_likelihood
 from sddlm.eval.texts import other_text
-from sddlm.model_dir import ModelDir
-from sddlm.work import Work
+from sddlm.lm import LanguageModel
+from sddlm.work import ResumableJob
 
 ZERO_SHOT = (
     "ptb",
@@ -48,7 +48,7 @@ def zero_shot_sets(names: str) -> list[str]:
 
 
 def zero_shot(
-    loaded: ModelDir,
+    loaded: LanguageModel,
     names: list[str],
     *,
     rows: int | None,
@@ -56,7 +56,7 @@ def zero_shot(
     seed: int,
     batch: int,
     cache: str | None,
-    work: Work,
+    work: ResumableJob,
 ) -> dict[str, Any]:
     """The likelihood of each set; one that cannot be read says why and does not stop the others.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_choices
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.process.estimate import Estimate
 from sddlm.process.masked import MaskedProcess
 from sddlm.sampling.adaptive import Adaptive
@@ -33,7 +33,7 @@ OWN = {"kappa": "psi", "hold": "psi", "preset": "psi", "budget": "adaptive", "by
 
 
 @dataclass(frozen=True)
-class SamplerArgs:
+class SamplerConfig:
     """How text is drawn from a model."""
 
     sampler: Literal["lazy", "ancestral", "psi", "adaptive", "first_hitting"] | None = None
@@ -104,7 +104,7 @@ class SamplerArgs:
             return Psi.preset(str(self.preset), **more)
         return _KINDS[self.sampler or "lazy"](**more)
 
-    def build(self, loaded: ModelDir, *, never: tuple[int, ...] = ()) -> Sampler:
+    def build(self, loaded: LanguageModel, *, never: tuple[int, ...] = ()) -> Sampler:
         """The sampler for a model; padding, unknown and mask tokens are never written.
 
         Args:
@@ -134,7 +134,7 @@ class SamplerArgs:
         return self._diffusion((*loaded.tokenizer.not_sampled, *never))
 
 
-def first_token(loaded: ModelDir) -> int | None:
+def first_token(loaded: LanguageModel) -> int | None:
     """What stands in front of a text in the model's rows: the beginning of a text where rows begin
     with one, else the end of the text before; None if there is neither."""
     tokenizer, packing = loaded.tokenizer, loaded.data.get("packing", {})

@@ -13,16 +13,16 @@ from rich.text import Text
 from sddlm.errors import ConfigError, check_arguments, visible
 from sddlm.files import atomic_write, check_writable
 from sddlm.generation.corrector import (
-    CorrectArgs,
-    Corrected,
+    Correction,
     Corrector,
+    CorrectorConfig,
     check_level,
     protection,
 )
 from sddlm.generation.drafts import pieces
 from sddlm.generation.levels import LEVELS
 from sddlm.generation.requests import check_text
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device
 
@@ -41,8 +41,8 @@ def correct(
     seed: int = 0,
     out: str | None = None,
     device: str = "auto",
-    **how: Annotated[Any, CorrectArgs],
-) -> Corrected:
+    **how: Annotated[Any, CorrectorConfig],
+) -> Correction:
     """Correct a draft with a trained model: it is taken for noise and denoised.
 
     Tokens are replaced, never put in or taken out, and text whose tokens stay is the same byte for
@@ -68,7 +68,7 @@ def correct(
     Raises:
         ConfigError: if a value cannot be used; before anything is loaded where possible.
     """
-    chosen = CorrectArgs(**how)
+    chosen = CorrectorConfig(**how)
     if isinstance(t, str) and t != "auto":
         raise ConfigError(f"--t is {t!r}, allowed is a number or auto: try --t 0.1")
     level = None if isinstance(t, str) else t
@@ -82,7 +82,7 @@ def correct(
         check_writable(Path(out))
     source = "standard input" if text is None else "--text"
     draft = checked_text(read_stdin() if text is None else text, source)
-    loaded = ModelDir.load(model_dir, choose_device(device))
+    loaded = LanguageModel.load(model_dir, choose_device(device))
     if sharpened := _sharpened(chosen):
         logger.warning(
             "--%s sharpens what the model predicts before the draft's own token is weighed, so "
@@ -99,7 +99,7 @@ def correct(
     return corrected
 
 
-def _sharpened(how: CorrectArgs) -> str | None:
+def _sharpened(how: CorrectorConfig) -> str | None:
     """The first knob that takes rare tokens away, or None."""
     cut = how.truncation()
     turned = {
@@ -141,7 +141,7 @@ def checked_text(text: str, source: str) -> str:
     return text
 
 
-def show(corrected: Corrected, console: Console, diff: bool | None) -> None:
+def show(corrected: Correction, console: Console, diff: bool | None) -> None:
     """The draft with what is deleted in red and what is put in in green.
 
     Without colours they are ``[-deleted-]`` and ``{+put in+}``.
@@ -165,7 +165,7 @@ def show(corrected: Corrected, console: Console, diff: bool | None) -> None:
     console.print(shown, soft_wrap=True, highlight=False)
 
 
-def facts(corrected: Corrected, *, chosen: bool) -> str:
+def facts(corrected: Correction, *, chosen: bool) -> str:
     """What was done, in words.
 
     Args:

@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerArgs, begins, first_token
+from sddlm.generation.args import SamplerConfig, begins, first_token
 from sddlm.generation.drafts import Change, Draft, spliced
 from sddlm.generation.filling import denoised
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.generation.requests import digest
 from sddlm.generation.windows import Batch, Text, batches, windows
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.process.masked import MaskedProcess
 from sddlm.progress import bar
 from sddlm.sampling.base import Sampler
@@ -25,7 +25,7 @@ from sddlm.sampling.condition import Condition
 
 
 @dataclass(frozen=True)
-class CorrectArgs(SamplerArgs):
+class CorrectorConfig(SamplerConfig):
     """How a draft is denoised: other defaults than for writing, which restore more and damage less
     (docs/generation.md)."""
 
@@ -39,7 +39,7 @@ class CorrectArgs(SamplerArgs):
 
 
 @dataclass(frozen=True)
-class Corrected:
+class Correction:
     """A corrected text.
 
     Attributes:
@@ -82,8 +82,8 @@ class Corrector:
         ConfigError: for a model that cannot correct, or a value that cannot be used.
     """
 
-    loaded: ModelDir
-    how: SamplerArgs = field(default_factory=CorrectArgs)
+    loaded: LanguageModel
+    how: SamplerConfig = field(default_factory=CorrectorConfig)
     t: float | None = None
     seed: int = 0
     batch: int = 16
@@ -102,7 +102,7 @@ class Corrector:
 
     def correct(
         self, texts: Sequence[str], *, protect: str | None = None, progress: bool = False
-    ) -> list[Corrected]:
+    ) -> list[Correction]:
         """Correct drafts.
 
         A result has as many tokens as its draft: words are replaced, never put in or taken out
@@ -140,7 +140,7 @@ class Corrector:
         known = torch.tensor(
             [True] * len(front) + draft.protected([] if pattern is None else [pattern])
         )
-        width = self.loaded.model.length
+        width = self.loaded.network.length
         room = width - begins(self.loaded.data) if len(tokens) > width else width
         return Text(
             draft, tokens, known, len(front), windows(len(tokens), room),
@@ -194,7 +194,7 @@ def check_level(t: float | None) -> None:
         raise ConfigError(f"--t is {t}, allowed is above 0 and at most 1, or auto: try --t 0.1")
 
 
-def check_can_correct(loaded: ModelDir) -> None:
+def check_can_correct(loaded: LanguageModel) -> None:
     """Refuse a model that changes no token that is written."""
     kind = "autoregressive" if not loaded.estimate.diffusion else "trained with masks alone"
     if not loaded.estimate.diffusion or isinstance(loaded.process, MaskedProcess):
@@ -214,12 +214,12 @@ def protection(protect: str | None) -> re.Pattern[str] | None:
         ) from error
 
 
-def _result(text: Text) -> Corrected:
+def _result(text: Text) -> Correction:
     draft, front = text.draft, text.front
     changes = draft.changes(text.tokens[front:].tolist())
     right = text.right[front:].tolist()
     sure = [(unit.start, unit.end, min(right[unit.first : unit.stop])) for unit in draft.units]
-    return Corrected(
+    return Correction(
         text=spliced(draft.text, changes),
         draft=draft.text,
         t=text.t,

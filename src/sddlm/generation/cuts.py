@@ -8,7 +8,7 @@ from itertools import groupby
 
 import torch
 
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.base import Sampler
 from sddlm.types import OnStep, Samples
 
@@ -29,7 +29,7 @@ class Cut:
 
 
 def cuts(
-    loaded: ModelDir, *, count: int, length: int | None = None, batch: int
+    loaded: LanguageModel, *, count: int, length: int | None = None, batch: int
 ) -> tuple[list[Cut], list[int]]:
     """How samples are cut into batches of one length each, and the length of every sample.
 
@@ -49,11 +49,11 @@ def cuts(
 
 
 def draw_cut(
-    loaded: ModelDir, sampler: Sampler, cut: Cut, *, seed: int, on_step: OnStep | None = None
+    loaded: LanguageModel, sampler: Sampler, cut: Cut, *, seed: int, on_step: OnStep | None = None
 ) -> Samples:
     """The samples of a cut."""
     return sampler.sample(
-        loaded.model,
+        loaded.network,
         process=loaded.process,
         estimate=loaded.estimate,
         shape=(cut.count, cut.length),
@@ -64,7 +64,7 @@ def draw_cut(
 
 
 def lengths_of_samples(
-    loaded: ModelDir, count: int, length: int | None, *, documents: bool = True
+    loaded: LanguageModel, count: int, length: int | None, *, documents: bool = True
 ) -> list[int]:
     """Length of each sample: that asked for or trained for, or those of the training documents.
 
@@ -79,7 +79,7 @@ def lengths_of_samples(
     """
     rows = loaded.data.get("row_lengths")  # how many have each length
     if length is not None or rows is None or not documents:
-        return [length or loaded.model.length] * count
+        return [length or loaded.network.length] * count
     below = torch.tensor([0, *rows[1:]], dtype=torch.float64).cumsum(0)
     quantiles = (torch.arange(count, dtype=torch.float64) + 0.5) / count * below[-1]
     return [int(n) for n in torch.searchsorted(below, quantiles).flip(0)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.condition import Condition
 from sddlm.types import OnStep, Samples
@@ -50,7 +50,7 @@ def fill(
 
 
 def denoised(
-    loaded: ModelDir,
+    loaded: LanguageModel,
     sampler: Sampler,
     condition: Condition,
     index: int | Tensor,
@@ -60,7 +60,7 @@ def denoised(
     """A batch as a model makes it; the arguments are those of `Sampler.sample`."""
     count, length = condition.given.shape
     return sampler.sample(
-        loaded.model,
+        loaded.network,
         process=loaded.process,
         estimate=loaded.estimate,
         shape=(count, length),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.sampling.base import chunks, device_of, evaluating, finite, leave_one_out
 from sddlm.types import before_padding
 
@@ -28,7 +28,7 @@ class Reading:
     right: Tensor
 
 
-def read_at(loaded: ModelDir, x_t: Tensor, t: float, lengths: Tensor | None = None) -> Reading:
+def read_at(loaded: LanguageModel, x_t: Tensor, t: float, lengths: Tensor | None = None) -> Reading:
     """Read texts as noise of one level; one network call each.
 
     With p the leave-one-out prediction and z = x_t, by Bayes' rule (`process.base`):
@@ -50,7 +50,7 @@ def read_at(loaded: ModelDir, x_t: Tensor, t: float, lengths: Tensor | None = No
     Raises:
         FloatingPointError: if the network's output is not finite.
     """
-    model, process, V = loaded.model, loaded.process, loaded.model.vocab_size
+    model, process, V = loaded.network, loaded.process, loaded.network.vocab_size
     device = device_of(model)
     x_t = x_t.to(device)
     alpha = process.schedule.alpha(torch.tensor([t], dtype=torch.float64, device=device))  # [1]

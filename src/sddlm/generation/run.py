@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import check_writable, write_keeping
-from sddlm.generation.args import SamplerArgs
+from sddlm.generation.args import SamplerConfig
 from sddlm.generation.requests import Request, read_requests
-from sddlm.generation.writer import Writer, Written
-from sddlm.model_dir import ModelDir
+from sddlm.generation.writer import Generation, Generator
+from sddlm.lm import LanguageModel
 from sddlm.models.dit import WEIGHTS_NAME
 from sddlm.sampling.base import choose_device
-from sddlm.work import Team, Work
+from sddlm.work import ProcessGroup, ResumableJob
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def sample(
     seed: int = 0,
     out: str | None = None,
     device: str = "auto",
-    **how: Annotated[Any, SamplerArgs],
+    **how: Annotated[Any, SamplerConfig],
 ) -> list[str]:
     """Write text with a trained model.
 
@@ -72,7 +72,7 @@ def sample(
     Raises:
         ConfigError: if a value cannot be used; before anything is loaded where possible.
     """
-    chosen = SamplerArgs(**how)
+    chosen = SamplerConfig(**how)
     if batch < 1:
         raise ConfigError(f"--batch is {batch}, must be at least 1")
     target = Path(out) if out else None
@@ -81,17 +81,17 @@ def sample(
         raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
     if target:
         check_writable(target)
-    team = Team.join()
+    team = ProcessGroup.join()
     try:
         device = team.device(choose_device(device))
-        loaded = ModelDir.load(model_dir, device)
-        writer = Writer(loaded, asked, chosen, seed=seed, batch=batch, overlap=overlap)
+        loaded = LanguageModel.load(model_dir, device)
+        writer = Generator(loaded, asked, chosen, seed=seed, batch=batch, overlap=overlap)
         facts = {
             "weights": _weights(Path(model_dir)), "device": device.split(":")[0],
             "requests": [request.asked for request in asked], "how": asdict(chosen),
             "seed": seed, "batch": batch, "overlap": overlap,
         }  # fmt: skip
-        work = Work(target and target.with_name(f"{target.name}.partial"), facts, team)
+        work = ResumableJob(target and target.with_name(f"{target.name}.partial"), facts, team)
         with _told_how_to_go_on(work):
             writer.write(work)
         written = writer.written(whole=whole)
@@ -107,7 +107,7 @@ def sample(
 
 
 @contextmanager
-def _told_how_to_go_on(work: Work) -> Iterator[None]:
+def _told_how_to_go_on(work: ResumableJob) -> Iterator[None]:
     """What is finished when a user stops the work is kept, which is said."""
     try:
         yield
@@ -157,7 +157,7 @@ def _asked(
         raise ConfigError(f"--requests {file} cannot be read: {error.strerror}") from error
 
 
-def _facts(written: Sequence[Written], writer: Writer) -> str:
+def _facts(written: Sequence[Generation], writer: Generator) -> str:
     """What it took, in words."""
     calls = sum(each.nfe for each in written) / len(written)
     seconds = sum(each.seconds for each in written)
@@ -168,7 +168,7 @@ def _facts(written: Sequence[Written], writer: Writer) -> str:
 
 def write_samples(
     path: Path,
-    written: Sequence[Written],
+    written: Sequence[Generation],
     asked: Sequence[Request],
     settings: Mapping[str, object],
 ) -> None:

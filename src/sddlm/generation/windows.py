@@ -13,7 +13,7 @@ from sddlm.generation.args import begins
 from sddlm.generation.drafts import Draft
 from sddlm.generation.filling import fill, filled_width
 from sddlm.generation.requests import digest
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Batch:
             text.seconds += seconds / len(self.rows)
 
 
-def batches(loaded: ModelDir, size: int, rows: Sequence[tuple[Text, Window]]) -> list[Batch]:
+def batches(loaded: LanguageModel, size: int, rows: Sequence[tuple[Text, Window]]) -> list[Batch]:
     """Windows in batches of one width; rows of unequal lengths are filled up to share it.
 
     Args:
@@ -113,7 +113,7 @@ def batches(loaded: ModelDir, size: int, rows: Sequence[tuple[Text, Window]]) ->
         size: windows in a batch at most.
         rows: texts, each with the window of it that is to be seen.
     """
-    width = loaded.model.length
+    width = loaded.network.length
     groups: dict[tuple[int, bool, int], list[tuple[Text, Window]]] = {}
     for text, window in rows:
         front = int(begins(loaded.data) and window.start > 0)
@@ -128,7 +128,7 @@ def batches(loaded: ModelDir, size: int, rows: Sequence[tuple[Text, Window]]) ->
 
 
 def _batch(
-    loaded: ModelDir, rows: list[tuple[Text, Window]], wide: int, padded: bool, front: int
+    loaded: LanguageModel, rows: list[tuple[Text, Window]], wide: int, padded: bool, front: int
 ) -> Batch:
     parts = []
     for text, window in rows:

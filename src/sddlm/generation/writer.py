@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerArgs, begins, first_token
+from sddlm.generation.args import SamplerConfig, begins, first_token
 from sddlm.generation.blocks import Blocks, Text
 from sddlm.generation.cuts import lengths_of_samples
 from sddlm.generation.filling import denoised, fill, filled_width
 from sddlm.generation.requests import Request, lay_out
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.progress import bar
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.condition import Condition
 from sddlm.types import OnStep, Samples
-from sddlm.work import Work
+from sddlm.work import ResumableJob
 
 
 @dataclass(frozen=True)
-class Written:
+class Generation:
     """A text that was asked for.
 
     Attributes:
@@ -76,7 +76,7 @@ class Batch:
 
 
 @dataclass
-class Writer:
+class Generator:
     """Writes what is asked for.
 
     A text is a function of the model, its request and the seed: other requests, their order and
@@ -92,9 +92,9 @@ class Writer:
             the model's length.
     """
 
-    loaded: ModelDir
+    loaded: LanguageModel
     requests: Sequence[Request]
-    how: SamplerArgs
+    how: SamplerConfig
     seed: int = 0
     batch: int = 16
     overlap: int | None = None
@@ -108,13 +108,13 @@ class Writer:
         if self.batch < 1:
             raise ConfigError(f"--batch is {self.batch}, must be at least 1")
         front = [loaded.tokenizer.bos_id] if begins(loaded.data) else []
-        self._blocks = Blocks(loaded.model.length, self.overlap, front)
+        self._blocks = Blocks(loaded.network.length, self.overlap, front)
         eos = loaded.tokenizer.eos_id
         self._samplers = {
             closed: self.how.build(loaded, never=(eos,) if closed else ())
             for closed in (False, True)
         }
-        tokens = sum((each.length or loaded.model.length) * each.count for each in self.requests)
+        tokens = sum((each.length or loaded.network.length) * each.count for each in self.requests)
         if tokens > MOST_TOKENS:
             raise ConfigError(
                 f"{tokens} tokens are asked for in all, at most {MOST_TOKENS} at once are kept in "
@@ -129,7 +129,7 @@ class Writer:
 
     def _begun(self, number: int, request: Request) -> list[Text]:
         """The texts of a request, nothing written."""
-        loaded, width = self.loaded, self.loaded.model.length
+        loaded, width = self.loaded, self.loaded.network.length
         lengths = lengths_of_samples(loaded, request.count, request.length, documents=request.free)
         first, texts = first_token(loaded), []
         for copy, length in enumerate(lengths):
@@ -209,7 +209,7 @@ class Writer:
         """Where the model wrote an end of text."""
         return text.end(self.loaded.tokenizer.eos_id, self.loaded.tokenizer.bos_id)
 
-    def written(self, *, whole: bool = False) -> list[Written]:
+    def written(self, *, whole: bool = False) -> list[Generation]:
         """The texts, in the order of the requests.
 
         Args:
@@ -221,7 +221,7 @@ class Writer:
             layout, tokens, end = text.layout, text.tokens.tolist(), self._end(text)
             stop = len(tokens) if whole or end is None else end + 1
             found.append(
-                Written(
+                Generation(
                     request=text.request,
                     copy=text.copy,
                     text=decode(tokens[layout.front : stop]),
@@ -235,14 +235,14 @@ class Writer:
             )
         return found
 
-    def write(self, work: Work | None = None, *, progress: bool = True) -> None:
+    def write(self, work: ResumableJob | None = None, *, progress: bool = True) -> None:
         """Write all of them.
 
         Args:
             work: keeps batches that are finished and shares them among processes; None does not.
             progress: show a bar on a terminal.
         """
-        work, number = work or Work(), 0
+        work, number = work or ResumableJob(), 0
         show = progress and work.team.first
         with bar("sampling", total=self._steps(), show=show) as advance:
             while batches := self.round():

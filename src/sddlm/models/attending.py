@@ -14,7 +14,7 @@ from sddlm.types import SoftTokens, before_padding
 
 
 @dataclass(frozen=True, eq=False)
-class Attending:
+class PaddingMasked:
     """A network that does not look at padding, for who calls ``model(x_t, sigma, rows=)``.
 
     Objectives and bounds take it in place of the network. They need ``loss_mask`` beside it:
@@ -103,4 +103,4 @@ def hide_padding(model: Any, lengths: Tensor | None, x0: Tensor) -> tuple[Any, T
     if lengths is None:
         return model, None
     real = before_padding(lengths.to(x0.device), x0.shape[1])
-    return Attending(model, real), real
+    return PaddingMasked(model, real), real

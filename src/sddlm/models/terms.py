@@ -1,6 +1,6 @@
 """Losses of one row of logits, each with its gradient, for the vocabulary head.
 
-The usual ones have gradients written by hand, in place; `Differentiated` leaves it to autograd.
+The usual ones have gradients written by hand, in place; `AutogradRowLoss` leaves it to autograd.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class UniformBound:
 
 
 @dataclass(frozen=True)
-class Differentiated:
+class AutogradRowLoss:
     """A loss of one row written as a plain function; autograd finds its gradient, by chunks.
 
     For losses that are not worth a hand-written gradient. Nothing outlives its chunk either.

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.models.terms import CrossEntropy, Differentiated, Term, UniformBound
+from sddlm.models.terms import AutogradRowLoss, CrossEntropy, Term, UniformBound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, log_score, to_leave_one_out
 from sddlm.process.masked import MaskedProcess
@@ -115,7 +115,7 @@ def plain_bound(
     alpha_t: Tensor,
     dalpha_t: Tensor,
     alpha_read: Tensor | None = None,
-) -> Differentiated:
+) -> AutogradRowLoss:
     """The first form, for any process (arguments ``[N]``, see `bound_term`)."""
     read = alpha_t if alpha_read is None else alpha_read
 
@@ -132,12 +132,12 @@ def plain_bound(
         rate = _rate(process, z, alpha, dalpha_t[at], V)
         return rate / a_z * (alpha * (true * gap).sum(1) + ratio - 1 - ratio.log())
 
-    return Differentiated(function)
+    return AutogradRowLoss(function)
 
 
 def score_entropy(
     process: Process, x0: Tensor, x_t: Tensor, alpha_t: Tensor, dalpha_t: Tensor
-) -> Differentiated:
+) -> AutogradRowLoss:
     """The second form, of a network that gives scores (arguments ``[N]``)."""
 
     def function(logits: Tensor, at: slice) -> Tensor:
@@ -152,7 +152,7 @@ def score_entropy(
         entropy = (log_s.exp() + attract.where(there, 0.0)).sum(1)
         return _rate(process, z, alpha, dalpha_t[at], V) * alpha * entropy
 
-    return Differentiated(function)
+    return AutogradRowLoss(function)
 
 
 def _rate(process: Process, x_t: Tensor, alpha_t: Tensor, dalpha_t: Tensor, V: int) -> Tensor:

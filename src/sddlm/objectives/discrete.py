@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
-from sddlm.models.terms import Differentiated, Term
+from sddlm.models.terms import AutogradRowLoss, Term
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
@@ -78,7 +78,7 @@ class D3PM(DiffusionObjective):
             there = true > 0
             return steps * ((true * gap.where(there, 0.0)).sum(1) + own - own_true)
 
-        return Differentiated(divergence)
+        return AutogradRowLoss(divergence)
 
 
 def _log_sum(log_p: Tensor, nu: Tensor) -> Tensor:

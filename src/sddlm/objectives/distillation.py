@@ -21,9 +21,9 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
-from sddlm.model_dir import ModelDir
-from sddlm.models.attending import Attending
-from sddlm.models.terms import Differentiated, Term
+from sddlm.lm import LanguageModel
+from sddlm.models.attending import PaddingMasked
+from sddlm.models.terms import AutogradRowLoss, Term
 from sddlm.objectives.base import Model, Objective
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
@@ -114,7 +114,7 @@ class DCD(Objective):
             )
 
     @cached_property
-    def _loaded(self) -> ModelDir:
+    def _loaded(self) -> LanguageModel:
         """The teacher, in evaluation mode (no module of ours registers it) and without gradients.
 
         Raises:
@@ -125,7 +125,7 @@ class DCD(Objective):
                 "--objective.teacher is missing: give the directory of a trained diffusion model"
             )
         try:
-            loaded = ModelDir.load(Path(self.teacher))
+            loaded = LanguageModel.load(Path(self.teacher))
         except ConfigError as error:
             raise ConfigError(f"--objective.teacher: {error}") from error
         if not loaded.estimate.diffusion:
@@ -138,7 +138,7 @@ class DCD(Objective):
                 f"--objective.process is {self.process}, but --objective.teacher {self.teacher} "
                 f"was trained with {loaded.process}; give the same"
             )
-        loaded.model.eval().requires_grad_(False)
+        loaded.network.eval().requires_grad_(False)
         return loaded
 
     @property
@@ -148,7 +148,7 @@ class DCD(Objective):
 
     def check(self, *, length: int, tokenizer: str | None = None) -> None:
         """See `Objective.check`: length and tokenizer are the teacher's."""
-        its_length, its_tokenizer = self._loaded.model.length, self._loaded.tokenizer.fingerprint
+        its_length, its_tokenizer = self._loaded.network.length, self._loaded.tokenizer.fingerprint
         if length != its_length:
             raise ConfigError(
                 f"--data.length is {length}, but --objective.teacher {self.teacher} was trained "
@@ -166,10 +166,10 @@ class DCD(Objective):
         Raises:
             ConfigError: if it has another vocabulary.
         """
-        if self._loaded.model.vocab_size != vocab_size:
+        if self._loaded.network.vocab_size != vocab_size:
             raise ConfigError(
                 f"the network has {vocab_size} tokens, but --objective.teacher {self.teacher} "
-                f"{self._loaded.model.vocab_size}; train with the teacher's tokenizer"
+                f"{self._loaded.network.vocab_size}; train with the teacher's tokenizer"
             )
 
     def pair(self, x0: Tensor, draw: Draw, *, vocab_size: int) -> tuple[Noisy, Noisy]:
@@ -196,8 +196,8 @@ class DCD(Objective):
         at = counted & ~self.process.certain(noisy.x_t, vocab_size=V)
         at = at & ~self.process.certain(cleaner.x_t, vocab_size=V)  # [B, L]
         rows = at.flatten().nonzero()[:, 0]  # [N]
-        teacher: Any = self._loaded.model.to(x0.device)
-        seen = Attending(teacher, model.attend) if isinstance(model, Attending) else teacher
+        teacher: Any = self._loaded.network.to(x0.device)
+        seen = PaddingMasked(teacher, model.attend) if isinstance(model, PaddingMasked) else teacher
         with torch.no_grad():
             taught = seen(cleaner.x_t, cleaner.sigma, rows=rows)  # [N, D]
         read = self._reader(cleaner, at)
@@ -233,7 +233,7 @@ class DCD(Objective):
                 log_p = read(logits.clone(), part).log_softmax(1)
                 return divergence(log_p, target(part), self.divergence)
 
-            return Differentiated(function)
+            return AutogradRowLoss(function)
         sign = (self.compare == "denoiser") - (self.estimate is Estimate.DENOISER)
         if not sign:
             return Divergence(target, self.divergence)

@@ -13,7 +13,7 @@ from sddlm.plan.trace import Step, Tracer
 from sddlm.train.args import TrainArgs
 
 
-class Desk:
+class CostModel:
     """Where one network, objective and device are worked out; traces are made once."""
 
     def __init__(

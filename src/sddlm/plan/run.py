@@ -14,7 +14,7 @@ from sddlm.files import atomic_write
 from sddlm.models.config import ModelArgs
 from sddlm.objectives import SDDLM, Objective
 from sddlm.plan import here, probe, report, sizes
-from sddlm.plan.desk import Desk
+from sddlm.plan.desk import CostModel
 from sddlm.plan.devices import HERE, Device, find_device
 from sddlm.plan.memory import Strategy
 from sddlm.progress import PlainConsole
@@ -136,7 +136,7 @@ def make_plan(
         vocab_size=V + extra, length=data.length, causal=objective.causal, input_only=extra
     )
     train = _whole_run(train, data.length, tokens)
-    desk = Desk(config, probe.begun(objective, V + extra), train, rates, world, strategy)
+    desk = CostModel(config, probe.begun(objective, V + extra), train, rates, world, strategy)
     size = micro_batch(train, world)
     parts = desk.memory(size)
     has = here.memory_here() if rates is None else rates.memory

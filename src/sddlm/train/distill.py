@@ -11,7 +11,8 @@ from typing import Any
 from sddlm.data.args import DataArgs, trained_on
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write
-from sddlm.model_dir import ModelDir, sweep
+from sddlm.lm import LanguageModel
+from sddlm.model_dir import is_model_dir, sweep
 from sddlm.models.config import ModelArgs
 from sddlm.objectives.distillation import DCD, Direction, Prediction
 from sddlm.train.args import TrainArgs, has_checkpoint
@@ -68,13 +69,13 @@ def distill(
         FloatingPointError: if a gradient is not finite.
     """
     place = _checked(out, rounds, dt, resume)
-    loaded = ModelDir.load(model_dir)
+    loaded = LanguageModel.load(model_dir)
     if not loaded.estimate.diffusion:
         raise ConfigError(
             f"{model_dir} is an autoregressive model, which has no steps to save; give the "
             "directory of a diffusion model"
         )
-    train, data = _one_process(train), _text(model_dir, data, loaded.model.length)
+    train, data = _one_process(train), _text(model_dir, data, loaded.network.length)
     teacher = model_dir
     for number in range(1, rounds + 1):
         run = place / f"round-{number}"
@@ -95,7 +96,7 @@ def distill(
     with atomic_write(place / "config.yaml") as file:  # for who asks what it was trained on
         file.write((run / "config.yaml").read_text(encoding="utf-8"))
     sweep(place / "model")
-    ModelDir.load(run).save(place / "model")
+    LanguageModel.load(run).save(place / "model")
     return place
 
 
@@ -156,7 +157,7 @@ def _round(
     resume = resume and run.is_dir()
     if resume and has_checkpoint(run):
         _check_round(run, resolved(data, model, objective, train, start, seed))
-        if step_of(newest_checkpoint(run)) == train.steps and ModelDir.is_model_dir(run):
+        if step_of(newest_checkpoint(run)) == train.steps and is_model_dir(run):
             return
     train_model(str(run), data, model, objective, train, start=start, seed=seed, resume=resume)
 

@@ -19,7 +19,8 @@ from sddlm.data.prepare import Prepared
 from sddlm.data.shuffle import order
 from sddlm.draw import Draw
 from sddlm.generation.args import begins, sampler_for
-from sddlm.model_dir import ModelDir, to_spec
+from sddlm.lm import LanguageModel
+from sddlm.model_dir import to_spec
 from sddlm.models.attending import hide_padding
 from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
@@ -107,7 +108,7 @@ def fit(
     if not trainer.is_global_zero:
         return
     with ema.applied():
-        ModelDir(
+        LanguageModel(
             network,
             objective.process,
             objective.estimate,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from sddlm.data.args import DataArgs, trained_on
 from sddlm.errors import ConfigError
-from sddlm.model_dir import ModelDir
+from sddlm.lm import LanguageModel
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
 
 
-def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objective) -> ModelDir:
+def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objective) -> LanguageModel:
     """The model that a training begins from, known to fit what is asked.
 
     Args:
@@ -26,7 +26,7 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
         ConfigError: what contradicts the model, and what to leave out.
     """
     try:
-        loaded = ModelDir.load(Path(start))
+        loaded = LanguageModel.load(Path(start))
     except ConfigError as error:
         raise ConfigError(f"--start: {error}") from error
     own, its_own = DataArgs(), trained_on(Path(start))
@@ -42,15 +42,15 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
     return loaded
 
 
-def measures(start: ModelDir) -> ModelArgs:
+def measures(start: LanguageModel) -> ModelArgs:
     """The network of a model as options, for the record of a run that begins from it."""
     names = {field.name for field in fields(ModelArgs)} - {"preset"}
-    return ModelArgs(**{name: getattr(start.model.config, name) for name in names})
+    return ModelArgs(**{name: getattr(start.network.config, name) for name in names})
 
 
-def _check_network(start: str, loaded: ModelDir, model: ModelArgs) -> None:
+def _check_network(start: str, loaded: LanguageModel, model: ModelArgs) -> None:
     """The measures are the model's; those that are named must be the same."""
-    config = loaded.model.config
+    config = loaded.network.config
     if model == ModelArgs():
         return
     asked = model.build(
@@ -68,9 +68,9 @@ def _check_network(start: str, loaded: ModelDir, model: ModelArgs) -> None:
             )
 
 
-def _check_objective(start: str, loaded: ModelDir, objective: Objective) -> None:
+def _check_objective(start: str, loaded: LanguageModel, objective: Objective) -> None:
     """The kind of network and the tokens that are noise only belong to it."""
-    config = loaded.model.config
+    config = loaded.network.config
     name = type(objective).__name__
     if config.causal != objective.causal:
         kind = "an autoregressive" if config.causal else "a diffusion"
@@ -84,7 +84,7 @@ def _check_objective(start: str, loaded: ModelDir, objective: Objective) -> None
         )
 
 
-def continued(start: ModelDir, length: int, seed: int) -> DiT:
+def continued(start: LanguageModel, length: int, seed: int) -> DiT:
     """A network with the model's weights, for rows of any length.
 
     Args:
@@ -92,6 +92,6 @@ def continued(start: ModelDir, length: int, seed: int) -> DiT:
         length: L to train for; no parameter depends on it.
         seed: of what a network starts from that has no weights yet; here of nothing.
     """
-    network = DiT(replace(start.model.config, length=length), seed=seed)
-    network.load_state_dict(start.model.state_dict())
+    network = DiT(replace(start.network.config, length=length), seed=seed)
+    network.load_state_dict(start.network.state_dict())
     return network

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.model_dir import ModelDir, from_spec, sweep, to_spec
+from sddlm.lm import LanguageModel
+from sddlm.model_dir import from_spec, is_model_dir, sweep, to_spec
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -28,11 +29,11 @@ from test_files import small_files
 OBJECTIVE = {"class_path": "sddlm.objectives.denoising.SDDLM", "init_args": {}}
 
 
-def _model_dir(**changes: Any) -> ModelDir:
+def _model_dir(**changes: Any) -> LanguageModel:
     tokenizer = Tokenizer.characters(["abcdef"])
     values = {"vocab_size": tokenizer.vocab_size, "length": 6, "width": 16, "blocks": 1, "heads": 2}
-    return ModelDir(
-        model=DiT(DiTConfig(**{**values, "gate_init": 1.0, "head_init": 0.0, **changes})),
+    return LanguageModel(
+        network=DiT(DiTConfig(**{**values, "gate_init": 1.0, "head_init": 0.0, **changes})),
         process=UniformProcess(schedule=LogLinear(eps=0.02)),
         estimate=Estimate.DENOISER,
         tokenizer=tokenizer,
@@ -46,20 +47,20 @@ def test_round_trip(tmp_path: Path, tie: bool) -> None:
     saved = _model_dir(tie=tie)
     saved.save(tmp_path / "run" / "model")
     for place in (tmp_path / "run", tmp_path / "run" / "model"):
-        assert ModelDir.is_model_dir(place)
-        loaded = ModelDir.load(place)
-        assert loaded.model.config == saved.model.config
-        for a, b in zip(loaded.model.parameters(), saved.model.parameters(), strict=True):
+        assert is_model_dir(place)
+        loaded = LanguageModel.load(place)
+        assert loaded.network.config == saved.network.config
+        for a, b in zip(loaded.network.parameters(), saved.network.parameters(), strict=True):
             assert torch.equal(a, b)
         assert loaded.process == saved.process
         assert loaded.estimate is Estimate.DENOISER
         assert loaded.tokenizer.decode(loaded.tokenizer.encode_batch(["fade"])[0]) == "fade"
         assert (loaded.objective, loaded.data) == (saved.objective, saved.data)
-        assert not loaded.model.training
+        assert not loaded.network.training
     names = {file.name for file in (tmp_path / "run" / "model").iterdir()}
     assert names == {"config.json", "model.safetensors", "tokenizer.json"}
     other = DiT.from_pretrained(tmp_path / "run" / "model")
-    assert torch.equal(other.embedding.weight, saved.model.embedding.weight)
+    assert torch.equal(other.embedding.weight, saved.network.embedding.weight)
 
 
 def test_replaces_an_older_one_whole(tmp_path: Path) -> None:
@@ -67,14 +68,14 @@ def test_replaces_an_older_one_whole(tmp_path: Path) -> None:
     first, second = _model_dir(), _model_dir(width=32)
     first.save(place)
     second.save(place)
-    assert ModelDir.load(place).model.config.width == 32
+    assert LanguageModel.load(place).network.config.width == 32
     assert list(tmp_path.iterdir()) == [place]
 
 
-@pytest.mark.parametrize("fails", ["model", "tokenizer"])
+@pytest.mark.parametrize("fails", ["network", "tokenizer"])
 def test_failure_leaves_the_older_one(tmp_path: Path, fails: str) -> None:
     class Full:
-        config = _model_dir().model.config
+        config = _model_dir().network.config
 
         def save_weights(self, path: Path) -> None:
             raise OSError("disk full")
@@ -89,7 +90,7 @@ def test_failure_leaves_the_older_one(tmp_path: Path, fails: str) -> None:
     broken: Any = replace(_model_dir(), **{fails: Full()})
     with pytest.raises(OSError, match="disk full"):
         broken.save(place)
-    assert ModelDir.load(place).model.config.width == 16
+    assert LanguageModel.load(place).network.config.width == 16
     assert list(tmp_path.iterdir()) == [place]
 
 
@@ -108,18 +109,18 @@ def test_failed_rename_brings_the_older_one_back(
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="no"):
         _model_dir(width=32).save(place)
-    assert ModelDir.load(place).model.config.width == 16
+    assert LanguageModel.load(place).network.config.width == 16
     assert list(tmp_path.iterdir()) == [place]
 
 
 def test_does_not_replace_what_is_not_a_model_directory(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    assert not ModelDir.is_model_dir(tmp_path)
+    assert not is_model_dir(tmp_path)
     with pytest.raises(ConfigError, match="exists and is no model directory"):
         _model_dir().save(tmp_path)
     assert (tmp_path / "config.json").is_file()
     with pytest.raises(ConfigError, match="was not written by sddlm"):
-        ModelDir.load(tmp_path)
+        LanguageModel.load(tmp_path)
 
 
 def _edit(**changes: Any) -> Callable[[Path], None]:
@@ -196,7 +197,7 @@ def test_damage_is_told_in_one_line(
     _model_dir().save(tmp_path)
     damage(tmp_path)
     with pytest.raises(ConfigError, match=message) as error:
-        ModelDir.load(tmp_path)
+        LanguageModel.load(tmp_path)
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
 
@@ -210,7 +211,7 @@ def test_every_flipped_bit_of_the_weights_is_found(tmp_path: Path) -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
-            ModelDir.load(tmp_path)
+            LanguageModel.load(tmp_path)
 
 
 def test_a_directory_without_checksums_is_read(tmp_path: Path) -> None:
@@ -219,17 +220,17 @@ def test_a_directory_without_checksums_is_read(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     del config["sha256"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert ModelDir.load(tmp_path).model.config.width == 16
+    assert LanguageModel.load(tmp_path).network.config.width == 16
 
 
 def test_weights_that_are_not_finite_replace_nothing(tmp_path: Path) -> None:
     _model_dir().save(tmp_path / "model")
     diverged = _model_dir(width=32)
     with torch.no_grad():
-        diverged.model.embedding.weight[0, 0] = torch.inf
+        diverged.network.embedding.weight[0, 0] = torch.inf
     with pytest.raises(ConfigError, match=r"is not written: embedding\.weight is not finite"):
         diverged.save(tmp_path / "model")
-    assert ModelDir.load(tmp_path / "model").model.config.width == 16
+    assert LanguageModel.load(tmp_path / "model").network.config.width == 16
 
 
 def test_the_files_modes_follow_the_umask(tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     place.rename(tmp_path / ".[1] model.old-1234")  # killed between the two renames
     sweep(place)
     assert sorted(tmp_path.iterdir()) == sorted([place, other])
-    assert ModelDir.load(place).model.config.width == 16
+    assert LanguageModel.load(place).network.config.width == 16
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_older_one(tmp_path: Path) -> None:
@@ -260,13 +261,13 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_one(tmp_path: Path) -> Non
         with small_files(size), pytest.raises(OSError, match=r"cannot write .*/model, what was"):
             _model_dir(width=32).save(tmp_path / "model")
         assert list(tmp_path.iterdir()) == [tmp_path / "model"]
-        assert ModelDir.load(tmp_path).model.config.width == 16
+        assert LanguageModel.load(tmp_path).network.config.width == 16
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such directory"):
-        ModelDir.load(tmp_path / "nowhere")
-    assert not ModelDir.is_model_dir(tmp_path / "nowhere")
+        LanguageModel.load(tmp_path / "nowhere")
+    assert not is_model_dir(tmp_path / "nowhere")
 
 
 def test_specs() -> None:

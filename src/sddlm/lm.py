@@ -1,0 +1,229 @@
+"""A language model: network, process, estimate and tokenizer in one object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sddlm.data.tokenizers import Tokenizer
+from sddlm.errors import ConfigError
+from sddlm.model_dir import read_model_dir, write_model_dir
+from sddlm.models.dit import DiT
+from sddlm.process.base import Process
+from sddlm.process.estimate import Estimate
+
+if TYPE_CHECKING:
+    from sddlm.generation.corrector import Correction
+    from sddlm.generation.requests import Request
+    from sddlm.generation.writer import Generation
+
+
+@dataclass(frozen=True)
+class NLL:
+    """Negative log-likelihood of a text.
+
+    Attributes:
+        nats: an upper bound on -log p(text), Monte Carlo; exact for an autoregressive model.
+        stderr: standard error of ``nats`` over noise levels; 0 where it is exact.
+        tokens: length of the text.
+    """
+
+    nats: float
+    stderr: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A trained model with all that is needed to use it.
+
+    Every method returns a value: none prints, and only `save` writes. Methods that write or score
+    text import the rooms that do it when they are called.
+
+    Attributes:
+        network: in evaluation mode when loaded.
+        process: what it undoes.
+        estimate: what its output means.
+        tokenizer: text to tokens and back.
+        objective: spec of what it was trained with (`to_spec`), for the record.
+        data: what it was trained on: description of the corpus, key of the prepared data,
+            characters per token.
+    """
+
+    network: DiT
+    process: Process
+    estimate: Estimate
+    tokenizer: Tokenizer
+    objective: dict[str, Any]
+    data: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> LanguageModel:
+        """Read a model directory, or that of a run directory.
+
+        Args:
+            path: ``run/`` or ``run/model/``.
+            device: where the weights go.
+
+        Raises:
+            ConfigError: in one line, if there is none or something in it is missing or damaged.
+        """
+        return cls(**read_model_dir(path, device))
+
+    def save(self, path: str | Path) -> None:
+        """Write a model directory, or replace one: there is always a complete one or none.
+
+        Raises:
+            ConfigError: if something stands there that is not a model directory, or a weight is not
+                a finite number.
+            OSError: it cannot be written; what was there before is intact.
+        """
+        write_model_dir(path, **vars(self))
+
+    def predict(self, x_t: Tensor, t: float) -> Tensor:
+        """Leave-one-out log-probabilities: of the clean token at each position, given all others.
+
+        Args:
+            x_t: noisy tokens ``[B, L]``.
+            t: their noise level in (0, 1].
+
+        Returns:
+            ``[B, L, V]`` float64. All of it is held in memory; samplers and bounds never do that.
+
+        Raises:
+            ConfigError: for an autoregressive model, or a level outside (0, 1].
+        """
+        from sddlm.sampling.base import device_of, evaluating, leave_one_out
+
+        if not self.estimate.diffusion:
+            raise ConfigError("predict: an autoregressive model knows only what stands before")
+        if not 0 < t <= 1:
+            raise ConfigError(f"predict: t is {t}, must be in (0, 1]")
+        x_t = x_t.to(device_of(self.network))
+        alpha = self.process.schedule.alpha(torch.tensor(t, dtype=torch.float64, device=x_t.device))
+        sigma = -torch.log(alpha).float().expand(len(x_t))
+        with evaluating(self.network):
+            hidden = self.network(x_t, sigma).flatten(0, 1)
+            parts = (self.network, hidden, self.estimate, self.process, x_t.flatten())
+            return leave_one_out(*parts, alpha).log_softmax(-1).view(*x_t.shape, -1)
+
+    def nll(
+        self, texts: str | Sequence[str], *, draws: int = 128, seed: int = 0, batch: int = 64
+    ) -> list[NLL]:
+        """How unlikely texts are, as documents of their own; long ones are scored in windows.
+
+        Args:
+            texts: one or several.
+            draws: noise levels per text; more make the standard error smaller.
+            seed: of the noise.
+            batch: sequences per network call.
+        """
+        from sddlm.eval.questions import LoglikelihoodScorer
+
+        ask = LoglikelihoodScorer(self, draws=draws, seed=seed, batch=batch).ask
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        found = [ask([("", text)], ask_greedy=False) for text in texts]
+        lengths = map(len, self.tokenizer.encode_batch(texts))
+        return [
+            NLL(-each["log_p"][0], each["stderr"][0], tokens)
+            for each, tokens in zip(found, lengths, strict=True)
+        ]
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        n: int = 1,
+        suffix: str | None = None,
+        length: int | None = None,
+        seed: int = 0,
+        batch: int = 16,
+        **how: Any,
+    ) -> list[Generation]:
+        """Write text.
+
+        Args:
+            prompt: what the text begins with; None is a text of its own.
+            n: number of texts.
+            suffix: what the text ends with.
+            length: tokens of a text, prompt included; None is the model's.
+            seed: same seed, same texts.
+            batch: texts drawn together; changes no text.
+            how: sampler options, such as ``steps`` and ``top_p`` (`sddlm.SamplerConfig`).
+        """
+        from sddlm.generation.requests import Request
+
+        asked = Request(prompt=prompt, suffix=suffix, length=length, count=n)
+        return self._write(asked, seed, batch, how)
+
+    def infill(
+        self, text: str, *, n: int = 1, seed: int = 0, batch: int = 16, **how: Any
+    ) -> list[Generation]:
+        """Fill the blanks of a text.
+
+        Args:
+            text: a blank is ``{3}`` or ``{1:8}``, tokens; a brace is ``{{`` or ``}}``.
+            n: number of texts.
+            seed: same seed, same texts.
+            batch: texts drawn together; changes no text.
+            how: sampler options (`sddlm.SamplerConfig`).
+        """
+        from sddlm.generation.requests import Request
+
+        return self._write(Request(infill=text, count=n), seed, batch, how)
+
+    def correct(
+        self,
+        text: str,
+        *,
+        t: float | None = None,
+        protect: str | None = None,
+        seed: int = 0,
+        batch: int = 16,
+        **how: Any,
+    ) -> Correction:
+        """Replace what the model finds wrong in a text; no token is put in or taken out.
+
+        Args:
+            text: the draft.
+            t: noise level that it is taken for, about the share of wrong tokens; None is the level
+                at which the model finds it most likely.
+            protect: regular expression; what it matches stays.
+            seed: same seed, same text.
+            batch: parts of a long text that are read together; changes no text.
+            how: sampler options (`sddlm.generation.corrector.CorrectorConfig`).
+        """
+        from sddlm.generation.corrector import Corrector, CorrectorConfig
+
+        corrector = Corrector(self, CorrectorConfig(**how), t=t, seed=seed, batch=batch)
+        return corrector.correct([text], protect=protect)[0]
+
+    def _write(
+        self, asked: Request, seed: int, batch: int, how: Mapping[str, Any]
+    ) -> list[Generation]:
+        from sddlm.generation.args import SamplerConfig
+        from sddlm.generation.writer import Generator
+
+        writer = Generator(self, [asked], SamplerConfig(**how), seed=seed, batch=batch)
+        writer.write(progress=False)
+        return writer.written()
+
+
+def load(path: str | Path, device: str = "auto") -> LanguageModel:
+    """Read a trained model.
+
+    Args:
+        path: run or model directory.
+        device: cpu, cuda, or auto, which is cuda where there is one.
+
+    Raises:
+        ConfigError: in one line, if there is none or something in it is missing or damaged.
+    """
+    from sddlm.sampling.base import choose_device
+
+    return LanguageModel.load(path, choose_device(device))

@@ -1,0 +1,96 @@
+"""The library as a Python user meets it: a loaded model writes, fills, corrects and scores."""
+
+import pytest
+import torch
+
+import sddlm
+from sddlm.data.tokenizers import Tokenizer
+from sddlm.process.estimate import Estimate
+
+PROMPT = "The function"
+
+
+def save(path, estimate):
+    config = sddlm.DiTConfig(
+        vocab_size=257, length=24, width=16, blocks=1, heads=2, causal=not estimate.diffusion
+    )
+    network = sddlm.DiT(config)
+    network.init(3)
+    with torch.no_grad():  # an untrained network predicts uniformly
+        network.head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    parts = (network.eval(), sddlm.UniformProcess(), estimate, Tokenizer.bytes(), {}, {})
+    sddlm.LanguageModel(*parts).save(path)
+    return path
+
+
+@pytest.fixture
+def lm(tmp_path):
+    return sddlm.load(str(save(tmp_path / "model", Estimate.DENOISER)), device="cpu")
+
+
+def test_texts_are_those_of_the_command_line(lm, tmp_path):
+    how = {"steps": 6, "top_p": 0.8}
+    found = lm.generate(PROMPT, n=3, length=20, seed=4, **how)
+    assert all(each.text.startswith(PROMPT) for each in found)
+    place = str(tmp_path / "model")
+    assert [each.text for each in found] == sddlm.sample(
+        place, prompt=PROMPT, count=3, length=20, seed=4, **how
+    )
+    text = "The {3} fox {1:4}."
+    (filled,) = lm.infill(text, seed=4, **how)
+    assert filled.text.startswith("The ")
+    assert [filled.text] == sddlm.sample(place, infill=text, count=1, seed=4, **how)
+    draft = "The quick brown dog jumps."
+    ours, theirs = lm.correct(draft, t=0.3), sddlm.correct(place, draft, t=0.3)
+    assert (ours.text, ours.changes, ours.t) == (theirs.text, theirs.changes, 0.3)
+
+
+def test_a_library_call_writes_and_prints_nothing(lm, tmp_path, capfd):
+    before = sorted(tmp_path.rglob("*"))
+    lm.generate(steps=2)
+    lm.infill("a{2}b", steps=2)
+    lm.correct("abc")
+    lm.nll("abc", draws=32)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert capfd.readouterr() == ("", "")
+
+
+def test_likelihoods_come_with_their_errors(lm, tmp_path):
+    few, many = (lm.nll(["some text", "x"], draws=draws, seed=1) for draws in (64, 1024))
+    assert [each.tokens for each in few] == [9, 1]
+    for a, b in zip(few, many, strict=True):
+        assert 0 < b.stderr < a.stderr
+        assert abs(a.nats - b.nats) < 4 * (a.stderr**2 + b.stderr**2) ** 0.5
+    exact = sddlm.load(str(save(tmp_path / "ar", Estimate.NEXT_TOKEN)), device="cpu")
+    (found,) = exact.nll("abc")
+    tokens = torch.tensor([[exact.tokenizer.eos_id, *exact.tokenizer.encode_batch(["abc"])[0]]])
+    nats = sddlm.Autoregressive().bound(exact.network, tokens, sddlm.Draw.simple(0, 0, 1))[0, 1:]
+    assert found.nats == pytest.approx(nats.sum().item(), rel=1e-5)
+    assert found.stderr == 0
+
+
+def test_predictions_are_of_a_token_given_all_others(lm):
+    x_t = torch.randint(257, (2, 24), generator=torch.Generator().manual_seed(0))
+    log_p = lm.predict(x_t, 0.4)
+    assert log_p.shape == (2, 24, 257)
+    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(2, 24, dtype=torch.float64))
+    # by Bayes' rule from what the network says of x0 given all of x_t (math.md 1.4)
+    alpha = lm.process.schedule.alpha(torch.tensor(0.4, dtype=torch.float64))
+    with torch.no_grad():
+        hidden = lm.network(x_t, -alpha.log().float().expand(2))
+        given_all = lm.network.head.logits(hidden.flatten(0, 1)).double().softmax(-1)
+    own = torch.nn.functional.one_hot(x_t.flatten(), 257)
+    likelihood = (1 - alpha) / 257 + alpha * own  # of x_t given each x0
+    expected = given_all / likelihood
+    expected = expected / expected.sum(-1, keepdim=True)
+    torch.testing.assert_close(log_p.exp().flatten(0, 1), expected, rtol=1e-6, atol=1e-9)
+    for t in (0.0, 1.5):
+        with pytest.raises(sddlm.ConfigError, match=r"predict: t is"):
+            lm.predict(x_t, t)
+
+
+def test_an_autoregressive_model_has_no_such_prediction(tmp_path):
+    lm = sddlm.load(str(save(tmp_path / "ar", Estimate.NEXT_TOKEN)), device="cpu")
+    with pytest.raises(sddlm.ConfigError, match="only what stands before"):
+        lm.predict(torch.zeros(1, 24, dtype=torch.int64), 0.5)
+    assert lm.generate("ab", n=2, length=10)
