@@ -120,7 +120,7 @@ class Bench:
         never = tuple(self.loaded.tokenizer.not_sampled)
         out = replace(sampler, truncation=Truncation(**knobs, never=never)).sample(  # type: ignore[arg-type]
             self.loaded.network, process=self.loaded.process, estimate=self.loaded.estimate,
-            shape=(self.count, self.loaded.network.length), seed=self.seed,
+            batch=self.count, length=self.loaded.network.length, seed=self.seed,
         )  # fmt: skip
         calls = float(out.nfe.double().mean())
         return Texts(out.tokens.cpu(), nats_of(self.judge, out.tokens), calls, out.seconds)

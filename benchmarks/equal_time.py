@@ -186,7 +186,7 @@ class Race:
         with self.autocast():
             drawn = sampler.sample(
                 model, process=objective.process, estimate=objective.estimate,
-                shape=(count, self.train.shape[1]),
+                batch=count, length=self.train.shape[1],
             )  # fmt: skip
         return drawn.tokens
 

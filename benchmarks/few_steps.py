@@ -57,8 +57,8 @@ def row(
     never = tuple(loaded.tokenizer.not_sampled)
     sampler = Lazy(steps, truncation=Truncation(top_p=top_p, never=never))
     out = sampler.sample(
-        loaded.network, process=loaded.process, estimate=loaded.estimate,
-        shape=(count, loaded.network.length), seed=seed,
+        loaded,
+        batch=count, length=loaded.network.length, seed=seed,
     )  # fmt: skip
     calls = f"{float(torch.as_tensor(out.nfe).double().mean()):.1f}"
     return [judged(judge, out.tokens), mean(entropies(out.tokens)), calls, f"{out.seconds:.1f}"]

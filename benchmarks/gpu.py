@@ -226,7 +226,8 @@ def sampling_table(
                 chosen,
                 process=UniformProcess(),
                 estimate=Estimate.LEAVE_ONE_OUT,
-                shape=(batch, length),
+                batch=batch,
+                length=length,
             )
         return int(drawn.nfe.max())
 
@@ -284,7 +285,7 @@ def bits_table(shape: str, length: int, device: Device, batch: int = 8, steps: i
             drawn = [
                 Lazy(steps).sample(
                     model, process=UniformProcess(), estimate=Estimate.LEAVE_ONE_OUT,
-                    shape=(count, length), seed=1,
+                    batch=count, length=length, seed=1,
                 ).tokens[:1]
                 for count in (1, batch, batch)
             ]  # fmt: skip

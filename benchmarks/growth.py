@@ -69,7 +69,8 @@ def sampling(sizes: Sizes) -> Callable[[], object]:
         model,
         process=UniformProcess(),
         estimate=Estimate.LEAVE_ONE_OUT,
-        shape=(sizes.B, sizes.L),
+        batch=sizes.B,
+        length=sizes.L,
         seed=0,
     )
 

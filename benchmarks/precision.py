@@ -115,10 +115,7 @@ def measure(
     device = next(loaded.network.parameters()).device
     start = Draw(seed, 0, torch.arange(count, device=device), count)
     writes = Writes(loaded.process.prior(start, shape[1], vocab_size=V), vocab_size=V)
-    out = sampler.sample(
-        loaded.network, process=loaded.process, estimate=loaded.estimate, shape=shape, seed=seed,
-        on_step=writes,
-    )  # fmt: skip
+    out = sampler.sample(loaded, batch=count, seed=seed, on_step=writes)
     last = torch.zeros_like(writes.counts).scatter_add_(
         1, out.tokens, torch.ones_like(out.tokens, dtype=torch.float32)
     )

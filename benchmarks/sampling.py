@@ -58,7 +58,8 @@ class Cell:
                 model,
                 process=UniformProcess(),
                 estimate=Estimate.LEAVE_ONE_OUT,
-                shape=(self.batch, self.length),
+                batch=self.batch,
+                length=self.length,
                 on_step=_stopper(stop),
             )
         except _Enough:

@@ -94,3 +94,25 @@ def test_an_autoregressive_model_has_no_such_prediction(tmp_path):
     with pytest.raises(sddlm.ConfigError, match="only what stands before"):
         lm.predict(torch.zeros(1, 24, dtype=torch.int64), 0.5)
     assert lm.generate("ab", n=2, length=10)
+
+
+def test_samplers_take_the_model(lm):
+    sampler = sddlm.Lazy(steps=4)
+    drawn = sampler.sample(lm, batch=3, length=12, seed=2)
+    assert drawn.tokens.shape == (3, 12)
+    parts = {"process": lm.process, "estimate": lm.estimate}
+    same = sampler.sample(lm.network, batch=3, length=12, seed=2, **parts)
+    assert torch.equal(drawn.tokens, same.tokens)
+    assert sampler.sample(lm).tokens.shape == (1, 24)
+    known = torch.arange(9).expand(2, 9) < 4
+    condition = sddlm.Condition(drawn.tokens[:2, :9], known)
+    again = sampler.sample(lm, condition=condition)
+    assert torch.equal(again.tokens[known], condition.given[known])
+    with pytest.raises(sddlm.ConfigError, match="has its own process and estimate"):
+        sampler.sample(lm, **parts)
+    with pytest.raises(sddlm.ConfigError, match="give process and estimate"):
+        sampler.sample(lm.network)
+    with pytest.raises(sddlm.ConfigError, match="batch is 0"):
+        sampler.sample(lm, batch=0)
+    with pytest.raises(ValueError, match="the condition is"):
+        sampler.sample(lm, batch=3, condition=condition)

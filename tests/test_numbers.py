@@ -145,7 +145,7 @@ def train(objective: Objective, model: DiT) -> None:
 def write(sampler: Sampler, process: Process) -> None:
     model = network(isinstance(sampler, autoregressive.Autoregressive), process.extra_tokens)
     objective = Autoregressive() if model.causal else NELBO(process)
-    drawn = sampler.sample(model, process=process, estimate=objective.estimate, shape=(2, L))
+    drawn = sampler.sample(model, process=process, estimate=objective.estimate, batch=2, length=L)
     assert (drawn.tokens >= 0).all()
     assert (drawn.tokens < V).all()
 

@@ -72,7 +72,7 @@ def test_it_shows_the_sample_and_writes_the_page(place, tmp_path, capsys):
     shown = capsys.readouterr().out
     model = LanguageModel.load(place)
     drawn = Lazy(9, truncation=Truncation(top_p=0.9)).sample(
-        model.network, process=model.process, estimate=model.estimate, shape=(2, L), seed=0
+        model.network, process=model.process, estimate=model.estimate, batch=2, length=L, seed=0
     )
     data, text = page_data(page)
     (take,) = data["takes"]

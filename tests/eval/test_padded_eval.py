@@ -19,7 +19,7 @@ from sddlm.eval.perplexity import likelihood
 from sddlm.eval.run import evaluate
 from sddlm.eval.texts import END, held_out
 from sddlm.generation.args import begins, sampler_for
-from sddlm.generation.cuts import cuts, draw_cut
+from sddlm.generation.cuts import cuts
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -179,7 +179,13 @@ def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate
     ends = begins(loaded.data)
     sampler = sampler_for(estimate, loaded.tokenizer, steps=4, ends=ends)
     parts, _ = cuts(loaded, count=9, batch=9)
-    drawn = [row for cut in parts for row in draw_cut(loaded, sampler, cut, seed=3).tokens]
+    drawn = [
+        row
+        for cut in parts
+        for row in sampler.sample(
+            loaded, batch=cut.count, length=cut.length, seed=3, index=cut.first
+        ).tokens
+    ]
     assert len({len(row) for row in drawn}) > 2
     texts = TOKENIZER.decode_batch([row.tolist() for row in drawn])
     assert found["generated"] == pytest.approx(figures(drawn, texts, training), nan_ok=True)

@@ -18,7 +18,7 @@ import sddlm
 from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.generation.corrector import Corrector, CorrectorConfig, denoised
+from sddlm.generation.corrector import Corrector, CorrectorConfig
 from sddlm.generation.drafts import Change, Draft, spliced
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.generation.windows import windows
@@ -108,7 +108,7 @@ def test_drawn_in_many_steps_it_is_the_posterior() -> None:
     x_t = torch.tensor([0, 1, 1])
     known = torch.zeros(count, 3, dtype=torch.bool)
     condition = Condition(x_t.repeat(count, 1), known, None, t)
-    drawn = denoised(loaded, sampler, condition, torch.arange(count), 0)
+    drawn = sampler.sample(loaded, condition=condition)
     exact = posterior(WORLD, process, x_t, t)
     counts = torch.bincount(state_id(drawn.tokens, 4), minlength=64).double()
     live = exact * count >= 5

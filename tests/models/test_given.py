@@ -79,7 +79,7 @@ def test_a_causal_network_takes_the_first_of_the_unknown_positions() -> None:
     model = network(causal=True)
     prompt = Given(model, torch.tensor([[5, 2, 0, 0, 0]]), torch.arange(5) < 2)
     how: Any = {"process": UniformProcess(), "estimate": Estimate.NEXT_TOKEN}
-    made = sampler.sample(prompt, shape=(2, 3), **how).tokens
+    made = sampler.sample(prompt, batch=2, length=3, **how).tokens
     text = [5, 2, 3]
     for _ in range(2):
         hidden = model(torch.tensor([text]), torch.zeros(1))[0, -1:]
@@ -133,7 +133,7 @@ def test_lazy_and_ancestral_draw_the_same(changes: dict[str, Any]) -> None:
     view = Given(network(**changes), TOKENS[:1], KNOWN)
     how: Any = {"process": UniformProcess(), "estimate": Estimate.LEAVE_ONE_OUT, "seed": 4}
     lazy, plain = (
-        sampler.sample(view, shape=(60, 3), **how)
+        sampler.sample(view, batch=60, length=3, **how)
         for sampler in (Lazy(steps=20), Ancestral(steps=20))
     )
     assert torch.equal(lazy.tokens, plain.tokens)
@@ -187,7 +187,7 @@ def test_samples_follow_the_conditional_law(process: Process, estimate: Estimate
     gaps = []
     for steps in (2, 8, 32):
         for sampler in (Ancestral(steps=steps), Lazy(steps=steps)):
-            made = sampler.sample(view, process=process, estimate=estimate, shape=(10_000, 2))
+            made = sampler.sample(view, process=process, estimate=estimate, batch=10_000, length=2)
             law = torch.bincount(state_id(made.tokens, 3), minlength=9) / 10_000
             gaps.append(total_variation(law, world.probabilities))
     few, some, many = gaps[0], gaps[2], gaps[4]

@@ -190,9 +190,9 @@ def test_samples_of_one_length_are_those_of_shorter_rows(
     how = {"process": UniformProcess(), "estimate": Estimate.LEAVE_ONE_OUT, "seed": 4}
     view = PaddingMasked(model, ATTEND[1:2])
     n = LENGTHS[1]
-    padded = sampler.sample(view, shape=(40, L), **how).tokens[:, :n]
-    assert torch.equal(padded, sampler.sample(model, shape=(40, n), **how).tokens)
-    assert not torch.equal(padded, sampler.sample(model, shape=(40, L), **how).tokens[:, :n])
+    padded = sampler.sample(view, batch=40, length=L, **how).tokens[:, :n]
+    assert torch.equal(padded, sampler.sample(model, batch=40, length=n, **how).tokens)
+    assert not torch.equal(padded, sampler.sample(model, batch=40, length=L, **how).tokens[:, :n])
     assert model.training
 
 

@@ -170,7 +170,7 @@ def drawn(
         input_only=process.extra_tokens,
     )
     out = sampler.sample(
-        model, process=process, estimate=estimate, shape=(count, WORLD.length), seed=3
+        model, process=process, estimate=estimate, batch=count, length=WORLD.length, seed=3
     )
     ids = state_id(out.tokens, WORLD.vocab_size)
     return torch.bincount(ids, minlength=len(WORLD.probabilities)).double(), out.nfe
@@ -280,7 +280,7 @@ def run(sampler: Ancestral, process: Process, **more: Any) -> Any:
     time_free = more.pop("time_free", False)
     return sampler.sample(
         network(process.extra_tokens, time_free=time_free),
-        process=process, estimate=LOO, shape=(5, L), **more,
+        process=process, estimate=LOO, batch=5, length=L, **more,
     )  # fmt: skip
 
 
@@ -325,10 +325,10 @@ def test_what_is_certain_needs_one_call() -> None:
     model = Knows(torch.zeros(1, L, V), vocab_size=V, length=L)
     for by in ("entropy", "confidence"):
         sampler = Adaptive(64, budget=7.0 if by == "entropy" else 1.0, by=by)  # type: ignore[arg-type]
-        out = sampler.sample(model, process=process, estimate=LOO, shape=(3, L))
+        out = sampler.sample(model, process=process, estimate=LOO, batch=3, length=L)
         assert torch.equal(out.tokens, text)
         assert (out.nfe <= 2).all()
-    assert Lazy(64).sample(model, process=process, estimate=LOO, shape=(3, L)).nfe.min() > 30
+    assert Lazy(64).sample(model, process=process, estimate=LOO, batch=3, length=L).nfe.min() > 30
 
 
 def test_each_sequence_is_shown_step_by_step() -> None:

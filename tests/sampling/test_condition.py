@@ -149,7 +149,8 @@ def test_samplers_have_the_law_of_their_kernel_at_unequal_conditions(
         ),
         process=process,
         estimate=LOO,
-        shape=(3 * count, 3),
+        batch=3 * count,
+        length=3,
         condition=Condition(given, known),
     ).tokens
 
@@ -172,7 +173,8 @@ def test_first_hitting_has_the_conditional_law_itself() -> None:
         model,
         process=process,
         estimate=LOO,
-        shape=(2 * count, 3),
+        batch=2 * count,
+        length=3,
         condition=Condition(given, known),
     )
     check(drawn.tokens[::2], conditioned({0: 1}).probabilities)
@@ -261,7 +263,8 @@ def compare_batches(
             model,
             process=process,
             estimate=estimate,
-            shape=(len(which), L),
+            batch=len(which),
+            length=L,
             seed=4,
             index=index[which],
             condition=Condition(whole.given[which], whole.known[which], whole.lengths[which]),
@@ -292,7 +295,8 @@ def test_padding_is_not_looked_at() -> None:
                 model,
                 process=UniformProcess(),
                 estimate=LOO,
-                shape=(given.shape[0], given.shape[1]),
+                batch=given.shape[0],
+                length=given.shape[1],
                 condition=Condition(given, known, lengths),
             )
             .tokens
@@ -317,7 +321,8 @@ def test_lazy_draws_what_ancestral_draws(seed: int) -> None:
                 model,
                 process=UniformProcess(),
                 estimate=LOO,
-                shape=(6, L),
+                batch=6,
+                length=L,
                 seed=seed,
                 condition=condition,
             )
@@ -354,7 +359,7 @@ def test_what_a_sampler_cannot_keep_to_is_refused() -> None:
     given, known = torch.zeros(1, L).long(), torch.zeros(1, L).bool()
     with pytest.raises(ValueError, match="but shape is"):
         Lazy(2).sample(
-            network(), process=UniformProcess(), estimate=LOO, shape=(2, L),
+            network(), process=UniformProcess(), estimate=LOO, batch=2, length=L,
             condition=Condition(given, known),
         )  # fmt: skip
     known[0, 5] = True
@@ -365,5 +370,5 @@ def test_what_a_sampler_cannot_keep_to_is_refused() -> None:
         with pytest.raises(ConfigError, match=said):
             Autoregressive().sample(
                 network(causal=True), process=UniformProcess(), estimate=Estimate.NEXT_TOKEN,
-                shape=(1, L), condition=condition,
+                batch=1, length=L, condition=condition,
             )  # fmt: skip

@@ -51,7 +51,8 @@ def history(
         tabular(process, estimate),
         process=process,
         estimate=estimate,
-        shape=(count, 2),
+        batch=count,
+        length=2,
         seed=seed,
         on_step=lambda n, t, x: seen.append(x.clone()),
     )
@@ -163,7 +164,7 @@ class Independent(nn.Module):
 def asked(sampler: Ancestral, process: Process, B: int, L: int) -> Samples:
     V = 5 + process.extra_tokens
     model = Independent(V, process.extra_tokens)
-    out = sampler.sample(model, process=process, estimate=LOO, shape=(B, L))
+    out = sampler.sample(model, process=process, estimate=LOO, batch=B, length=L)
     assert sum(map(len, model.calls)) == out.nfe.sum()
     return out
 
@@ -198,7 +199,8 @@ def test_a_sequence_depends_on_seed_and_index_alone(sampler: Psi | FirstHitting)
             tabular(process),
             process=process,
             estimate=LOO,
-            shape=(count, 2),
+            batch=count,
+            length=2,
             seed=seed,
             index=first,
         )
@@ -219,7 +221,7 @@ def test_first_hitting_has_the_law(V: int, L: int, truncation: Truncation) -> No
     table = world.leave_one_out(0.5, process).clamp(min=1e-300).log()
     model = TabularModel(table, vocab_size=V + 1, length=L)
     out = FirstHitting(truncation).sample(
-        model, process=process, estimate=LOO, shape=(30_000, L), seed=3
+        model, process=process, estimate=LOO, batch=30_000, length=L, seed=3
     )
     # the law: all orders of revealing are equally likely
     p, x0 = truncation(table), states(V, L)
@@ -246,7 +248,8 @@ def test_first_hitting_asks_each_sequence_at_its_own_level() -> None:
         model,
         process=process,
         estimate=LOO,
-        shape=(B, L),
+        batch=B,
+        length=L,
         on_step=lambda n, t, x: seen.append((n, t)),
     )
     assert seen == [(n, 1 - n / L) for n in range(1, L + 1)]
@@ -266,8 +269,8 @@ def test_first_hitting_asks_each_sequence_at_its_own_level() -> None:
 def test_first_hitting_needs_a_mask() -> None:
     for process in (UniformProcess(), HybridProcess()):
         with pytest.raises(ConfigError, match="use Lazy or Psi"):
-            FirstHitting().sample(Independent(6), process=process, estimate=LOO, shape=(1, 2))
+            FirstHitting().sample(Independent(6), process=process, estimate=LOO, batch=1, length=2)
     with pytest.raises(ConfigError, match="use Autoregressive"):
         FirstHitting().sample(
-            Independent(6), process=MaskedProcess(), estimate=Estimate.NEXT_TOKEN, shape=(1, 2)
+            Independent(6), process=MaskedProcess(), estimate=Estimate.NEXT_TOKEN, batch=1, length=2
         )

@@ -63,7 +63,7 @@ def test_the_law_is_the_exact_one_where_no_token_is_rare(
     exact = law(sampler, process, lambda alpha: truncation(WORLD.leave_one_out(alpha).log()))
     table = WORLD.denoiser if estimate is Estimate.DENOISER else WORLD.leave_one_out
     model = TabularModel(table, vocab_size=4, length=2)
-    out = sampler.sample(model, process=process, estimate=estimate, shape=(10_000, 2), seed=1)
+    out = sampler.sample(model, process=process, estimate=estimate, batch=10_000, length=2, seed=1)
     counts = torch.bincount(state_id(out.tokens, 4), minlength=16)
     possible = exact > 1e-12
     assert counts[~possible].sum() == 0
@@ -76,7 +76,7 @@ def test_masks_are_never_written_and_text_stays() -> None:
     model = TabularModel(world.optimum(LOO, process), vocab_size=5, length=3)
     seen: list[Tensor] = []
     Float32(20).sample(
-        model, process=process, estimate=LOO, shape=(200, 3),
+        model, process=process, estimate=LOO, batch=200, length=3,
         on_step=lambda n, t, x: seen.append(x.clone()),
     )  # fmt: skip
     assert (seen[-1] < 4).all()
@@ -88,7 +88,7 @@ def test_a_sequence_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPa
     def run(count: int = 10, seed: int = 1, first: int = 0) -> Tensor:
         p = torch.full((50,), 0.02, dtype=torch.float64)
         return Float32(6).sample(
-            Constant(p), process=UniformProcess(), estimate=LOO, shape=(count, 7), seed=seed,
+            Constant(p), process=UniformProcess(), estimate=LOO, batch=count, length=7, seed=seed,
             index=first,
         ).tokens  # fmt: skip
 
@@ -145,7 +145,7 @@ def drawn(kind: type[Ancestral], process: Process, length: int) -> tuple[Tensor,
     model = Constant(torch.cat([p, torch.zeros(process.extra_tokens)]))
     seen: list[Tensor] = []
     out = kind(200).sample(
-        model, process=process, estimate=LOO, shape=(8, length), seed=3,
+        model, process=process, estimate=LOO, batch=8, length=length, seed=3,
         on_step=lambda n, t, x: seen.append(x.clone()),
     )  # fmt: skip
     changes = (torch.stack(seen).diff(dim=0) != 0).sum(0)

@@ -136,7 +136,7 @@ def test_what_is_no_text_is_never_written(
     found = []
     for each in (sampler, free):
         samples = each.sample(
-            loaded.network, process=process, estimate=estimate, shape=(40, L), seed=0
+            loaded.network, process=process, estimate=estimate, batch=40, length=L, seed=0
         )
         found.append(set(samples.tokens.flatten().tolist()))
     assert not found[0] & NEVER

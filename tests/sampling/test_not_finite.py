@@ -88,7 +88,7 @@ def test_no_sampler_writes_noise(
     loaded = spoilt(damage, process)
     drawing = SamplerConfig(sampler=sampler, steps=4).build(loaded)  # type: ignore[arg-type]
     with pytest.raises(FloatingPointError, match="output is not finite") as error:
-        drawing.sample(loaded.network, process=process, estimate=LOO, shape=(2, L))
+        drawing.sample(loaded.network, process=process, estimate=LOO, batch=2, length=L)
     assert "\n" not in str(error.value)
 
 
@@ -97,7 +97,7 @@ def test_nothing_is_written_from_left_to_right(damage: Callable[[DiT], None]) ->
     loaded = spoilt(damage, UniformProcess(), NEXT)
     with pytest.raises(FloatingPointError, match="output is not finite"):
         SamplerConfig().build(loaded).sample(
-            loaded.network, process=loaded.process, estimate=NEXT, shape=(2, L)
+            loaded.network, process=loaded.process, estimate=NEXT, batch=2, length=L
         )
 
 
@@ -172,7 +172,7 @@ def test_finite_output_is_let_through() -> None:
     drawn = (
         SamplerConfig(steps=4)
         .build(loaded)
-        .sample(loaded.network, process=loaded.process, estimate=LOO, shape=(2, L))
+        .sample(loaded.network, process=loaded.process, estimate=LOO, batch=2, length=L)
     )
     assert drawn.tokens.shape == (2, L)
     nats = bounded(loaded.process, LOO).nats(loaded.network, drawn.tokens, Draw.simple(0, 0, 2))

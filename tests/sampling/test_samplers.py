@@ -60,7 +60,7 @@ class Constant(nn.Module):
 
 
 def run(sampler: Ancestral, count: int, estimate: Estimate = LOO, **more: object) -> Samples:
-    options: dict[str, object] = {"process": PROCESS, "shape": (count, 2), **more}
+    options: dict[str, object] = {"process": PROCESS, "batch": count, "length": 2, **more}
     return sampler.sample(tabular(estimate=estimate), estimate=estimate, **options)  # type: ignore[arg-type]
 
 
@@ -98,7 +98,13 @@ def test_lazy_is_ancestral_token_for_token(tail: str, truncation: Truncation, st
 def test_own_clocks_change_no_token_and_ask_less(process: Process, tail: str) -> None:
     B, V, steps = 8, 4 + process.extra_tokens, 60
     world = World.random(4, 3, seed=9, concentration=0.5)
-    options: dict[str, object] = {"process": process, "estimate": LOO, "shape": (B, 3), "seed": 4}
+    options: dict[str, object] = {
+        "process": process,
+        "estimate": LOO,
+        "batch": B,
+        "length": 3,
+        "seed": 4,
+    }
     made, asked = [], []
     for kind in (Ancestral, Lazy):
         model = TabularModel(world.optimum(LOO, process), vocab_size=V, length=3)
@@ -135,7 +141,13 @@ class TimeFree(nn.Module):
 
 def test_a_time_free_network_is_asked_once_for_each_state() -> None:
     B, L, steps = 6, 8, 300
-    options: dict[str, object] = {"process": PROCESS, "estimate": LOO, "shape": (B, L), "seed": 2}
+    options: dict[str, object] = {
+        "process": PROCESS,
+        "estimate": LOO,
+        "batch": B,
+        "length": L,
+        "seed": 2,
+    }
     states_seen: list[Tensor] = []
     models = {said: TimeFree(said) for said in (True, False)}
     out = {
@@ -175,7 +187,7 @@ def test_a_sequence_depends_on_seed_and_index_alone() -> None:
 def test_bookkeeping() -> None:
     p = torch.full((6,), 1 / 6, dtype=torch.float64)
     B, L, steps = 32, 16, 200
-    options = {"process": PROCESS, "estimate": LOO, "shape": (B, L)}
+    options = {"process": PROCESS, "estimate": LOO, "batch": B, "length": L}
     full = Constant(p)
     out = Ancestral(steps=steps).sample(full, **options)  # type: ignore[arg-type]
     assert (out.nfe == steps).all()
@@ -210,7 +222,8 @@ def test_leaves_the_model_as_it_was() -> None:
         model,
         process=PROCESS,
         estimate=LOO,
-        shape=(3, 2),
+        batch=3,
+        length=2,
         on_step=lambda n, t, x: times.append((n, t)),
     )
     assert times == [(1, 0.5), (2, 0.0)]
@@ -222,7 +235,7 @@ def test_leaves_the_model_as_it_was() -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        Lazy(steps=1).sample(model, process=PROCESS, estimate=LOO, shape=(1, 2), on_step=fail)
+        Lazy(steps=1).sample(model, process=PROCESS, estimate=LOO, batch=1, length=2, on_step=fail)
     assert model.training
 
 
@@ -232,7 +245,7 @@ def test_inputs_are_not_written_to() -> None:
     before = model.log_p.clone()
     for estimate in (LOO, Estimate.DENOISER):
         Ancestral(steps=3, truncation=SHARP).sample(
-            model, process=PROCESS, estimate=estimate, shape=(2, 3)
+            model, process=PROCESS, estimate=estimate, batch=2, length=3
         )
     assert torch.equal(model.log_p, before)
 
@@ -288,7 +301,7 @@ def test_tail_mass_at_many_steps() -> None:
     p = torch.full((128,), mass, dtype=torch.float64)
     p[0] = 1 - 127 * mass
     out = Lazy(steps=steps).sample(
-        Constant(p), process=PROCESS, estimate=LOO, shape=(16, 2000), seed=0
+        Constant(p), process=PROCESS, estimate=LOO, batch=16, length=2000, seed=0
     )
     hits = (out.tokens > 0).sum().item()
     expected = out.tokens.numel() * 127 * mass
@@ -321,7 +334,8 @@ def test_autoregressive() -> None:
     seen: list[tuple[int, float]] = []
     out = Autoregressive(bos_id=2).sample(
         Bigram(table),
-        shape=(20_000, 3),
+        batch=20_000,
+        length=3,
         on_step=lambda n, t, x: seen.append((n, t)),
         **options,  # type: ignore[arg-type]
     )
@@ -334,7 +348,8 @@ def test_autoregressive() -> None:
     assert stats.chisquare(counts.numpy(), (expected / expected.sum() * 20_000).numpy())[1] > 1e-3
     one = Autoregressive(bos_id=2).sample(
         Bigram(table),
-        shape=(1, 3),
+        batch=1,
+        length=3,
         index=7,
         **options,  # type: ignore[arg-type]
     )
@@ -345,10 +360,10 @@ def test_autoregressive_errors() -> None:
     model = Bigram(torch.full((3, 3), 1 / 3))
     with pytest.raises(ConfigError, match="--bos_id"):
         Autoregressive(bos_id=3).sample(
-            model, process=PROCESS, estimate=Estimate.NEXT_TOKEN, shape=(1, 2)
+            model, process=PROCESS, estimate=Estimate.NEXT_TOKEN, batch=1, length=2
         )
     with pytest.raises(ConfigError, match="use Lazy"):
-        Autoregressive().sample(model, process=PROCESS, estimate=LOO, shape=(1, 2))
+        Autoregressive().sample(model, process=PROCESS, estimate=LOO, batch=1, length=2)
 
 
 class Uncached(nn.Module):
@@ -373,7 +388,13 @@ def test_a_cache_changes_no_token(input_conv: int) -> None:
     model = DiT(config).double()
     widths: list[int] = []
     model.embedding.register_forward_hook(lambda m, args, out: widths.append(out.shape[1]))
-    options = {"process": PROCESS, "estimate": Estimate.NEXT_TOKEN, "shape": (5, 24), "seed": 2}
+    options = {
+        "process": PROCESS,
+        "estimate": Estimate.NEXT_TOKEN,
+        "batch": 5,
+        "length": 24,
+        "seed": 2,
+    }
     cached = Autoregressive().sample(model, **options)  # type: ignore[arg-type]
     assert widths == [1] * 23
     whole = Autoregressive().sample(Uncached(model), **options)  # type: ignore[arg-type]

@@ -202,7 +202,7 @@ def test_samplers_have_the_law_of_the_cut_prediction(process: Process, how: Trun
     assert total_variation(exact, law(Ancestral(6), process, network)) > 0.1
     model = TabularModel(network, vocab_size=3 + extra, length=3, input_only=extra)
     drawn = Lazy(6, truncation=how).sample(
-        model, process=process, estimate=Estimate.LEAVE_ONE_OUT, shape=(8000, 3)
+        model, process=process, estimate=Estimate.LEAVE_ONE_OUT, batch=8000, length=3
     )
     counts = torch.bincount(state_id(drawn.tokens, 3), minlength=27).double()
     assert counts[exact < 1e-12].sum() == 0

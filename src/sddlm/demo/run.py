@@ -218,10 +218,9 @@ def show(
         if loaded.estimate.diffusion:
             on_step(0, 1.0 if wish.condition is None else wish.condition.t, start_of(loaded, wish))
         drawn = sampler.sample(
-            loaded.network,
-            process=loaded.process,
-            estimate=loaded.estimate,
-            shape=wish.shape,
+            loaded,
+            batch=wish.shape[0],
+            length=wish.shape[1],
             seed=wish.seed,
             index=wish.index,
             condition=wish.condition,

@@ -19,7 +19,6 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import HeldOut
 from sddlm.generation.corrector import CorrectorConfig, check_can_correct
-from sddlm.generation.filling import denoised
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.lm import LanguageModel
 from sddlm.sampling.condition import Condition
@@ -156,7 +155,7 @@ def measure_correction(
             fit.append((reading.fit * rows.free).sum(1))
             right.append(reading.right)
             condition = Condition(rows.x, ~rows.free, lengths, t)
-            drawn = denoised(loaded, sampler, condition, index, seed)
+            drawn = sampler.sample(loaded, seed=seed, index=index, condition=condition)
             counts.append(rows.counts(drawn.tokens.cpu()))
             nfe.append(int(drawn.nfe.sum()))
         best, each = most_likely(torch.stack(fit)), torch.arange(len(index))

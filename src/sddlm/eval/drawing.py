@@ -10,7 +10,7 @@ from torch import Tensor, tensor
 from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.texts import SampleSet
 from sddlm.generation.args import begins, sampler_for
-from sddlm.generation.cuts import cuts, draw_cut
+from sddlm.generation.cuts import cuts
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.float32 import Float32
@@ -98,7 +98,10 @@ def draw_set(
     parts, _ = cuts(loaded, count=drawing.count, batch=drawing.batch)
 
     def one(number: int) -> dict[str, Any]:
-        drawn = draw_cut(loaded, sampler, parts[number], seed=drawing.seed)
+        cut = parts[number]
+        drawn = sampler.sample(
+            loaded, batch=cut.count, length=cut.length, seed=drawing.seed, index=cut.first
+        )
         return {
             "tokens": drawn.tokens.tolist(),
             "nfe": drawn.nfe.tolist(),

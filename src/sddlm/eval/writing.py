@@ -12,7 +12,6 @@ import torch
 from sddlm.errors import ConfigError
 from sddlm.eval.questions import fit, prompt_of
 from sddlm.generation.args import begins, sampler_for
-from sddlm.generation.filling import denoised
 from sddlm.lm import LanguageModel
 from sddlm.sampling.condition import Condition
 from sddlm.sampling.truncation import Truncation
@@ -109,7 +108,7 @@ def write(
     )
     given = torch.tensor([prompt + [0] * wanted])  # [1, L]
     condition = Condition(given, torch.arange(given.shape[1])[None] < len(prompt))
-    drawn = denoised(loaded, sampler, condition, copy, seed)
+    drawn = sampler.sample(loaded, seed=seed, index=copy, condition=condition)
     ids = drawn.tokens[0, len(prompt) :].tolist()
     if tokenizer.eos_id in ids:
         ids = ids[: ids.index(tokenizer.eos_id)]

@@ -13,7 +13,6 @@ import torch
 from sddlm.errors import ConfigError
 from sddlm.generation.args import SamplerConfig, begins, first_token
 from sddlm.generation.drafts import Change, Draft, spliced
-from sddlm.generation.filling import denoised
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.generation.requests import digest
 from sddlm.generation.windows import Batch, Text, batches, windows
@@ -180,7 +179,9 @@ class Corrector:
         """Correct the windows of a batch, the ``number``-th of their texts."""
         keys = [digest([text.key, number]) for text, _ in batch.rows]
         condition = Condition(batch.tokens, batch.known, batch.lengths, t)
-        drawn = denoised(self.loaded, self._sampler, condition, torch.tensor(keys), self.seed)
+        drawn = self._sampler.sample(
+            self.loaded, seed=self.seed, index=torch.tensor(keys), condition=condition
+        )
         for row, (text, _) in enumerate(batch.rows):
             mine, there = batch.own(row)
             text.tokens[mine] = drawn.tokens[row, there].cpu()

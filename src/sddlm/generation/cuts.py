@@ -9,8 +9,6 @@ from itertools import groupby
 import torch
 
 from sddlm.lm import LanguageModel
-from sddlm.sampling.base import Sampler
-from sddlm.types import OnStep, Samples
 
 
 @dataclass(frozen=True)
@@ -46,21 +44,6 @@ def cuts(
         for first in range(start, stop, batch)
     ]
     return found, lengths
-
-
-def draw_cut(
-    loaded: LanguageModel, sampler: Sampler, cut: Cut, *, seed: int, on_step: OnStep | None = None
-) -> Samples:
-    """The samples of a cut."""
-    return sampler.sample(
-        loaded.network,
-        process=loaded.process,
-        estimate=loaded.estimate,
-        shape=(cut.count, cut.length),
-        seed=seed,
-        index=cut.first,
-        on_step=on_step,
-    )
 
 
 def lengths_of_samples(

@@ -7,11 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sddlm.lm import LanguageModel
-from sddlm.sampling.base import Sampler
-from sddlm.sampling.condition import Condition
-from sddlm.types import OnStep, Samples
-
 #: rows of unequal lengths are filled up to a multiple of this, so that they share batches
 WIDTH = 32
 
@@ -47,25 +42,3 @@ def fill(
         here = slice(len(front), len(front) + len(own))
         tokens[row, here], known[row, here] = own, given
     return tokens, known, torch.tensor([len(front) + len(own) for own, _ in parts])
-
-
-def denoised(
-    loaded: LanguageModel,
-    sampler: Sampler,
-    condition: Condition,
-    index: int | Tensor,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> Samples:
-    """A batch as a model makes it; the arguments are those of `Sampler.sample`."""
-    count, length = condition.given.shape
-    return sampler.sample(
-        loaded.network,
-        process=loaded.process,
-        estimate=loaded.estimate,
-        shape=(count, length),
-        seed=seed,
-        index=index,
-        condition=condition,
-        on_step=on_step,
-    )

@@ -13,7 +13,7 @@ from sddlm.errors import ConfigError
 from sddlm.generation.args import SamplerConfig, begins, first_token
 from sddlm.generation.blocks import Blocks, Text
 from sddlm.generation.cuts import lengths_of_samples
-from sddlm.generation.filling import denoised, fill, filled_width
+from sddlm.generation.filling import fill, filled_width
 from sddlm.generation.requests import Request, lay_out
 from sddlm.lm import LanguageModel
 from sddlm.progress import bar
@@ -183,8 +183,13 @@ class Generator:
 
     def draw(self, batch: Batch, on_step: OnStep | None = None) -> Samples:
         """Sample a batch."""
-        sampler = self.sampler(batch)
-        return denoised(self.loaded, sampler, batch.condition, batch.index, self.seed, on_step)
+        return self.sampler(batch).sample(
+            self.loaded,
+            seed=self.seed,
+            index=batch.index,
+            condition=batch.condition,
+            on_step=on_step,
+        )
 
     def take(self, batch: Batch, tokens: Tensor, nfe: Sequence[int], seconds: float) -> None:
         """Put what was sampled into the texts.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.sampling.ancestral import Cells, Run, move
-from sddlm.sampling.base import chunks, leave_one_out
+from sddlm.sampling.ancestral import Cells, move
+from sddlm.sampling.base import SamplingContext, chunks, leave_one_out
 from sddlm.sampling.lazy import Lazy, _Replay
 
 
@@ -55,7 +55,7 @@ class Adaptive(Lazy):
                 "at every step"
             )
 
-    def _run(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, run: SamplingContext, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Ancestral._run`."""
         times, alphas = self.grid(run.process.schedule, device=x.device, t=run.t)
         plan = self._plan(run, alphas)
@@ -87,7 +87,13 @@ class Adaptive(Lazy):
                 replay.add(plan.step[at], row, place, new)
 
     def _moves(
-        self, run: Run, kept: _Kept, row: Tensor, place: Tensor, own: Tensor, cells: Cells
+        self,
+        run: SamplingContext,
+        kept: _Kept,
+        row: Tensor,
+        place: Tensor,
+        own: Tensor,
+        cells: Cells,
     ) -> tuple[Tensor, Tensor]:
         """New tokens in place of ``own``, and what each tells the other positions, ``[N]`` each."""
         new, cost = torch.empty_like(own), torch.zeros_like(cells.u)
@@ -100,7 +106,9 @@ class Adaptive(Lazy):
             cost[at] = self._told(run, p, own[at], new[at], cells[at])
         return new, cost
 
-    def _told(self, run: Run, p: Tensor, own: Tensor, new: Tensor, cells: Cells) -> Tensor:
+    def _told(
+        self, run: SamplingContext, p: Tensor, own: Tensor, new: Tensor, cells: Cells
+    ) -> Tensor:
         """What moves from ``own`` to ``new [N]`` tell, by the predictions ``p [N, V]``: ``[N]``."""
         V = p.shape[1]
         p_own = p.gather(1, own[:, None])[:, 0]
@@ -127,7 +135,7 @@ class Adaptive(Lazy):
         rest = torch.log1p(p_own / nu)
         return (rest - p_own * torch.log1p(1 / nu)).clamp(min=0)
 
-    def aged(self, run: Run, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+    def aged(self, run: SamplingContext, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         """What staying from ``alpha_t [A]`` to ``alpha_s [A]`` tells at most: ``[A]``."""
         if getattr(run.model, "time_free", False):
             return torch.zeros_like(alpha_t)
@@ -142,7 +150,7 @@ class _Kept:
         nfe: network calls of each sequence ``[B]``.
     """
 
-    def __init__(self, run: Run, sampler: Adaptive, alpha: Tensor) -> None:
+    def __init__(self, run: SamplingContext, sampler: Adaptive, alpha: Tensor) -> None:
         self.run, self.sampler = run, sampler
         self.nfe = torch.zeros_like(run.index)
         self._hidden: Tensor | None = None  # [B, L, D]

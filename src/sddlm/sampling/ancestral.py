@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, fields
-from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,17 +14,15 @@ from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, warn_of_bias
 from sddlm.process.schedule import Schedule
 from sddlm.sampling.base import (
+    Drawn,
     Model,
     Sampler,
+    SamplingContext,
     chunks,
-    device_of,
-    evaluating,
     leave_one_out,
     pick,
 )
-from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.sampling.truncation import Truncation
-from sddlm.types import OnStep, Samples
 
 #: of a grid, which is held whole; a law does not change any more long before
 MOST_STEPS = 1_000_000
@@ -54,53 +50,6 @@ class Cells:
 
     def __getitem__(self, at: slice | Tensor) -> Cells:
         return Cells(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
-
-
-@dataclass(frozen=True)
-class Run:
-    """What does not change during a run.
-
-    Attributes:
-        model: the network.
-        process: of the noise.
-        estimate: what the network's output means.
-        seed: of all randomness.
-        index: of each sequence ``[B]`` int64.
-        length: L.
-        on_step: called after each step, or None.
-        condition: what is known of the sequences, or None.
-    """
-
-    model: Model
-    process: Process
-    estimate: Estimate
-    seed: int
-    index: Tensor
-    length: int
-    on_step: OnStep | None
-    condition: Condition | None = None
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self.model.vocab_size
-
-    @property
-    def t(self) -> float:
-        """The noise level that the run begins at."""
-        return 1.0 if self.condition is None else self.condition.t
-
-    @cached_property
-    def free(self) -> Tensor:
-        """Positions that are sampled ``[B, L]`` bool, or ``[1, 1]`` if all are."""
-        everywhere = torch.ones(1, 1, dtype=torch.bool, device=self.index.device)
-        return everywhere if self.condition is None else self.condition.free
-
-    def hidden(self, x: Tensor, sigma: Tensor, which: Tensor, **more: Any) -> Tensor:
-        """The network's output for the sequences ``which [A]`` int64: ``x[which]``, each at its
-        ``sigma [A]``; ``rows`` count among them."""
-        padding = {} if self.condition is None else self.condition.attend(which)
-        return self.model(x[which], sigma, **padding, **more)
 
 
 @dataclass
@@ -175,39 +124,21 @@ class Ancestral(Sampler):
         """See `Sampler.calls`."""
         return self.steps
 
-    def sample(
-        self,
-        model: Model,
-        *,
-        process: Process,
-        estimate: Estimate,
-        shape: tuple[int, int],
-        seed: int = 0,
-        index: int | Tensor = 0,
-        condition: Condition | None = None,
-        on_step: OnStep | None = None,
-    ) -> Samples:
-        """See `Sampler.sample`; a denoiser is converted to leave-one-out, exactly, at each step."""
+    def check(self, model: Model, process: Process, estimate: Estimate) -> None:
+        """See `Sampler.check`; a denoiser is converted to leave-one-out, exactly, at each step."""
         if not estimate.diffusion:
             raise ConfigError(
                 f"{type(self).__name__} cannot sample a model whose estimate is "
                 f"{estimate.value}, only a diffusion model: use Autoregressive"
             )
         warn_of_bias(estimate, model.vocab_size)
-        started = time.perf_counter()
-        device = device_of(model)
-        places = indices(index, shape[0], device)
-        condition = checked(condition, shape, device)
-        run = Run(model, process, estimate, seed, places, shape[1], on_step, condition)
-        with evaluating(model):
-            start = Draw(seed, 0, places, len(places))
-            x = process.prior(start, run.length, vocab_size=run.vocab_size)  # [B, L]
-            x, nfe, rows = self._run(run, x if condition is None else condition.begin(x))
-        seconds = time.perf_counter() - started
-        # a copy made outside inference mode can also be trained on
-        return Samples(x.clone(), nfe.clone(), self.steps, seconds, rows.clone())
 
-    def _run(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, run: SamplingContext) -> Drawn:
+        """See `Sampler.draw`."""
+        x, nfe, rows = self._run(run, run.begin(run.noise()))
+        return Drawn(x, nfe, self.steps, rows)
+
+    def _run(self, run: SamplingContext, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From noise to text: tokens ``[B, L]``, network calls and head rows, each ``[B]``."""
         times, alphas = self.grid(run.process.schedule, device=x.device, t=run.t)
         kappas = self.kappas(alphas).tolist()
@@ -222,7 +153,7 @@ class Ancestral(Sampler):
         return x, nfe, rows
 
     def _advance(
-        self, run: Run, x: Tensor, number: int, alphas: Tensor, kappa: float
+        self, run: SamplingContext, x: Tensor, number: int, alphas: Tensor, kappa: float
     ) -> tuple[Tensor, Tensor]:
         """The tokens after step ``number`` and the positions asked, both ``[B, L]``."""
         draw = Draw(run.seed, number, run.index, len(run.index))
@@ -250,7 +181,7 @@ class Ancestral(Sampler):
         return torch.where(fresh, cells.noise, new), asked
 
     def ask(
-        self, run: Run, x: Tensor, cells: Cells, kappa: float, draw: Draw
+        self, run: SamplingContext, x: Tensor, cells: Cells, kappa: float, draw: Draw
     ) -> tuple[Cells, Tensor, Tensor]:
         """The cells of a step, which of them the network is asked for, which become noise.
 
@@ -258,7 +189,7 @@ class Ancestral(Sampler):
         """
         return cells, torch.ones_like(cells.greedy), torch.zeros_like(cells.greedy)
 
-    def _answers(self, run: Run, hidden: Tensor, own: Tensor, cells: Cells) -> Tensor:
+    def _answers(self, run: SamplingContext, hidden: Tensor, own: Tensor, cells: Cells) -> Tensor:
         """New tokens ``[N]`` in place of ``own [N]``, given the hidden vectors ``[N, D]``."""
         new = torch.empty_like(own)
         for at in chunks(len(new), run.vocab_size):

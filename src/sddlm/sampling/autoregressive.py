@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
-from sddlm.sampling.base import Model, Sampler, chunks, device_of, evaluating, pick
-from sddlm.sampling.condition import Condition, checked, indices
+from sddlm.sampling.base import (
+    Drawn,
+    Model,
+    Sampler,
+    SamplingContext,
+    chunks,
+    pick,
+)
+from sddlm.sampling.condition import Condition
 from sddlm.sampling.truncation import Truncation
-from sddlm.types import OnStep, Samples, before_padding
+from sddlm.types import before_padding
 
 
 @dataclass
@@ -39,19 +44,8 @@ class Autoregressive(Sampler):
         """See `Sampler.calls`: one for each token but the first."""
         return length - 1
 
-    def sample(
-        self,
-        model: Model,
-        *,
-        process: Process,
-        estimate: Estimate,
-        shape: tuple[int, int],
-        seed: int = 0,
-        index: int | Tensor = 0,
-        condition: Condition | None = None,
-        on_step: OnStep | None = None,
-    ) -> Samples:
-        """See `Sampler.sample`; the process is not used. Only what comes first can be known."""
+    def check(self, model: Model, process: Process, estimate: Estimate) -> None:
+        """See `Sampler.check`; the process is not used."""
         if estimate is not Estimate.NEXT_TOKEN or not getattr(model, "causal", False):
             raise ConfigError(
                 f"Autoregressive samples only a causal model with estimate "
@@ -61,53 +55,44 @@ class Autoregressive(Sampler):
             raise ConfigError(
                 f"--bos_id is {self.bos_id}, allowed is 0 to {model.vocab_size - 1}: try --bos_id 0"
             )
-        started = time.perf_counter()
-        B, L = shape
-        device = device_of(model)
-        places = indices(index, B, device)
-        condition = _prompts(checked(condition, shape, device))
-        with evaluating(model):
-            x = torch.full((B, L), self.bos_id, device=device)
+
+    def keep(self, condition: Condition | None) -> Condition | None:
+        """See `Sampler.keep`: only what comes first can be known, and no text is changed."""
+        if condition is None:
+            return None
+        if condition.t < 1:
+            raise ConfigError("an autoregressive model cannot change a text: use a diffusion model")
+        behind = condition.free.cumsum(1) > 0  # [B, L]: something before is unknown
+        if condition.lengths is not None:
+            behind &= before_padding(condition.lengths, behind.shape[1])
+        if (condition.known & behind).any():
+            raise ConfigError(
+                "an autoregressive model reads only what is before: give it a --prompt alone, "
+                "for a suffix or blanks use a diffusion model"
+            )
+        return condition
+
+    def draw(self, run: SamplingContext) -> Drawn:
+        """See `Sampler.draw`."""
+        model, condition, device = run.model, run.condition, run.index.device
+        B, L = len(run.index), run.length
+        x = run.begin(torch.full((B, L), self.bos_id, device=device))
+        sigma = torch.zeros(B, device=device)
+        new_cache = getattr(model, "new_cache", None)
+        more = {"cache": new_cache(L)} if new_cache else {}
+        for place in range(1, L):
+            start = place - 1 if more else 0
+            hidden = model(x[:, start:place], sigma, **more)[:, -1]  # [B, D]
+            u = Draw(run.seed, place, run.index, B).uniform("pick")  # [B]
+            for at in chunks(B, model.vocab_size):
+                p = self.truncation(model.head.logits(hidden[at]))
+                x[at, place] = pick(p, u[at])
             if condition is not None:
-                x = condition.begin(x)
-            sigma = torch.zeros(B, device=device)
-            new_cache = getattr(model, "new_cache", None)
-            more = {"cache": new_cache(L)} if new_cache else {}
-            for place in range(1, L):
-                start = place - 1 if more else 0
-                hidden = model(x[:, start:place], sigma, **more)[:, -1]  # [B, D]
-                u = Draw(seed, place, places, B).uniform("pick")  # [B]
-                for at in chunks(B, model.vocab_size):
-                    p = self.truncation(model.head.logits(hidden[at]))
-                    x[at, place] = pick(p, u[at])
-                if condition is not None:
-                    drawn = condition.free[:, place]
-                    x[:, place] = torch.where(drawn, x[:, place], condition.given[:, place])
-                if on_step is not None:
-                    on_step(place, 1 - place / (L - 1), x)
-        seconds = time.perf_counter() - started
-        calls = torch.full_like(places, L - 1)
+                drawn = condition.free[:, place]
+                x[:, place] = torch.where(drawn, x[:, place], condition.given[:, place])
+            if run.on_step is not None:
+                run.on_step(place, 1 - place / (L - 1), x)
+        calls = torch.full_like(run.index, L - 1)
         if condition is not None and condition.lengths is not None:
             calls = condition.lengths - 1
-        return Samples(x.clone(), calls, L - 1, seconds, calls.clone())
-
-
-def _prompts(condition: Condition | None) -> Condition | None:
-    """The condition, if it is one that can be kept from left to right.
-
-    Raises:
-        ConfigError: if something is known behind something unknown, or a text is to be changed.
-    """
-    if condition is None:
-        return None
-    if condition.t < 1:
-        raise ConfigError("an autoregressive model cannot change a text: use a diffusion model")
-    behind = condition.free.cumsum(1) > 0  # [B, L]: something before is unknown
-    if condition.lengths is not None:
-        behind &= before_padding(condition.lengths, behind.shape[1])
-    if (condition.known & behind).any():
-        raise ConfigError(
-            "an autoregressive model reads only what is before: give it a --prompt alone, "
-            "for a suffix or blanks use a diffusion model"
-        )
-    return condition
+        return Drawn(x, calls, L - 1, calls)

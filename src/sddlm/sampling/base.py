@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from sddlm.draw import Draw
+from sddlm.errors import ConfigError
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, to_leave_one_out
-from sddlm.sampling.condition import Condition
+from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.types import OnStep, Samples
 
 #: bytes of float64 logits that exist at once
@@ -56,16 +61,101 @@ class Model(Protocol):
         """As of ``nn.Module``."""
 
 
+class Trained(Protocol):
+    """A `sddlm.LanguageModel`: a network that comes with its process and estimate."""
+
+    @property
+    def network(self) -> Any:
+        """A `Model`."""
+
+    @property
+    def process(self) -> Process:
+        """The corruption that it was trained to undo."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """What its output means."""
+
+
+@dataclass(frozen=True)
+class SamplingContext:
+    """The arguments of one `Sampler.sample`.
+
+    Attributes:
+        model: the network.
+        process: of the noise.
+        estimate: what the network's output means.
+        seed: of all randomness.
+        index: of each sequence ``[B]`` int64.
+        length: L.
+        on_step: called after each step, or None.
+        condition: what is known of the sequences, or None.
+    """
+
+    model: Model
+    process: Process
+    estimate: Estimate
+    seed: int
+    index: Tensor
+    length: int
+    on_step: OnStep | None
+    condition: Condition | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.model.vocab_size
+
+    @property
+    def t(self) -> float:
+        """The noise level that the run begins at."""
+        return 1.0 if self.condition is None else self.condition.t
+
+    @cached_property
+    def free(self) -> Tensor:
+        """Positions that are sampled ``[B, L]`` bool, or ``[1, 1]`` if all are."""
+        everywhere = torch.ones(1, 1, dtype=torch.bool, device=self.index.device)
+        return everywhere if self.condition is None else self.condition.free
+
+    def hidden(self, x: Tensor, sigma: Tensor, which: Tensor, **more: Any) -> Tensor:
+        """The network's output for the sequences ``which [A]`` int64: ``x[which]``, each at its
+        ``sigma [A]``; ``rows`` count among them."""
+        padding = {} if self.condition is None else self.condition.attend(which)
+        return self.model(x[which], sigma, **padding, **more)
+
+    def noise(self) -> Tensor:
+        """Fresh noise ``[B, L]``."""
+        draw = Draw(self.seed, 0, self.index, len(self.index))
+        return self.process.prior(draw, self.length, vocab_size=self.vocab_size)
+
+    def begin(self, x: Tensor) -> Tensor:
+        """The sequences ``[B, L]`` that the run starts from: ``x`` with what is known."""
+        return x if self.condition is None else self.condition.begin(x)
+
+
+class Drawn(NamedTuple):
+    """What a leaf returns: tokens ``[B, L]``, network calls ``[B]``, steps, head rows ``[B]``."""
+
+    tokens: Tensor
+    nfe: Tensor
+    steps: int
+    rows: Tensor
+
+
 class Sampler:
-    """Noise to text. Leaves are dataclasses whose fields are their knobs."""
+    """Noise to text. Leaves are dataclasses whose fields are their knobs.
+
+    `sample` is a template; a leaf has `check`, `draw` and `calls`.
+    """
 
     def sample(
         self,
-        model: Model,
+        model: Trained | Model,
         *,
-        process: Process,
-        estimate: Estimate,
-        shape: tuple[int, int],
+        batch: int | None = None,
+        length: int | None = None,
+        process: Process | None = None,
+        estimate: Estimate | None = None,
         seed: int = 0,
         index: int | Tensor = 0,
         condition: Condition | None = None,
@@ -74,24 +164,89 @@ class Sampler:
         """Draw sequences; each is a function of ``seed``, its own index and its own condition.
 
         Args:
-            model: the network; put into evaluation mode for the call.
-            process: the corruption that it was trained to undo.
-            estimate: what its output means.
-            shape: number of sequences and their length (B, L).
+            model: a `sddlm.LanguageModel`, or a network; in evaluation mode during the call.
+            batch: number of sequences B; default: that of ``condition``, else 1.
+            length: L; default: that of ``condition``, else the length of the model.
+            process: of a network, the corruption that it was trained to undo.
+            estimate: of a network, what its output means.
             seed: of all randomness.
             index: of the first sequence, so that a run can be cut into batches, or of each
                 ``[B]`` int64.
-            condition: what is known of the sequences, of that shape; None is nothing.
+            condition: what is known of the sequences ``[B, L]``; None is nothing.
             on_step: called after each step.
 
         Raises:
-            ConfigError: if this sampler cannot read the estimate or keep to the condition.
+            ConfigError: if this sampler cannot read the estimate or keep to the condition, or
+                process and estimate are missing.
         """
+        started = time.perf_counter()
+        network, process, estimate = _parts(model, process, estimate)
+        self.check(network, process, estimate)
+        B, L = _shape(network, batch, length, condition)
+        device = device_of(network)
+        places = indices(index, B, device)
+        condition = self.keep(checked(condition, (B, L), device))
+        run = SamplingContext(network, process, estimate, seed, places, L, on_step, condition)
+        with evaluating(network):
+            drawn = self.draw(run)
+        seconds = time.perf_counter() - started
+        # copies made outside inference mode can also be trained on
+        tokens, nfe, rows = (x.clone() for x in (drawn.tokens, drawn.nfe, drawn.rows))
+        return Samples(tokens, nfe, drawn.steps, seconds, rows)
+
+    def check(self, model: Model, process: Process, estimate: Estimate) -> None:
+        """Refuse a model that this sampler cannot read.
+
+        Raises:
+            ConfigError: names the sampler to use instead.
+        """
+        raise NotImplementedError
+
+    def keep(self, condition: Condition | None) -> Condition | None:
+        """The condition, if this sampler can keep to it.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        return condition
+
+    def draw(self, run: SamplingContext) -> Drawn:
+        """From noise to text; called in inference mode."""
         raise NotImplementedError
 
     def calls(self, length: int) -> int:
         """How often `sample` calls ``on_step`` for sequences of ``length`` tokens."""
         raise NotImplementedError
+
+
+def _parts(
+    model: Trained | Model, process: Process | None, estimate: Estimate | None
+) -> tuple[Model, Process, Estimate]:
+    """Network, process and estimate."""
+    whole: Any = model
+    if hasattr(whole, "network"):
+        if process is not None or estimate is not None:
+            raise ConfigError("a language model has its own process and estimate: leave them out")
+        return whole.network, whole.process, whole.estimate
+    if process is None or estimate is None:
+        raise ConfigError(
+            "a network alone does not say how it was trained: give process and estimate, or a "
+            "model of sddlm.load"
+        )
+    return whole, process, estimate
+
+
+def _shape(
+    network: Model, batch: int | None, length: int | None, condition: Condition | None
+) -> tuple[int, int]:
+    """B and L."""
+    if condition is not None:
+        B, L = condition.given.shape
+        return B if batch is None else batch, L if length is None else length
+    B, L = 1 if batch is None else batch, length or getattr(network, "length", 0)
+    if B < 1 or L < 1:
+        raise ConfigError(f"batch is {B} and length {L}, must both be at least 1")
+    return B, L
 
 
 @contextmanager

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.masked import MaskedProcess
-from sddlm.sampling.ancestral import Run
 from sddlm.sampling.base import (
+    Drawn,
     Model,
     Sampler,
+    SamplingContext,
     chunks,
-    device_of,
-    evaluating,
     leave_one_out,
     pick,
 )
-from sddlm.sampling.condition import Condition, checked, indices
 from sddlm.sampling.truncation import Truncation
-from sddlm.types import OnStep, Samples
 
 
 @dataclass
@@ -50,58 +45,43 @@ class FirstHitting(Sampler):
         """See `Sampler.calls`: one for each token."""
         return length
 
-    def sample(
-        self,
-        model: Model,
-        *,
-        process: Process,
-        estimate: Estimate,
-        shape: tuple[int, int],
-        seed: int = 0,
-        index: int | Tensor = 0,
-        condition: Condition | None = None,
-        on_step: OnStep | None = None,
-    ) -> Samples:
-        """See `Sampler.sample`; ``on_step`` gets the share of masks as the time."""
+    def check(self, model: Model, process: Process, estimate: Estimate) -> None:
+        """See `Sampler.check`."""
         if not isinstance(process, MaskedProcess) or not estimate.diffusion:
             raise ConfigError(
                 f"FirstHitting samples only a diffusion model of MaskedProcess, this one has "
                 f"{type(process).__name__} and estimate {estimate.value}: "
                 f"use {'Lazy or Psi' if estimate.diffusion else 'Autoregressive'}"
             )
-        started = time.perf_counter()
-        B, L = shape
-        device = device_of(model)
-        places = indices(index, B, device)
-        condition = checked(condition, shape, device)
-        run = Run(model, process, estimate, seed, places, L, on_step, condition)
-        start = Draw(seed, 0, places, B)
-        with evaluating(model):
-            x = process.prior(start, L, vocab_size=model.vocab_size)  # [B, L]
-            x = x if condition is None else condition.begin(x)
-            masked = run.free & ~process.certain(x, vocab_size=model.vocab_size)  # [B, L]
-            calls = masked.sum(1)  # [B]
-            top = torch.full((1,), run.t, dtype=torch.float64, device=device)
-            most = 1 - process.schedule.alpha(top)
-            level = start.uniform("level", L) * most  # [B, L]: 1 - alpha when it is revealed
-            level = level.masked_fill(~masked, -1)  # behind all that are
-            level, order = level.sort(dim=1, descending=True, stable=True)
-            for number in range(1, int(calls.max()) + 1):
-                rows = (calls >= number).nonzero()[:, 0]  # [A]
-                alpha_t, place = 1 - level[rows, number - 1], order[rows, number - 1]  # [A]
-                sigma = -torch.log(alpha_t).float()
-                among = torch.arange(len(rows), device=device) * L + place
-                hidden = run.hidden(x, sigma, rows, rows=among)  # [A, D]
-                u = Draw(seed, number, places[rows], B).uniform("pick")  # [A]
-                own = x[rows, place]  # [A]: masks
-                token = torch.empty_like(own)
-                for at in chunks(B, model.vocab_size):
-                    logits = leave_one_out(
-                        model, hidden[at], estimate, process, own[at], alpha_t[at]
-                    )
-                    token[at] = pick(self.truncation(logits), u[at])
-                x = x.index_put((rows, place), token)
-                if on_step is not None:
-                    on_step(number, 1 - number / L, x)
-        seconds = time.perf_counter() - started
-        return Samples(x.clone(), calls.clone(), L, seconds, calls.clone())
+
+    def draw(self, run: SamplingContext) -> Drawn:
+        """See `Sampler.draw`; ``on_step`` gets the share of masks as the time."""
+        model, process = run.model, run.process
+        (B, L), device = (len(run.index), run.length), run.index.device
+        x = run.begin(run.noise())
+        masked = run.free & ~process.certain(x, vocab_size=model.vocab_size)  # [B, L]
+        calls = masked.sum(1)  # [B]
+        top = torch.full((1,), run.t, dtype=torch.float64, device=device)
+        most = 1 - process.schedule.alpha(top)
+        # 1 - alpha when it is revealed [B, L]
+        level = Draw(run.seed, 0, run.index, B).uniform("level", L) * most
+        level = level.masked_fill(~masked, -1)  # behind all that are
+        level, order = level.sort(dim=1, descending=True, stable=True)
+        for number in range(1, int(calls.max()) + 1):
+            rows = (calls >= number).nonzero()[:, 0]  # [A]
+            alpha_t, place = 1 - level[rows, number - 1], order[rows, number - 1]  # [A]
+            sigma = -torch.log(alpha_t).float()
+            among = torch.arange(len(rows), device=device) * L + place
+            hidden = run.hidden(x, sigma, rows, rows=among)  # [A, D]
+            u = Draw(run.seed, number, run.index[rows], B).uniform("pick")  # [A]
+            own = x[rows, place]  # [A]: masks
+            token = torch.empty_like(own)
+            for at in chunks(B, model.vocab_size):
+                logits = leave_one_out(
+                    model, hidden[at], run.estimate, process, own[at], alpha_t[at]
+                )
+                token[at] = pick(self.truncation(logits), u[at])
+            x = x.index_put((rows, place), token)
+            if run.on_step is not None:
+                run.on_step(number, 1 - number / L, x)
+        return Drawn(x, calls, L, calls)

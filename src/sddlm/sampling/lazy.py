@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import CellDraw
-from sddlm.sampling.ancestral import Ancestral, Cells, Run
+from sddlm.sampling.ancestral import Ancestral, Cells
+from sddlm.sampling.base import SamplingContext
 from sddlm.types import OnStep
 
 #: cells of the grid whose numbers are drawn at once
@@ -31,7 +32,7 @@ class Lazy(Ancestral):
     Truncation keeps the bound; a greedy last step needs every position once.
     """
 
-    def _run(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _run(self, run: SamplingContext, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See `Ancestral._run`."""
         times, alphas = self.grid(run.process.schedule, device=x.device, t=run.t)
         plan = self._plan(run, alphas)
@@ -59,7 +60,7 @@ class Lazy(Ancestral):
             if replay:
                 replay.add(plan.step[at], row, place, new)
 
-    def _plan(self, run: Run, alphas: Tensor) -> Plan:
+    def _plan(self, run: SamplingContext, alphas: Tensor) -> Plan:
         """All cells that can change whatever the network says, drawn before its first call."""
         B, V = len(run.index), run.vocab_size
         bound = run.process.largest_jump_bound(alphas[:-1], alphas[1:], vocab_size=V)  # [steps]
@@ -86,7 +87,9 @@ class Lazy(Ancestral):
         cells = Cells(alphas[step - 1], alpha_s, u, noise, v, greedy)
         return Plan.of(step, row, place, cells, steps=self.steps, batch=B)
 
-    def _next(self, run: Run, x: Tensor, plan: Plan, visit: Tensor, live: Tensor) -> Tensor:
+    def _next(
+        self, run: SamplingContext, x: Tensor, plan: Plan, visit: Tensor, live: Tensor
+    ) -> Tensor:
         """Cells ``[N]`` of the next visit of each live sequence, and ``visit`` moves behind it.
 
         The plan knows no tokens. Where they differ (a mask can change, a revealed token cannot),
@@ -179,7 +182,7 @@ class _Predictions:
         nfe: network calls of each sequence ``[B]``.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: SamplingContext) -> None:
         self.run = run
         self.nfe = torch.zeros_like(run.index)
         self.keep = bool(getattr(run.model, "time_free", False))

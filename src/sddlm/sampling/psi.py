@@ -19,7 +19,8 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
 from sddlm.process.schedule import Schedule
-from sddlm.sampling.ancestral import Ancestral, Cells, Run
+from sddlm.sampling.ancestral import Ancestral, Cells
+from sddlm.sampling.base import SamplingContext
 from sddlm.sampling.truncation import Truncation
 
 #: Duo's settings for OpenWebText: fields of `Psi`, and the nucleus that goes with them
@@ -214,7 +215,7 @@ class Psi(Ancestral):
         return schedule_of_kappas(self.kappa, alphas, self.segments)[:-1]
 
     def ask(
-        self, run: Run, x: Tensor, cells: Cells, kappa: float, draw: Draw
+        self, run: SamplingContext, x: Tensor, cells: Cells, kappa: float, draw: Draw
     ) -> tuple[Cells, Tensor, Tensor]:
         """See `Ancestral.ask`; asked is where the answer can matter, as in `Lazy`."""
         fresh = torch.zeros_like(cells.greedy)

@@ -78,7 +78,8 @@ def fit(
             network,
             process=objective.process,
             estimate=objective.estimate,
-            shape=(2, length),
+            batch=2,
+            length=length,
             seed=seed,
         )
         return prepared.tokenizer.decode_batch(drawn.tokens.tolist()), entropy(drawn.tokens)
