@@ -34,7 +34,7 @@ from textbook import TextbookDiT, sample
 from torch import Tensor
 
 from sddlm.models.dit import DiT
-from sddlm.models.terms import CrossEntropy
+from sddlm.models.row_losses import CrossEntropy
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.sampling.ancestral import Ancestral

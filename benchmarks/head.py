@@ -18,7 +18,14 @@ from shapes import SHAPES, names, numbers, parser
 from textbook import LOSSES, v1_sampled
 from torch import Tensor
 
-from sddlm.models.terms import Contrastive, CrossEntropy, Law, Term, Tokens, UniformBound
+from sddlm.models.row_losses import (
+    Contrastive,
+    CrossEntropy,
+    DenseNegatives,
+    RowLoss,
+    SampledNegatives,
+    UniformBound,
+)
 from sddlm.models.vocab_head import VocabHead
 from sddlm.types import Noisy
 
@@ -47,7 +54,7 @@ class Rows:
             x0, x_t, 1 - alpha[:, 0], alpha, -torch.ones_like(alpha), everywhere, vocab_size
         )
 
-    def term(self, name: str, count: int) -> Term:
+    def term(self, name: str, count: int) -> RowLoss:
         """The library's row loss of the first ``count`` rows."""
         noisy, kept = self.noisy, slice(count)
         x0 = noisy.x0[kept, 0]
@@ -56,7 +63,7 @@ class Rows:
             return UniformBound(x0, noisy.x_t[kept, 0], alpha, dalpha)
         if name == "SDDLM":
             return CrossEntropy(x0)
-        part = Law() if name == "V1 exact" else Tokens(self.negatives[kept])
+        part = DenseNegatives() if name == "V1 exact" else SampledNegatives(self.negatives[kept])
         return Contrastive(x0, [part], 1.0, EPS)
 
     def textbook(self, name: str) -> Tensor:

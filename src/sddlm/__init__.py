@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Adaptive": "sampling.adaptive",
     "Ancestral": "sampling.ancestral",
-    "PaddingMasked": "models.attending",
+    "PaddingMasked": "models.padding",
     "Autoregressive": "objectives.autoregressive",
     "CalibratedDenoising": "objectives.denoising",
     "Condition": "sampling.condition",

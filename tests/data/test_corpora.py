@@ -227,7 +227,7 @@ def test_a_signature_tells_detokenizers_apart(tmp_path: Path) -> None:
     assert lines(True).signature() is None
 
 
-class Given(Source):
+class Conditioned(Source):
     name = "given"
 
     def __init__(self, *parts: Part) -> None:
@@ -240,7 +240,7 @@ class Given(Source):
 @pytest.mark.parametrize("ends", ["\n", ""])
 def test_articles_are_the_file_cut_before_titles(ends: str) -> None:
     rows = [row.removesuffix("\n") + ends if row else "" for row in LOBSTER + BILLIARDS + LOBSTER]
-    found = list(Articles(Given(*map(Part, rows))).documents())
+    found = list(Articles(Conditioned(*map(Part, rows))).documents())
     assert [text.count(" = ") > 0 and text.split("\n")[0] for text in found] == [
         " = Homarus gammarus = ",
         " = The <unk> ( film ) = ",
@@ -253,14 +253,14 @@ def test_articles_are_the_file_cut_before_titles(ends: str) -> None:
 def test_articles_of_rows_that_come_in_parts_or_with_problems() -> None:
     rows = [Part(row) for row in LOBSTER[:4]]
     cut = [Part(" Homarus", ends=False), Part(" gammarus is", ends=False), Part(" red . \n")]
-    (whole,) = Articles(Given(*rows[:3], *cut)).documents()
+    (whole,) = Articles(Conditioned(*rows[:3], *cut)).documents()
     assert whole == " = Homarus gammarus = \n \n Homarus gammarus is red . \n"
     bad = Part("", True, "given, row 4: null")
     blank = Part("")
-    found = list(Articles(Given(*rows, bad, *rows, blank, *map(Part, BILLIARDS))).parts())
+    found = list(Articles(Conditioned(*rows, bad, *rows, blank, *map(Part, BILLIARDS))).parts())
     assert found[0] == bad  # once, in place of its article
     assert [part.problem for part in found[1:]] == ["", ""]
-    assert list(Articles(Given(blank, blank)).parts()) == []
+    assert list(Articles(Conditioned(blank, blank)).parts()) == []
 
 
 def sized(tmp_path: Path, rows: Rows) -> Corpus:

@@ -37,7 +37,7 @@ def documents(spec: str, **options: Any) -> list[str]:
     return list(open_source(spec, **options).documents())
 
 
-class Given(Source):
+class Conditioned(Source):
     """Parts in memory."""
 
     name = "given"
@@ -198,8 +198,8 @@ def test_signatures_change_with_the_options_and_wait_for_the_clock(tmp_path: Pat
     source = open_source(str(path))
     wrapped = [Limited(source, 1), Limited(source, 2), Mapped(source, str, "s"), source]
     assert len({one.signature() for one in wrapped}) == 4
-    assert Limited(Given(signature=None), 1).signature() is None
-    assert Mapped(Given(signature=None), str, "s").signature() is None
+    assert Limited(Conditioned(signature=None), 1).signature() is None
+    assert Mapped(Conditioned(signature=None), str, "s").signature() is None
 
 
 # ------------------------------------------------------------------ standard input
@@ -281,7 +281,7 @@ def test_mapped_documents_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(text)
         return text.upper() if text != "gone" else " "
 
-    source = Given(
+    source = Conditioned(
         Part("one two", False), Part(" three"), Part("x", False), Part("", True, "bad"),
         Part("gone"), Part("four"),
     )  # fmt: skip
@@ -294,8 +294,8 @@ def test_mapped_documents_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_limited_counts_documents_good_and_bad() -> None:
     given = [Part("a", False), Part("b"), Part("", True, "bad"), Part("c"), Part("d")]
-    assert list(Limited(Given(*given), 1).parts()) == given[:2]
-    assert list(Limited(Given(*given), 2).parts()) == given[:3]
-    assert list(Limited(Given(*given), 9).parts()) == given
+    assert list(Limited(Conditioned(*given), 1).parts()) == given[:2]
+    assert list(Limited(Conditioned(*given), 2).parts()) == given[:3]
+    assert list(Limited(Conditioned(*given), 9).parts()) == given
     with pytest.raises(ConfigError, match=r"--data.limit 0 is too small; use at least 1"):
-        Limited(Given(), 0)
+        Limited(Conditioned(), 0)

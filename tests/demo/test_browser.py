@@ -10,7 +10,7 @@ from playwright.sync_api import sync_playwright
 
 import chromium
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.demo.page import Frames, Take, write_page
+from sddlm.demo.page import Frames, Recording, write_page
 from sddlm.sampling.entropy import entropies
 
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -87,7 +87,7 @@ def two(tmp_path_factory):
     """A page of two takes, and their frames."""
     a, b = some_frames(F=9), some_frames(F=5, seed=1)
     path = tmp_path_factory.mktemp("two") / "page.html"
-    takes = [Take("Lazy, 8 steps", a, ["nfe 7"]), Take(f"Psi {EVIL}", b)]
+    takes = [Recording("Lazy, 8 steps", a, ["nfe 7"]), Recording(f"Psi {EVIL}", b)]
     return write_page(path, takes, Words(), title=EVIL), a, b
 
 
@@ -203,7 +203,7 @@ def test_the_last_moment_is_the_text(browser, tmp_path):
 
 
 def test_a_take_alone_has_its_name(browser, tmp_path):
-    take = Take("Lazy, 8 steps", some_frames(), ["nfe 7"])
+    take = Recording("Lazy, 8 steps", some_frames(), ["nfe 7"])
     with opened(browser, write_page(tmp_path / "a.html", [take], Words())) as page:
         assert page.locator(".take h2").all_inner_texts() == ["Lazy, 8 steps"]
         assert page.locator(".facts").all_inner_texts() == ["nfe 7"]

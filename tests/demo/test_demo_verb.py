@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sddlm import DiT, DiTConfig, Estimate, LanguageModel, Tokenizer, UniformProcess
 from sddlm.cli import main
-from sddlm.demo.run import Wish, counting, demo, label_of, show, start_of, varied
+from sddlm.demo.run import SamplingJob, counting, demo, label_of, show, start_of, varied
 from sddlm.errors import ConfigError
 from sddlm.generation.args import SamplerConfig
 from sddlm.generation.requests import Request
@@ -113,7 +113,7 @@ def test_it_begins_with_what_the_network_is_shown_first(sampler, process, t):
     known = torch.zeros(1, L, dtype=torch.bool)
     known[:, 3:5] = True
     given = torch.full((1, L), model.network.vocab_size - 1).where(~known, 65)
-    wish = Wish((1, L), 7, None if t is None else Condition(given, known, t=t), index=3)
+    wish = SamplingJob((1, L), 7, None if t is None else Condition(given, known, t=t), index=3)
     seen = []
     model.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
     take, _ = show(model, "it", sampler, wish, console=quiet())
@@ -130,14 +130,14 @@ def test_a_model_from_left_to_right():
 
     model = untrained(estimate=Estimate.NEXT_TOKEN)
     console = quiet()
-    take, _ = show(model, "left to right", Autoregressive(), Wish((1, L)), console=console)
+    take, _ = show(model, "left to right", Autoregressive(), SamplingJob((1, L)), console=console)
     assert take.frames.steps == list(range(1, L))
     assert console.file.getvalue().endswith("s\n")
 
 
 def test_calls_of_the_network_are_counted_while_it_runs():
     model, console = untrained(), Console(file=io.StringIO(), width=100)
-    take, _ = show(model, "it", Ancestral(8), Wish((1, L)), console=console)
+    take, _ = show(model, "it", Ancestral(8), SamplingJob((1, L)), console=console)
     told = re.findall(r"step (\d)/8 .*? nfe (\d)", console.file.getvalue())
     assert told == [("0", "0"), ("2", "2"), ("4", "4"), ("6", "6")]
     assert take.notes[0].startswith("nfe 8, ")
@@ -146,13 +146,13 @@ def test_calls_of_the_network_are_counted_while_it_runs():
     model.network(torch.zeros(1, L, dtype=torch.int64), torch.ones(1))
     assert calls() == 0
     console = quiet()
-    show(model, "it", Ancestral(8), Wish((2, L)), console=console)
+    show(model, "it", Ancestral(8), SamplingJob((2, L)), console=console)
     assert console.file.getvalue().count("nfe") == 1  # at the end: calls of a batch are no one's
 
 
 def test_the_start_is_that_of_each_sample():
     model = untrained()
-    both, first = start_of(model, Wish((2, L), 3)), start_of(model, Wish((1, L), 3))
+    both, first = start_of(model, SamplingJob((2, L), 3)), start_of(model, SamplingJob((1, L), 3))
     assert torch.equal(both[:1], first)
     assert not torch.equal(both[0], both[1])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.demo.page import Frames, Recorder, Take, write_page
+from sddlm.demo.page import Frames, Recorder, Recording, write_page
 from sddlm.demo.payload import moments_of, payload
 from sddlm.errors import ConfigError
 
@@ -51,7 +51,7 @@ def data_of(page):
 
 def test_the_payload_tells_every_moment():
     frames = some_frames()
-    data = payload([Take("", frames)], Words())
+    data = payload([Recording("", frames)], Words())
     (take,) = data["takes"]
     assert take["at"] == [0, 1, 2, 3, 4]
     assert data["moments"] == take["times"] == [0.8, 0.6, 0.4, 0.2, 0.0]
@@ -98,7 +98,7 @@ def test_the_page_needs_nothing_else(tmp_path):
 def test_given_places_are_marked():
     known = torch.zeros(2, 9, dtype=torch.bool)
     known[1, 3] = True
-    data = payload([Take("", some_frames(), known=known)], Words())
+    data = payload([Recording("", some_frames(), known=known)], Words())
     assert [sample["known"] for sample in data["takes"][0]["samples"]] == [[], [3]]
 
 
@@ -106,7 +106,7 @@ def test_parts_of_a_character_are_shown_together():
     tokenizer = Tokenizer.bytes()
     ids = tokenizer.encode_batch(["é€x"])[0]  # two bytes, three bytes, one byte
     frames = Frames(torch.tensor([[ids], [ids]]), [1, 2], [0.5, 0.0])
-    data = payload([Take("", frames)], tokenizer)
+    data = payload([Recording("", frames)], tokenizer)
     place = {i: n for n, i in enumerate(sorted(set(ids)))}
     assert data["joins"][",".join(str(place[i]) for i in ids[:2])] == "é"
     assert data["joins"][",".join(str(place[i]) for i in ids[2:5])] == "€"
@@ -142,7 +142,7 @@ def test_a_recorder_keeps_its_own_copy_of_the_first_samples(dtype):
 def test_two_takes_share_their_texts_and_the_time(tmp_path):
     one, two = some_frames(F=5), some_frames(F=3, seed=1)
     two = Frames(two.tokens, [0, 1, 2], [1.0, 0.4, 0.0])
-    takes = [Take("a <i>", one, ["x"]), Take("b\x1b", two)]
+    takes = [Recording("a <i>", one, ["x"]), Recording("b\x1b", two)]
     data, _ = data_of(write_page(tmp_path / "two.html", takes, Words()).read_text())
     assert data["moments"] == [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
     assert [take["at"] for take in data["takes"]] == [[0, 0, 1, 2, 3, 4], [0, 0, 0, 1, 1, 2]]
@@ -166,10 +166,10 @@ def test_takes_that_cannot_stand_side_by_side(tmp_path):
     none = torch.zeros(2, 9, dtype=torch.bool)
     for takes, more, message in (
         ([], {}, "1 or 2 takes, not 0"),
-        ([Take("", one)] * 3, {}, "1 or 2 takes, not 3"),
-        ([Take("", one), Take("", some_frames(B=1))], {}, "2 and 1 samples"),
-        ([Take("", some_frames(B=0))], {}, "no tokens"),
-        ([Take("", one)], {"known": none}, "give it to each Take"),
+        ([Recording("", one)] * 3, {}, "1 or 2 takes, not 3"),
+        ([Recording("", one), Recording("", some_frames(B=1))], {}, "2 and 1 samples"),
+        ([Recording("", some_frames(B=0))], {}, "no tokens"),
+        ([Recording("", one)], {"known": none}, "give it to each Take"),
     ):
         with pytest.raises(ConfigError, match=message):
             write_page(path, takes, Words(), **more)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.demo import terminal
-from sddlm.demo.terminal import Watch, pleasant_fps
+from sddlm.demo.terminal import TerminalView, pleasant_fps
 from sddlm.demo.tokens import TokenTexts, printable
 from sddlm.errors import ConfigError
 
@@ -29,7 +29,7 @@ def run(console, steps=40, B=3, L=30, tokenizer=None, **options):
     g = torch.Generator().manual_seed(0)
     x = torch.randint(0, 9, (B, L), generator=g)
     x[:, :9] = torch.arange(9)
-    with Watch(tokenizer or Words(), console=console, steps=steps, **options) as on_step:
+    with TerminalView(tokenizer or Words(), console=console, steps=steps, **options) as on_step:
         for step in range(1, steps + 1):
             x = x.clone()
             x[:, step % L] = 1
@@ -51,7 +51,7 @@ def test_without_a_terminal_a_few_frames_are_printed():
 def test_at_the_end_there_is_the_text_alone():
     tokens = torch.tensor([[1, 0, 0, 1] * 8 + [2, 1, 2]])  # lines wider than the console, and not
     console = Console(file=io.StringIO(), width=30)
-    with Watch(Words(), console=console) as on_step:
+    with TerminalView(Words(), console=console) as on_step:
         on_step(1, 0.5, tokens)
         on_step(2, 0.0, tokens)
     text = Words().decode(tokens[0].tolist())
@@ -100,7 +100,7 @@ def test_on_a_terminal_it_is_redrawn_in_place_and_put_back():
 def test_a_frame_fits_the_terminal(width, height, monkeypatch):
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
     monkeypatch.setattr(terminal, "time", Clock())
-    with Watch(Words(), console=console, steps=3, fps=1) as on_step:
+    with TerminalView(Words(), console=console, steps=3, fps=1) as on_step:
         for step in (1, 2):
             on_step(step, 1 - step / 3, torch.full((1, 200), step))
             shown = console.render_lines(on_step._live.renderable, pad=False)
@@ -137,8 +137,8 @@ def test_a_fast_run_waits_for_the_eye(monkeypatch, steps, fps, seen):
     monkeypatch.setattr(terminal, "time", clock)
     console = Console(file=io.StringIO(), force_terminal=True, width=60, height=20)
     frames = []
-    monkeypatch.setattr(Watch, "_redraw", spy(Watch._redraw, frames))
-    with Watch(Words(), console=console, steps=steps, fps=fps) as on_step:
+    monkeypatch.setattr(TerminalView, "_redraw", spy(TerminalView._redraw, frames))
+    with TerminalView(Words(), console=console, steps=steps, fps=fps) as on_step:
         for step in range(1, steps + 1):
             on_step(step, 1 - step / steps, torch.full((1, 9), step % 9))
     assert len(frames) == seen + 1  # and the finished text
@@ -160,7 +160,7 @@ def spy(method, calls):
 def test_the_rate_is_the_samplers_and_the_time_left_is_the_viewers(monkeypatch):
     monkeypatch.setattr(terminal, "time", Clock())
     console = Console(file=io.StringIO(), force_terminal=True, width=90, height=20)
-    with Watch(Words(), console=console, steps=100, fps=1) as on_step:
+    with TerminalView(Words(), console=console, steps=100, fps=1) as on_step:
         for step in range(51):
             on_step(step, 1 - step / 100, torch.zeros(1, 9, dtype=torch.int64))
     last = re.findall(r"step 50/100.+?([\d.e+]+) steps/s   (\d+) s left", console.file.getvalue())
@@ -179,12 +179,12 @@ def test_what_it_takes_to_watch():
 @pytest.mark.parametrize("fps", [-1, float("nan"), float("inf")])
 def test_a_wrong_rate(fps):
     with pytest.raises(ConfigError, match="--fps is"):
-        Watch(Words(), fps=fps)
+        TerminalView(Words(), fps=fps)
 
 
 def test_it_watches_one_run_after_another():
     console = Console(file=io.StringIO(), width=90)
-    on_step = Watch(Words(), console=console, steps=4, title="[b]mine")
+    on_step = TerminalView(Words(), console=console, steps=4, title="[b]mine")
     for token in (1, 4):
         for step in range(5):
             on_step(step, 1 - step / 4, torch.full((1, 3), token))
@@ -198,7 +198,7 @@ def test_it_watches_one_run_after_another():
 def styles_of(tokens, known=None, before=None):
     """(text, style) of each token of a frame."""
     console = Console(file=io.StringIO(), width=60)
-    on_step = Watch(Words(), console=console, known=known)
+    on_step = TerminalView(Words(), console=console, known=known)
     if before is not None:
         on_step._frame(0, 1.0, before)
     panel, _ = on_step._frame(1, 0.5, tokens).renderables
@@ -213,7 +213,7 @@ def test_colors_tell_noise_changed_settled_and_given():
         ("\n", terminal.GIVEN), ("↵", terminal.NOISE), (" cat", terminal.CHANGED)
     ]  # fmt: skip
     console = Console(file=io.StringIO(), width=60)
-    on_step = Watch(Words(), console=console)
+    on_step = TerminalView(Words(), console=console)
     for x in (start, then, then):
         panel, _ = on_step._frame(1, 0.5, x).renderables
     kinds = [str(span.style) for span in panel.renderable.spans]
@@ -230,7 +230,7 @@ def test_a_token_without_text_can_be_seen():
             return "".join(["", "a"][i] for i in ids)
 
     console = Console(file=io.StringIO(), width=60)
-    with Watch(Ends(), console=console) as on_step:
+    with TerminalView(Ends(), console=console) as on_step:
         on_step(1, 0.5, torch.tensor([[1, 0, 1]]))
         on_step(2, 0.0, torch.tensor([[1, 0, 1]]))
     assert "a▫a" in console.file.getvalue()
@@ -241,7 +241,7 @@ def test_a_failure_while_sampling_puts_the_terminal_back():
     console = Console(file=io.StringIO(), force_terminal=True, width=60, height=20)
 
     def fail():
-        with Watch(Words(), console=console) as on_step:
+        with TerminalView(Words(), console=console) as on_step:
             on_step(1, 0.9, torch.zeros(1, 4, dtype=torch.int64))
             raise RuntimeError
 

@@ -16,9 +16,9 @@ from sddlm.eval import bounded
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
 from sddlm.eval.integral import Integral, levels, stderr
 from sddlm.eval.windows import Window, all_windows
+from sddlm.models.conditioned import Conditioned
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.models.given import Given
 from sddlm.models.layers import select_rows
 from sddlm.process import (
     Cosine,
@@ -293,7 +293,7 @@ def test_common_noise_makes_differences_surer() -> None:
             Knows(world, UniformProcess()), LOO, [(c.prompt, c.continuation) for c in choices], None
         )
         whole = Integral(Knows(world, UniformProcess()), UniformProcess(), LOO, 0, number, 16, 32)
-        with evaluating(whole.network):
+        with evaluating(whole.model):
             nats = torch.stack([whole.nats(found, 2, r) for r in range(16)], 1)  # [2, 16, S]
         alone = stderr(nats).square().sum()
         gains.append((stderr(nats[:1] - nats[1:]).square()[0] / alone).item())
@@ -512,14 +512,14 @@ def test_the_view_is_what_the_bound_sees() -> None:
     window = all_windows(model, LOO, [([1, 2, 3], [0, 1])], None)[0]
     whole = Integral(model, process, LOO, 0, 0, 16, 64)
     seen = []
-    call = Given.__call__
+    call = Conditioned.__call__
 
-    def spy(self: Given, x_t: Tensor, sigma: Tensor, **more: Any) -> Tensor:
+    def spy(self: Conditioned, x_t: Tensor, sigma: Tensor, **more: Any) -> Tensor:
         seen.append((self, x_t, sigma))
         return call(self, x_t, sigma, **more)
 
     with pytest.MonkeyPatch.context() as patch, evaluating(model):
-        patch.setattr(Given, "__call__", spy)
+        patch.setattr(Conditioned, "__call__", spy)
         whole.nats(window, 1, 0)
     ((view, x_t, sigma),) = seen
     assert view.known.tolist() == [True, True, True, False, False]

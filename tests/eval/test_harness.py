@@ -18,7 +18,7 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval import tasks
 from sddlm.eval.questions import LoglikelihoodScorer, prompt_of, split
-from sddlm.eval.writing import Plan, write
+from sddlm.eval.writing import GenerationConfig, write
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -242,13 +242,15 @@ def test_an_autoregressive_model_writes_the_most_likely_tokens(ar):
     best = greedy_text(ar, [EOS, *prompt], LENGTH - 5)
     best = best[: best.index(EOS)] if EOS in best else best
     text = ar.tokenizer.decode(best)
-    found = write(ar, "Once", Plan.of({"until": []}), steps=4, seed=0)
+    found = write(ar, "Once", GenerationConfig.of({"until": []}), steps=4, seed=0)
     assert found["text"] == text
     assert found["cut"] == 0
     stop = text[2:4]
-    found = write(ar, "Once", Plan.of({"until": [stop, ""]}), steps=4, seed=0)
+    found = write(ar, "Once", GenerationConfig.of({"until": [stop, ""]}), steps=4, seed=0)
     assert found["text"] == text.partition(stop)[0]
-    found = write(ar, "Once", Plan.of({"max_gen_toks": 3, "until": "\0"}), steps=4, seed=0)
+    found = write(
+        ar, "Once", GenerationConfig.of({"max_gen_toks": 3, "until": "\0"}), steps=4, seed=0
+    )
     assert found["text"] == ar.tokenizer.decode(greedy_text(ar, [EOS, *prompt], 3))
 
 
@@ -272,19 +274,22 @@ def test_writing_ends_with_the_text():
     loaded = make(DIFFUSION, unigram=True)
     with torch.no_grad():
         loaded.network.head.bias[EOS] = math.log(0.5)  # as likely as an a
-    plan = Plan.of({"temperature": 0.3})
+    plan = GenerationConfig.of({"temperature": 0.3})
     texts = [write(loaded, "", plan, steps=8, seed=0, copy=i)["text"] for i in range(6)]
     assert 0 < sum(map(len, texts)) < 30  # of 6 * 31 tokens
 
 
 def test_options_of_writing():
-    assert Plan.of({}) == Plan()
-    assert Plan.of({"do_sample": False, "temperature": 0.7, "top_p": 0.5}) == Plan()
-    assert Plan.of({"do_sample": True, "temperature": 0.0}) == Plan()
+    assert GenerationConfig.of({}) == GenerationConfig()
+    assert (
+        GenerationConfig.of({"do_sample": False, "temperature": 0.7, "top_p": 0.5})
+        == GenerationConfig()
+    )
+    assert GenerationConfig.of({"do_sample": True, "temperature": 0.0}) == GenerationConfig()
     asked = {"temperature": 0.7, "top_p": 0.5, "max_tokens": 9, "until": "x"}
-    assert Plan.of(asked) == Plan(("x",), 9, True, 0.7, 0.5)
+    assert GenerationConfig.of(asked) == GenerationConfig(("x",), 9, True, 0.7, 0.5)
     with pytest.raises(ConfigError, match="generation option top_k is unknown here; allowed:"):
-        Plan.of({"top_k": 5})
+        GenerationConfig.of({"top_k": 5})
 
 
 # ---------------------------------------------------------------------- lm-eval's tasks
@@ -439,5 +444,7 @@ def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion)
     silent = replace(ar, data={"packing": {"eos": False}})
     ((found, _),) = harness.SDDLM(silent).loglikelihood([request("", " sat")])
     assert found == pytest.approx(by_hand(ar, [EOS], scored)[0], rel=1e-5)
-    text = write(silent, "", Plan.of({"max_tokens": 3}), steps=4, seed=0)["text"]
-    assert text == write(ar, "", Plan.of({"max_tokens": 3}), steps=4, seed=0)["text"] != ""
+    text = write(silent, "", GenerationConfig.of({"max_tokens": 3}), steps=4, seed=0)["text"]
+    assert (
+        text == write(ar, "", GenerationConfig.of({"max_tokens": 3}), steps=4, seed=0)["text"] != ""
+    )

@@ -19,7 +19,7 @@ from sddlm.eval.perplexity import likelihood
 from sddlm.eval.run import evaluate
 from sddlm.eval.texts import END, held_out
 from sddlm.generation.args import begins, sampler_for
-from sddlm.generation.cuts import cuts
+from sddlm.generation.batching import cuts
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT

@@ -11,12 +11,12 @@ import torch
 
 from sddlm.models import kernels, vocab_head
 from sddlm.models.kernels import Chunk, fused
-from sddlm.models.terms import (
+from sddlm.models.row_losses import (
     AutogradRowLoss,
     Contrastive,
     CrossEntropy,
-    Law,
-    Tokens,
+    DenseNegatives,
+    SampledNegatives,
     Top,
     UniformBound,
 )
@@ -64,19 +64,26 @@ CASES = {
     "cross-entropy, shifted": lambda r: CrossEntropy(r["x0"], r["x_t"], r["shift"]),
     "cross-entropy, weighted": lambda r: CrossEntropy(r["x0"], weight=r["weight"]),
     "V1 without negatives": lambda r: Contrastive(r["x0"], [], 1.0, 1e-5),
-    "V1": lambda r: Contrastive(r["x0"], [Tokens(r["negatives"])], 0.7, 1e-6),
-    "V1, one negative": lambda r: Contrastive(r["x0"], [Tokens(r["x_t"][:, None])], 1.0, 1e-6),
-    "V1, many negatives": lambda r: Contrastive(r["x0"], [Tokens(r["many"])], 1.0, 1e-6),
-    "V1, repeated": lambda r: Contrastive(
-        r["x0"], [Tokens(r["x0"][:, None].expand(-1, 2))], 0.7, 1e-3
+    "V1": lambda r: Contrastive(r["x0"], [SampledNegatives(r["negatives"])], 0.7, 1e-6),
+    "V1, one negative": lambda r: Contrastive(
+        r["x0"], [SampledNegatives(r["x_t"][:, None])], 1.0, 1e-6
     ),
-    "V1, exact": lambda r: Contrastive(r["x0"], [Law()], 1.0, 1e-6),
-    "V1, least eps": lambda r: Contrastive(r["x0"], [Law()], 1.0, 1e-30),
-    "V1 of a law": lambda r: Contrastive(r["x0"], [Law(r["law"])], 1.0, 1e-4),
+    "V1, many negatives": lambda r: Contrastive(r["x0"], [SampledNegatives(r["many"])], 1.0, 1e-6),
+    "V1, repeated": lambda r: Contrastive(
+        r["x0"], [SampledNegatives(r["x0"][:, None].expand(-1, 2))], 0.7, 1e-3
+    ),
+    "V1, exact": lambda r: Contrastive(r["x0"], [DenseNegatives()], 1.0, 1e-6),
+    "V1, least eps": lambda r: Contrastive(r["x0"], [DenseNegatives()], 1.0, 1e-30),
+    "V1 of a law": lambda r: Contrastive(r["x0"], [DenseNegatives(r["law"])], 1.0, 1e-4),
     "V1 of the top": lambda r: Contrastive(r["x0"], [Top(4)], 1.0, 1e-4),
     "V1 of a mixture": lambda r: Contrastive(
         r["x0"],
-        [Law(share=0.2), Tokens(r["negatives"], 0.3), Law(r["law"], 0.2), Top(2, 0.3)],
+        [
+            DenseNegatives(share=0.2),
+            SampledNegatives(r["negatives"], 0.3),
+            DenseNegatives(r["law"], 0.2),
+            Top(2, 0.3),
+        ],
         1.3,
         1e-5,
     ),

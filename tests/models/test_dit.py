@@ -18,7 +18,7 @@ from sddlm.errors import ConfigError
 from sddlm.models.config import PRESETS, DiTConfig, ModelArgs, Preset
 from sddlm.models.dit import DiT
 from sddlm.models.layers import Rotary, rotate, sigma_features
-from sddlm.models.terms import CrossEntropy
+from sddlm.models.row_losses import CrossEntropy
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 V, L = 11, 8

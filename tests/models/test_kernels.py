@@ -26,7 +26,7 @@ def test_kernels_are_the_terms() -> None:
 def test_on_a_cpu_no_kernel_is_loaded() -> None:
     code = """
 import sys, torch
-from sddlm.models.terms import CrossEntropy
+from sddlm.models.row_losses import CrossEntropy
 from sddlm.models.vocab_head import VocabHead
 VocabHead(4, 7)(torch.randn(3, 4), CrossEntropy(torch.zeros(3, dtype=torch.int64))).total.backward()
 print([name for name in sys.modules if "row_kernels" in name])

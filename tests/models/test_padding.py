@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from sddlm.draw import Draw
-from sddlm.models.attending import PaddingMasked
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
+from sddlm.models.padding import PaddingMasked
 from sddlm.objectives import MDLM, NELBO, SDDLM, Autoregressive, NaiveDenoising
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess

@@ -9,9 +9,9 @@ import torch
 
 from processes import CONTEXT
 from sddlm.draw import Draw
-from sddlm.models.attending import PaddingMasked
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
+from sddlm.models.padding import PaddingMasked
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1
 from sddlm.objectives.negatives import UniformNegatives
 

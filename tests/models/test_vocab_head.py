@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from sddlm.models import vocab_head
-from sddlm.models.terms import Contrastive, CrossEntropy, Law, Tokens, Top, UniformBound
+from sddlm.models.row_losses import (
+    Contrastive,
+    CrossEntropy,
+    DenseNegatives,
+    SampledNegatives,
+    Top,
+    UniformBound,
+)
 from sddlm.models.vocab_head import VocabHead
 
 N, D, V, K = 64, 16, 37, 3
@@ -88,19 +95,19 @@ CASES = {
         lambda z: naive_cross_entropy(shifted(z, r), r),
     ),
     "v1": lambda r: (
-        Contrastive(r["x0"], [Tokens(r["negatives"])], 0.7, 1e-3),
+        Contrastive(r["x0"], [SampledNegatives(r["negatives"])], 0.7, 1e-3),
         lambda z: naive_contrastive(z, r, counted(r["negatives"]), 0.7, 1e-3),
     ),
     "v1 repeated negatives": lambda r: (
-        Contrastive(r["x0"], [Tokens(r["x0"][:, None].expand(-1, 2))], 0.7, 1e-3),
+        Contrastive(r["x0"], [SampledNegatives(r["x0"][:, None].expand(-1, 2))], 0.7, 1e-3),
         lambda z: naive_contrastive(z, r, counted(r["x0"][:, None]), 0.7, 1e-3),
     ),
     "v1 exact": lambda r: (
-        Contrastive(r["x0"], [Law()], 1.0, 1e-5),
+        Contrastive(r["x0"], [DenseNegatives()], 1.0, 1e-5),
         lambda z: naive_contrastive(z, r, UNIFORM, 1.0, 1e-5),
     ),
     "v1 of a law": lambda r: (
-        Contrastive(r["x0"], [Law(unigram())], 0.7, 1e-3),
+        Contrastive(r["x0"], [DenseNegatives(unigram())], 0.7, 1e-3),
         lambda z: naive_contrastive(z, r, unigram(), 0.7, 1e-3),
     ),
     "v1 of the top": lambda r: (
@@ -115,12 +122,12 @@ CASES = {
         Contrastive(
             r["x0"],
             [
-                Law(share=0.2),
-                Tokens(r["negatives"], 0.3),
-                Law(unigram(), 0.1),
+                DenseNegatives(share=0.2),
+                SampledNegatives(r["negatives"], 0.3),
+                DenseNegatives(unigram(), 0.1),
                 Top(2, 0.1),
-                Law(unigram().flip(0), 0.2),
-                Tokens(r["x_t"][:, None], 0.1),
+                DenseNegatives(unigram().flip(0), 0.2),
+                SampledNegatives(r["x_t"][:, None], 0.1),
             ],
             1.3,
             1e-4,
@@ -244,7 +251,7 @@ def test_contrastive_gradient_is_bounded_by_eps():
     """With p far below eps nothing pushes any more: the logit does not run away."""
     logits = torch.zeros(1, V, dtype=torch.float64)
     logits[0, 5] = log(1e-9)
-    term = Contrastive(torch.tensor([0]), [Tokens(torch.tensor([[5]]))], 1.0, 1e-6)
+    term = Contrastive(torch.tensor([0]), [SampledNegatives(torch.tensor([[5]]))], 1.0, 1e-6)
     _, grad = term(logits, slice(0, 1), True)
     assert grad is not None
     assert abs(grad[0, 5]) < 1e-3

@@ -12,10 +12,10 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import from_spec, to_spec
-from sddlm.models.attending import hide_padding
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.models.terms import AutogradRowLoss
+from sddlm.models.padding import hide_padding
+from sddlm.models.row_losses import AutogradRowLoss
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives import DCD, NELBO
 from sddlm.objectives.distillation import Divergence, divergence

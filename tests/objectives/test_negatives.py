@@ -15,7 +15,7 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.model_dir import from_spec, to_spec
 from sddlm.models.layers import select_rows
-from sddlm.models.terms import Contrastive, Law, Tokens, Top
+from sddlm.models.row_losses import Contrastive, DenseNegatives, SampledNegatives, Top
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives.contrastive import SDDLMV1, SDDLMV2
 from sddlm.objectives.negatives import (
@@ -203,10 +203,10 @@ def test_parts_of_a_mixture_draw_numbers_of_their_own():
     noisy, draw = batch()
     at = torch.ones_like(noisy.resampled)
     a, b = MixedNegatives([UniformNegatives(8), UniformNegatives(8)]).mixture(noisy, at, draw)
-    assert isinstance(a, Tokens)
-    assert isinstance(b, Tokens)
+    assert isinstance(a, SampledNegatives)
+    assert isinstance(b, SampledNegatives)
     assert (a.tokens == b.tokens).double().mean() < 0.5
-    assert isinstance(one(UniformNegatives("exact")), Law)
+    assert isinstance(one(UniformNegatives("exact")), DenseNegatives)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,9 @@ def test_the_optimum_is_cut_where_the_law_says():
     pi = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05], dtype=torch.float64)
     n = torch.tensor([0.1, 0.6, 0.2, 0.1, 0.0], dtype=torch.float64)
     z = torch.zeros(1, 5, dtype=torch.float64)
-    term = Contrastive(torch.arange(5), [Law(n)], 0.6, 1e-8)  # a row for each token that may be x0
+    term = Contrastive(
+        torch.arange(5), [DenseNegatives(n)], 0.6, 1e-8
+    )  # a row for each token that may be x0
     for _ in range(4000):
         z -= 0.5 * pi @ term(z.repeat(5, 1), slice(0, 5), True)[1]
     expected = (pi - 0.6 * n).clamp(min=0)

@@ -18,7 +18,7 @@ from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.autoregressive import Autoregressive
-from sddlm.sampling.base import pick
+from sddlm.sampling.base import sample_categorical
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import Samples
@@ -263,9 +263,9 @@ def test_wrong_choices(kind: type[Ancestral]) -> None:
 def test_pick_inverts_the_distribution_function() -> None:
     p = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]], dtype=torch.float64)
     u = torch.tensor([0, 0.2499, 0.25, 0.9, 1 - 2**-53], dtype=torch.float64)
-    assert pick(p.expand(5, 5), u).tolist() == [1, 1, 3, 3, 3]
-    assert pick(3 * p.expand(5, 5), u).tolist() == [1, 1, 3, 3, 3]
-    assert pick(p[:0], u[:0]).shape == (0,)
+    assert sample_categorical(p.expand(5, 5), u).tolist() == [1, 1, 3, 3, 3]
+    assert sample_categorical(3 * p.expand(5, 5), u).tolist() == [1, 1, 3, 3, 3]
+    assert sample_categorical(p[:0], u[:0]).shape == (0,)
 
 
 def test_rare_tokens_keep_their_mass_where_float32_noise_drops_them() -> None:
@@ -276,7 +276,7 @@ def test_rare_tokens_keep_their_mass_where_float32_noise_drops_them() -> None:
     # two stages: the share of all u that lead to the token is its mass to nine digits
     low = p[0, :500].sum()
     for inside, shift in ((False, -1e-6), (True, 1e-6), (True, 1 - 1e-6), (False, 1 + 1e-6)):
-        token = pick(p, (low + shift * rare)[None])
+        token = sample_categorical(p, (low + shift * rare)[None])
         assert (token.item() == 500) is inside
     redraw, predict = PROCESS.jump(
         p[0, :1],

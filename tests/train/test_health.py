@@ -28,7 +28,7 @@ from sddlm import (
 )
 from sddlm.cli import main
 from sddlm.draw import Draw
-from sddlm.models.attending import hide_padding
+from sddlm.models.padding import hide_padding
 from sddlm.sampling import base
 from sddlm.train.alarms import Alarms, alarms
 from sddlm.train.curves import draw_curves, panels_of

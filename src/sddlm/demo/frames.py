@@ -27,7 +27,7 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Take:
+class Recording:
     """One sampler's denoising of a batch, as one side of a page.
 
     Attributes:

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from sddlm.demo.frames import Frames, Recorder, Take
+from sddlm.demo.frames import Frames, Recorder, Recording
 from sddlm.demo.payload import embed, payload
 from sddlm.demo.tokens import Decodes, printable
 from sddlm.errors import ConfigError
 from sddlm.files import atomic_write
 
-__all__ = ["Frames", "Recorder", "Take", "write_page"]
+__all__ = ["Frames", "Recorder", "Recording", "write_page"]
 
 
 def write_page(
     path: str | Path,
-    takes: Frames | Sequence[Take],
+    takes: Frames | Sequence[Recording],
     tokenizer: Decodes,
     *,
     title: str = "Denoising",
@@ -38,8 +38,8 @@ def write_page(
 
     Args:
         path: the file, ``.html``; its folder is made.
-        takes: the frames of a `Recorder`; or one or two `Take`, two being played side by side at
-            the same diffusion time.
+        takes: the frames of a `Recorder`; or one or two `Recording`, two being played side by side
+            at the same diffusion time.
         tokenizer: decodes single tokens.
         title: of the page.
         notes: facts shown under the title (model, sampler, steps, seconds).
@@ -53,7 +53,7 @@ def write_page(
         ConfigError: for no take or more than two, or two of different numbers of samples.
     """
     if isinstance(takes, Frames):
-        takes = [Take("", takes, known=known)]
+        takes = [Recording("", takes, known=known)]
     elif known is not None:
         raise ConfigError("write_page(..., known=) is for frames: give it to each Take instead")
     _check(takes)
@@ -76,7 +76,7 @@ def write_page(
     return path
 
 
-def _check(takes: Sequence[Take]) -> None:
+def _check(takes: Sequence[Recording]) -> None:
     """Refuse what cannot stand side by side."""
     if not 1 <= len(takes) <= 2:
         raise ConfigError(f"a page shows 1 or 2 takes, not {len(takes)}: write one page for each")

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sddlm.demo.frames import Take
+from sddlm.demo.frames import Recording
 from sddlm.demo.tokens import LONGEST, Decodes, TokenTexts, printable
 
 
-def payload(takes: Sequence[Take], tokenizer: Decodes) -> dict[str, Any]:
+def payload(takes: Sequence[Recording], tokenizer: Decodes) -> dict[str, Any]:
     """What the page's script reads.
 
     Args:

@@ -12,9 +12,9 @@ from typing import Annotated, Any, get_args, get_type_hints
 from rich.console import Console
 from torch import Tensor
 
-from sddlm.demo.frames import Recorder, Take
+from sddlm.demo.frames import Recorder, Recording
 from sddlm.demo.page import write_page
-from sddlm.demo.terminal import Watch, check_fps, pleasant_fps
+from sddlm.demo.terminal import TerminalView, check_fps, pleasant_fps
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import check_writable
@@ -134,7 +134,7 @@ def varied(how: SamplerConfig, against: str) -> SamplerConfig:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SamplingJob:
     """What is to be written, the same for every sampler that is shown.
 
     Attributes:
@@ -163,7 +163,7 @@ class Wish:
         return self.shape[1] if lengths is None else int(lengths.max())
 
 
-def wish_of(writer: Generator) -> Wish:
+def wish_of(writer: Generator) -> SamplingJob:
     """What a writer of one request writes first.
 
     Raises:
@@ -173,18 +173,18 @@ def wish_of(writer: Generator) -> Wish:
     if more:
         raise ConfigError("--count: texts of unequal lengths need a page each: try --count 1")
     B, L = first.condition.given.shape
-    return Wish((B, L), writer.seed, first.condition, first.index)
+    return SamplingJob((B, L), writer.seed, first.condition, first.index)
 
 
 def show(
     loaded: LanguageModel,
     label: str,
     sampler: Sampler,
-    wish: Wish,
+    wish: SamplingJob,
     *,
     fps: float | None = None,
     console: Console | None = None,
-) -> tuple[Take, Samples]:
+) -> tuple[Recording, Samples]:
     """Draw samples; the first is shown in the terminal, all are kept for a page.
 
     Args:
@@ -200,7 +200,7 @@ def show(
     total = sampler.calls(wish.shape[1])
     with (
         counting(loaded) as calls,
-        Watch(
+        TerminalView(
             loaded.tokenizer,
             console=console,
             steps=total,
@@ -228,10 +228,10 @@ def show(
         )
     facts = facts_of(drawn, drawn.seconds - watch.paused)
     console.print(f"{label}: {facts}", style="dim", markup=False, highlight=False)
-    return Take(label, recorder.frames(), [facts], wish.known), drawn
+    return Recording(label, recorder.frames(), [facts], wish.known), drawn
 
 
-def start_of(loaded: LanguageModel, wish: Wish) -> Tensor:
+def start_of(loaded: LanguageModel, wish: SamplingJob) -> Tensor:
     """The tokens that a diffusion sampler begins from ``[B, L]`` int64."""
     (B, L), device = wish.shape, device_of(loaded.network)
     draw = Draw(wish.seed, 0, indices(wish.index, B, device), B)
@@ -272,7 +272,7 @@ def facts_of(drawn: Samples, seconds: float) -> str:
     return f"nfe {calls}, {seconds:.1f} s"
 
 
-def notes_of(loaded: LanguageModel, wish: Wish) -> list[str]:
+def notes_of(loaded: LanguageModel, wish: SamplingJob) -> list[str]:
     """What the page says under its title."""
     size = sum(p.numel() for p in loaded.network.parameters())
     objective = str(loaded.objective.get("class_path", "")).rpartition(".")[2]

@@ -29,7 +29,7 @@ _MOST_FRAMES = 200
 _PLAYED_SECONDS = 6.0
 
 
-class Watch:
+class TerminalView:
     """An ``OnStep`` that draws one sample as it comes out of the noise.
 
         with Watch(tokenizer, steps=64) as on_step:
@@ -95,7 +95,7 @@ class Watch:
         self._lines = 0  # of the tallest frame
         self._to_print = list(_PRINTED_AT)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> TerminalView:
         return self
 
     def __exit__(

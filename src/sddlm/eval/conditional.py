@@ -24,7 +24,7 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.integral import Integral, stderr
 from sddlm.eval.windows import Window, all_windows, next_tokens
-from sddlm.models.terms import CrossEntropy
+from sddlm.models.row_losses import CrossEntropy
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, warn_of_bias
 from sddlm.sampling.base import device_of, evaluating, finite, leave_one_out

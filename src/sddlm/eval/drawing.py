@@ -10,7 +10,7 @@ from torch import Tensor, tensor
 from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.texts import SampleSet
 from sddlm.generation.args import begins, sampler_for
-from sddlm.generation.cuts import cuts
+from sddlm.generation.batching import cuts
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.float32 import Float32

@@ -28,7 +28,7 @@ from sddlm.errors import ConfigError
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.questions import LoglikelihoodScorer, figures, number_of
 from sddlm.eval.tasks import check_tasks, local_tasks, task_files
-from sddlm.eval.writing import Plan, write
+from sddlm.eval.writing import GenerationConfig, write
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import choose_device
 from sddlm.work import ProcessGroup, ResumableJob, digest
@@ -122,7 +122,7 @@ class SDDLM(LM):
         for request in requests:
             same = copies.setdefault(digest(*request.args), count())
             asked.append((*request.args, next(same)))
-        plans = [Plan.of(options) for _, options, _ in asked]  # refuses before the work
+        plans = [GenerationConfig.of(options) for _, options, _ in asked]  # refuses before the work
 
         def unit(n: int) -> dict[str, Any]:
             context, options, copy = asked[n]

@@ -15,7 +15,7 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.eval.bounded import levels
 from sddlm.eval.windows import Window
-from sddlm.models.given import Given
+from sddlm.models.conditioned import Conditioned
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
@@ -59,7 +59,7 @@ class Integral:
         u = (stratum.to(device) + draw.uniform("level")) / self.per_round  # [b]
         t, weight = levels(self.process, u)
         known = torch.arange(K + M, device=device) < K
-        view = Given(self.model, tokens, known)
+        view = Conditioned(self.model, tokens, known)
         nats = bound(view, self.process, self.estimate, tokens[:, K:], draw, t)  # [b, M]
         return finite(nats.double().sum(1)) * weight
 

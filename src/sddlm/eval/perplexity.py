@@ -13,7 +13,7 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.bounded import NLLEstimator
-from sddlm.models.attending import hide_padding
+from sddlm.models.padding import hide_padding
 from sddlm.sampling.base import device_of, evaluating, finite
 from sddlm.work import ResumableJob
 

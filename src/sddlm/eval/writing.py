@@ -23,7 +23,7 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 
 
 @dataclass(frozen=True)
-class Plan:
+class GenerationConfig:
     """How text is to be written.
 
     Attributes:
@@ -41,7 +41,7 @@ class Plan:
     top_p: float = 1.0
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Plan:
+    def of(cls, options: Mapping[str, Any]) -> GenerationConfig:
         """From lm-eval's options; it samples if ``temperature`` is above 0, unless told not to.
 
         Raises:
@@ -73,7 +73,13 @@ class Plan:
 
 
 def write(
-    loaded: LanguageModel, context: str, plan: Plan, *, steps: int, seed: int, copy: int = 0
+    loaded: LanguageModel,
+    context: str,
+    plan: GenerationConfig,
+    *,
+    steps: int,
+    seed: int,
+    copy: int = 0,
 ) -> dict[str, Any]:
     """Write after a context, up to the first end of text or stop string.
 

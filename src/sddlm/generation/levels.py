@@ -16,7 +16,7 @@ LEVELS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
-class Reading:
+class LevelReading:
     """What a model says of each token of a text that is taken for noise of level t.
 
     Attributes:
@@ -28,7 +28,9 @@ class Reading:
     right: Tensor
 
 
-def read_at(loaded: LanguageModel, x_t: Tensor, t: float, lengths: Tensor | None = None) -> Reading:
+def read_at(
+    loaded: LanguageModel, x_t: Tensor, t: float, lengths: Tensor | None = None
+) -> LevelReading:
     """Read texts as noise of one level; one network call each.
 
     With p the leave-one-out prediction and z = x_t, by Bayes' rule (`process.base`):
@@ -68,14 +70,14 @@ def read_at(loaded: LanguageModel, x_t: Tensor, t: float, lengths: Tensor | None
             logits = leave_one_out(model, hidden[at], loaded.estimate, process, own[at], alpha)
             p_own[at] = finite(logits.log_softmax(-1).gather(1, own[at, None])[:, 0].exp())
     p, nu = p_own.view(x_t.shape), odds[x_t]
-    return Reading(fit=((p + nu) / total).log().cpu(), right=(p * (1 + nu) / (p + nu)).cpu())
+    return LevelReading(fit=((p + nu) / total).log().cpu(), right=(p * (1 + nu) / (p + nu)).cpu())
 
 
 def most_likely(scores: Tensor) -> Tensor:
     """Number of the best level of each text, the smaller of equal ones ``[B]`` int64.
 
     Args:
-        scores: sums of `Reading.fit` ``[levels, B]``.
+        scores: sums of `LevelReading.fit` ``[levels, B]``.
     """
     best = scores == scores.amax(0)
     return best.int().argmax(0)

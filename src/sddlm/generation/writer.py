@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sddlm.errors import ConfigError
 from sddlm.generation.args import SamplerConfig, begins, first_token
+from sddlm.generation.batching import lengths_of_samples
 from sddlm.generation.blocks import Blocks, Text
-from sddlm.generation.cuts import lengths_of_samples
 from sddlm.generation.filling import fill, filled_width
 from sddlm.generation.requests import Request, lay_out
 from sddlm.lm import LanguageModel

@@ -1,6 +1,6 @@
 """Which row losses have a kernel of their own on a GPU, and how it is launched.
 
-A term's torch form (``models.terms``) passes over a chunk of logits a dozen times, each time
+A term's torch form (`models.row_losses`) passes over a chunk of logits a dozen times, each time
 through the GPU's memory; the kernels of ``models.row_kernels`` read it about once and write the
 gradient once, in the type of the matrix products that follow. Triton comes with torch where there
 is a GPU; it is imported when the first logits are there, and without it the torch form runs.
@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sddlm.models.terms import Contrastive, CrossEntropy, Law, Term, Top, UniformBound
+from sddlm.models.row_losses import (
+    Contrastive,
+    CrossEntropy,
+    DenseNegatives,
+    RowLoss,
+    Top,
+    UniformBound,
+)
 
 #: Columns at a time, and columns a thread: a row of 50 thousand in 13 steps by 16 warps. With 8
 #: columns a thread the usual losses compile to at most 64 registers on Hopper (the NELBO to 106),
@@ -51,7 +58,7 @@ class Chunk(NamedTuple):
 
 
 #: a chunk to values ``[n]`` float32 and the gradient ``[n, width]`` (None if it is not wanted)
-RowLoss = Callable[[Chunk], tuple[Tensor, Tensor | None]]
+FusedRowLoss = Callable[[Chunk], tuple[Tensor, Tensor | None]]
 
 
 @cache
@@ -63,7 +70,7 @@ def _triton() -> ModuleType | None:
     return row_kernels
 
 
-def fused(term: Term, like: Tensor) -> RowLoss | None:
+def fused(term: RowLoss, like: Tensor) -> FusedRowLoss | None:
     """The kernel of a term, or None where its torch form is to run.
 
     Args:
@@ -149,7 +156,7 @@ def _tokens(term: Contrastive, chunk: Chunk, target: Tensor) -> tuple[Tensor | N
     tokens, shares = [], []
     logits = chunk.logits
     for part in term.negatives:
-        if isinstance(part, Law):
+        if isinstance(part, DenseNegatives):
             continue
         # the order of the logits is that of the probabilities
         chosen = part.choose(logits[:, : chunk.size], target[:, None], chunk.at)

@@ -1,6 +1,6 @@
 """The vocabulary head: the only code that holds logits ``[rows, V]``, a chunk of rows at a time.
 
-A *term* (``models.terms``) is a loss of one row. It turns a chunk of logits into one value a row
+A *term* (`models.row_losses`) is a loss of one row. It turns a chunk of logits into one value a row
 and, in the same pass, into the gradient of that value with respect to the logits. The head
 multiplies that gradient on at once, so neither the logits nor anything of their size outlives its
 chunk, and autograd keeps nothing of them. Whoever calls selects rows *before* the matrix product:
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sddlm.models import kernels
 from sddlm.models.layers import by_row
-from sddlm.models.terms import Term
+from sddlm.models.row_losses import RowLoss
 
 #: float32 bytes of logits that one chunk may hold. 16 to 64 MiB are equally fast on a CPU.
 CHUNK_BYTES = 32 * 2**20
@@ -59,7 +59,7 @@ class VocabHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(vocab_size, width))  # [V, D]
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
 
-    def forward(self, hidden: Tensor, term: Term, weight: Tensor | None = None) -> HeadOutput:
+    def forward(self, hidden: Tensor, term: RowLoss, weight: Tensor | None = None) -> HeadOutput:
         """Sum of a term over rows, with exact gradients.
 
         Args:
@@ -115,7 +115,7 @@ class _FusedHead(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         row_weight: Tensor | None,
-        term: Term,
+        term: RowLoss,
         input_only: int,
         grad: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ class _FusedHead(torch.autograd.Function):
 
 
 def _plain(
-    term: Term, logits: Tensor, at: slice, scale: Tensor | None, dtype: torch.dtype | None
+    term: RowLoss, logits: Tensor, at: slice, scale: Tensor | None, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
     """The torch form of a term: values, and the gradient times ``scale`` in the wanted dtype."""
     values, d = term(logits, at, dtype is not None)
@@ -162,7 +162,7 @@ def _run_chunks(
     weight: Tensor,
     bias: Tensor | None,
     row_weight: Tensor | None,
-    term: Term,
+    term: RowLoss,
     input_only: int,
     wants: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:

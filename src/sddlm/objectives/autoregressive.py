@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.models.terms import CrossEntropy
+from sddlm.models.row_losses import CrossEntropy
 from sddlm.objectives.base import Model, Objective
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess

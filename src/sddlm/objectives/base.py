@@ -104,7 +104,7 @@ class DiffusionObjective(Objective):
 
     @abstractmethod
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Any:
-        """The row loss of the selected positions (see ``models.terms``).
+        """The row loss of the selected positions (see `models.row_losses`).
 
         Args:
             noisy: the corrupted batch.

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.models.terms import AutogradRowLoss, CrossEntropy, Term, UniformBound
+from sddlm.models.row_losses import AutogradRowLoss, CrossEntropy, RowLoss, UniformBound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, log_score, to_leave_one_out
 from sddlm.process.masked import MaskedProcess
@@ -78,7 +78,7 @@ def bound(
 
 def bound_term(
     process: Process, noisy: Noisy, at: Tensor, estimate: Estimate, alpha_read: Tensor | None = None
-) -> Term:
+) -> RowLoss:
     """The integrand as a row loss.
 
     The usual pairs of process and estimate have a form of their own, which keeps fewer numbers

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
-from sddlm.models.terms import Contrastive
+from sddlm.models.row_losses import Contrastive
 from sddlm.objectives.base import DiffusionObjective, Objective
 from sddlm.objectives.denoising import Positions, noise_positions
 from sddlm.objectives.negatives import Negatives, NoisyToken, UniformNegatives

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
-from sddlm.models.terms import Term
+from sddlm.models.row_losses import RowLoss
 from sddlm.objectives.base import DiffusionObjective, Model
 from sddlm.objectives.bound import bound_term
 from sddlm.process.estimate import Estimate
@@ -95,7 +95,7 @@ class DuoCurriculum(DiffusionObjective):
         """Leave-one-out: the exact optimum after the curriculum, and what it prepares in it."""
         return Estimate.LEAVE_ONE_OUT
 
-    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
         """The NELBO's integrand."""
         return bound_term(self.process, noisy, at, self.estimate)
 

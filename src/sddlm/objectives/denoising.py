@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import check_choices
-from sddlm.models.terms import CrossEntropy
+from sddlm.models.row_losses import CrossEntropy
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.process.estimate import Estimate
 from sddlm.process.schedule import below_one

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
-from sddlm.models.terms import AutogradRowLoss, Term
+from sddlm.models.row_losses import AutogradRowLoss, RowLoss
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
@@ -54,7 +54,7 @@ class D3PM(DiffusionObjective):
         """k / steps, stratified over the batch ``[B]``."""
         return (torch.floor(draw.times(0) * self.steps) + 1).clamp(max=self.steps) / self.steps
 
-    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
         """The divergence of one step."""
         process, steps = self.process, self.steps
         x0, x_t = noisy.x0[at], noisy.x_t[at]  # [N]

@@ -22,8 +22,8 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.lm import LanguageModel
-from sddlm.models.attending import PaddingMasked
-from sddlm.models.terms import AutogradRowLoss, Term
+from sddlm.models.padding import PaddingMasked
+from sddlm.models.row_losses import AutogradRowLoss, RowLoss
 from sddlm.objectives.base import Model, Objective
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
@@ -63,7 +63,7 @@ class Divergence:
     shift: Tensor | None = None
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Term`."""
+        """See `RowLoss`."""
         if self.own is not None and self.shift is not None:
             logits.scatter_add_(1, self.own[at, None], self.shift[at, None].to(logits.dtype))
         log_p = torch.log_softmax(logits, 1, out=logits)  # [n, V]
@@ -224,7 +224,7 @@ class DCD(Objective):
 
         return read
 
-    def _term(self, noisy: Noisy, at: Tensor, target: Callable[[slice], Tensor]) -> Term:
+    def _term(self, noisy: Noisy, at: Tensor, target: Callable[[slice], Tensor]) -> RowLoss:
         """The row loss; what is compared is at most one logit away, but for scores."""
         if self.estimate is Estimate.SCORE:
             read = self._reader(noisy, at)

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
-from sddlm.models.terms import Law, Tokens, Top
+from sddlm.models.row_losses import DenseNegatives, SampledNegatives, Top
 from sddlm.process.estimate import Estimate
 from sddlm.types import Noisy
 
-#: what the row loss takes (``models.terms``)
-Part = Tokens | Top | Law
+#: what the row loss takes (`models.row_losses`)
+Part = SampledNegatives | Top | DenseNegatives
 
 
 #: drawn for each position
@@ -77,9 +77,9 @@ class UniformNegatives(Negatives):
     ) -> tuple[Part, ...]:
         """Drawn tokens, or the uniform law."""
         if self.count == "exact":
-            return (Law(),)
+            return (DenseNegatives(),)
         shape = (noisy.x0.shape[1], self.count)
-        return (Tokens(draw.integers(name, *shape, high=noisy.vocab_size)[at]),)
+        return (SampledNegatives(draw.integers(name, *shape, high=noisy.vocab_size)[at]),)
 
 
 @dataclass
@@ -131,12 +131,12 @@ class UnigramNegatives(Negatives):
             )
         counts = self._counts = self._counts.to(noisy.x0.device)
         if self.count == "exact":
-            return (Law(counts.double() / counts.sum()),)
+            return (DenseNegatives(counts.double() / counts.sum()),)
         # an occurrence is drawn, so that a token that does not occur never is
         below = counts.cumsum(0)  # [V]
         shape = (noisy.x0.shape[1], self.count)
         place = draw.integers(name, *shape, high=int(below[-1]))[at]  # [N, K]
-        return (Tokens(torch.searchsorted(below, place, right=True)),)
+        return (SampledNegatives(torch.searchsorted(below, place, right=True)),)
 
 
 @dataclass
@@ -175,7 +175,7 @@ class SequenceNegatives(Negatives):
         else:
             other = self._counting(noisy.loss_mask, draw.uniform(name, L, self.count))
         tokens = noisy.x0.gather(1, other.view(B, -1)).view(B, L, self.count)
-        return (Tokens(tokens[at]),)
+        return (SampledNegatives(tokens[at]),)
 
     def _counting(self, loss_mask: Tensor, u: Tensor) -> Tensor:
         """Other positions that count, from uniform numbers ``[B, L, K]``."""
@@ -225,7 +225,7 @@ class NoisyToken(Negatives):
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
     ) -> tuple[Part, ...]:
         """One token; nothing is drawn."""
-        return (Tokens(noisy.x_t[at][:, None]),)
+        return (SampledNegatives(noisy.x_t[at][:, None]),)
 
 
 @dataclass

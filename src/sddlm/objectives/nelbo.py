@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import check_choices
-from sddlm.models.terms import CrossEntropy, Term
+from sddlm.models.row_losses import CrossEntropy, RowLoss
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.objectives.bound import bound_term
 from sddlm.process.base import Process
@@ -37,7 +37,7 @@ class NELBO(DiffusionObjective):
         """Leave-one-out."""
         return Estimate.LEAVE_ONE_OUT
 
-    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
         """The NELBO's integrand."""
         return bound_term(self.process, noisy, at, self.estimate)
 
@@ -63,7 +63,7 @@ class MDLM(DiffusionObjective):
         """Leave-one-out; where it is asked for, at masks, it is the denoiser as well."""
         return Estimate.LEAVE_ONE_OUT
 
-    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
         """Cross-entropy, weighted or not."""
         if self.weighting == "constant":
             return CrossEntropy(noisy.x0[at])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
-from sddlm.models.terms import Term
+from sddlm.models.row_losses import RowLoss
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.objectives.bound import bound_term
 from sddlm.process.base import Process
@@ -43,6 +43,6 @@ class SEDD(DiffusionObjective):
         """The score."""
         return Estimate.SCORE
 
-    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Term:
+    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
         """The score entropy at the rate of the noise."""
         return bound_term(self.process, noisy, at, self.estimate)

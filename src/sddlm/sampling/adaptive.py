@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.sampling.ancestral import Cells, move
-from sddlm.sampling.base import SamplingContext, chunks, leave_one_out
+from sddlm.sampling.ancestral import Updates, posterior_step
+from sddlm.sampling.base import chunks, leave_one_out
+from sddlm.sampling.context import SamplingContext
 from sddlm.sampling.lazy import Lazy, _Replay
 
 
@@ -93,7 +94,7 @@ class Adaptive(Lazy):
         row: Tensor,
         place: Tensor,
         own: Tensor,
-        cells: Cells,
+        cells: Updates,
     ) -> tuple[Tensor, Tensor]:
         """New tokens in place of ``own``, and what each tells the other positions, ``[N]`` each."""
         new, cost = torch.empty_like(own), torch.zeros_like(cells.u)
@@ -102,12 +103,12 @@ class Adaptive(Lazy):
             # what the network was asked says what its answer means
             logits = leave_one_out(run.model, hidden, run.estimate, run.process, seen, alpha)
             p = self.truncation(logits)
-            new[at] = move(p, own[at], run.process, cells[at])
+            new[at] = posterior_step(p, own[at], run.process, cells[at])
             cost[at] = self._told(run, p, own[at], new[at], cells[at])
         return new, cost
 
     def _told(
-        self, run: SamplingContext, p: Tensor, own: Tensor, new: Tensor, cells: Cells
+        self, run: SamplingContext, p: Tensor, own: Tensor, new: Tensor, cells: Updates
     ) -> Tensor:
         """What moves from ``own`` to ``new [N]`` tell, by the predictions ``p [N, V]``: ``[N]``."""
         V = p.shape[1]
@@ -193,7 +194,7 @@ class _Kept:
         return self._hidden[row, place], self._x[row, place], self._alpha[row]
 
     def spend(self, row: Tensor, place: Tensor, cost: Tensor, changed: Tensor) -> None:
-        """Cells ``[N]`` have told so much, and their tokens changed or not."""
+        """Positions ``[N]`` have told so much, and their tokens changed or not."""
         told = torch.zeros_like(self._x, dtype=torch.float64)
         told[row, place] = cost
         # a sum in order of places, which does not depend on the batch

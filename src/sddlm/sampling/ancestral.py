@@ -13,15 +13,8 @@ from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, warn_of_bias
 from sddlm.process.schedule import Schedule
-from sddlm.sampling.base import (
-    Drawn,
-    Model,
-    Sampler,
-    SamplingContext,
-    chunks,
-    leave_one_out,
-    pick,
-)
+from sddlm.sampling.base import Drawn, Sampler, chunks, leave_one_out, sample_categorical
+from sddlm.sampling.context import Model, SamplingContext
 from sddlm.sampling.truncation import Truncation
 
 #: of a grid, which is held whole; a law does not change any more long before
@@ -29,7 +22,7 @@ MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Cells:
+class Updates:
     """Positions about to make a step, each with its own beginning, end and random numbers.
 
     Attributes:
@@ -48,8 +41,8 @@ class Cells:
     v: Tensor
     greedy: Tensor
 
-    def __getitem__(self, at: slice | Tensor) -> Cells:
-        return Cells(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
+    def __getitem__(self, at: slice | Tensor) -> Updates:
+        return Updates(**{f.name: getattr(self, f.name)[at] for f in fields(self)})
 
 
 @dataclass
@@ -158,7 +151,7 @@ class Ancestral(Sampler):
         """The tokens after step ``number`` and the positions asked, both ``[B, L]``."""
         draw = Draw(run.seed, number, run.index, len(run.index))
         alpha_t, alpha_s = alphas[number - 1 : number + 1].expand(*x.shape, 2).unbind(-1)
-        cells = Cells(
+        cells = Updates(
             alpha_t=alpha_t,
             alpha_s=alpha_s,
             u=draw.uniform("jump", run.length),
@@ -181,26 +174,26 @@ class Ancestral(Sampler):
         return torch.where(fresh, cells.noise, new), asked
 
     def ask(
-        self, run: SamplingContext, x: Tensor, cells: Cells, kappa: float, draw: Draw
-    ) -> tuple[Cells, Tensor, Tensor]:
+        self, run: SamplingContext, x: Tensor, cells: Updates, kappa: float, draw: Draw
+    ) -> tuple[Updates, Tensor, Tensor]:
         """The cells of a step, which of them the network is asked for, which become noise.
 
         Here all and none; both are ``[B, L]`` bool. ``kappa`` is the probability of the posterior.
         """
         return cells, torch.ones_like(cells.greedy), torch.zeros_like(cells.greedy)
 
-    def _answers(self, run: SamplingContext, hidden: Tensor, own: Tensor, cells: Cells) -> Tensor:
+    def _answers(self, run: SamplingContext, hidden: Tensor, own: Tensor, cells: Updates) -> Tensor:
         """New tokens ``[N]`` in place of ``own [N]``, given the hidden vectors ``[N, D]``."""
         new = torch.empty_like(own)
         for at in chunks(len(new), run.vocab_size):
             logits = leave_one_out(
                 run.model, hidden[at], run.estimate, run.process, own[at], cells.alpha_t[at]
             )
-            new[at] = move(self.truncation(logits), own[at], run.process, cells[at])
+            new[at] = posterior_step(self.truncation(logits), own[at], run.process, cells[at])
         return new
 
 
-def move(p: Tensor, own: Tensor, process: Process, cells: Cells) -> Tensor:
+def posterior_step(p: Tensor, own: Tensor, process: Process, cells: Updates) -> Tensor:
     """New tokens ``[N]`` by the mixture that the posterior is (see `Process.jump`).
 
     Args:
@@ -214,7 +207,7 @@ def move(p: Tensor, own: Tensor, process: Process, cells: Cells) -> Tensor:
     new = torch.where(cells.u < redraw, cells.noise, own)
     predicted = (cells.u >= redraw) & (cells.u < redraw + predict) & ~cells.greedy
     at = predicted.nonzero()[:, 0]
-    new[at] = pick(p[at], cells.v[at])
+    new[at] = sample_categorical(p[at], cells.v[at])
     at = cells.greedy.nonzero()[:, 0]
     if len(at):
         alpha_t = cells.alpha_t[at]

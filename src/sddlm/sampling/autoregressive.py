@@ -10,15 +10,9 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
-from sddlm.sampling.base import (
-    Drawn,
-    Model,
-    Sampler,
-    SamplingContext,
-    chunks,
-    pick,
-)
+from sddlm.sampling.base import Drawn, Sampler, chunks, sample_categorical
 from sddlm.sampling.condition import Condition
+from sddlm.sampling.context import Model, SamplingContext
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import before_padding
 
@@ -86,7 +80,7 @@ class Autoregressive(Sampler):
             u = Draw(run.seed, place, run.index, B).uniform("pick")  # [B]
             for at in chunks(B, model.vocab_size):
                 p = self.truncation(model.head.logits(hidden[at]))
-                x[at, place] = pick(p, u[at])
+                x[at, place] = sample_categorical(p, u[at])
             if condition is not None:
                 drawn = condition.free[:, place]
                 x[:, place] = torch.where(drawn, x[:, place], condition.given[:, place])

@@ -1,136 +1,25 @@
-"""What every sampler is, the network it needs, and the draw from a distribution."""
+"""What every sampler is, and the draw from a distribution."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.sampling.condition import Condition, checked, indices
+from sddlm.sampling.context import Model, SamplingContext, Trained
 from sddlm.types import OnStep, Samples
 
 #: bytes of float64 logits that exist at once
 CHUNK_BYTES = 64 * 2**20
-
-
-class Head(Protocol):
-    """From hidden vectors to the vocabulary."""
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits ``[N, V]`` of rows ``[N, D]``."""
-
-
-class Model(Protocol):
-    """The members of a network (a ``nn.Module``) that sampling uses."""
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-
-    @property
-    def head(self) -> Any:
-        """A `Head`."""
-
-    def __call__(self, x_t: Tensor, sigma: Tensor, **more: Any) -> Tensor:
-        """Hidden vectors ``[B, L, D]`` of tokens ``[B, L]`` at noise levels ``[B]``.
-
-        ``more`` is ``rows=`` if only the positions ``b L + l`` ``[N]`` are wanted, ``[N, D]``,
-        ``attend=`` ``[B, L]`` bool where there is padding, and ``cache=`` for a causal network that
-        has a ``new_cache``. A network with a true attribute
-        ``time_free`` does not look at the noise level.
-        """
-
-    def modules(self) -> Iterator[nn.Module]:
-        """As of ``nn.Module``."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """As of ``nn.Module``."""
-
-    def buffers(self) -> Iterator[Tensor]:
-        """As of ``nn.Module``."""
-
-
-class Trained(Protocol):
-    """A `sddlm.LanguageModel`: a network that comes with its process and estimate."""
-
-    @property
-    def network(self) -> Any:
-        """A `Model`."""
-
-    @property
-    def process(self) -> Process:
-        """The corruption that it was trained to undo."""
-
-    @property
-    def estimate(self) -> Estimate:
-        """What its output means."""
-
-
-@dataclass(frozen=True)
-class SamplingContext:
-    """The arguments of one `Sampler.sample`.
-
-    Attributes:
-        model: the network.
-        process: of the noise.
-        estimate: what the network's output means.
-        seed: of all randomness.
-        index: of each sequence ``[B]`` int64.
-        length: L.
-        on_step: called after each step, or None.
-        condition: what is known of the sequences, or None.
-    """
-
-    model: Model
-    process: Process
-    estimate: Estimate
-    seed: int
-    index: Tensor
-    length: int
-    on_step: OnStep | None
-    condition: Condition | None = None
-
-    @property
-    def vocab_size(self) -> int:
-        """V."""
-        return self.model.vocab_size
-
-    @property
-    def t(self) -> float:
-        """The noise level that the run begins at."""
-        return 1.0 if self.condition is None else self.condition.t
-
-    @cached_property
-    def free(self) -> Tensor:
-        """Positions that are sampled ``[B, L]`` bool, or ``[1, 1]`` if all are."""
-        everywhere = torch.ones(1, 1, dtype=torch.bool, device=self.index.device)
-        return everywhere if self.condition is None else self.condition.free
-
-    def hidden(self, x: Tensor, sigma: Tensor, which: Tensor, **more: Any) -> Tensor:
-        """The network's output for the sequences ``which [A]`` int64: ``x[which]``, each at its
-        ``sigma [A]``; ``rows`` count among them."""
-        padding = {} if self.condition is None else self.condition.attend(which)
-        return self.model(x[which], sigma, **padding, **more)
-
-    def noise(self) -> Tensor:
-        """Fresh noise ``[B, L]``."""
-        draw = Draw(self.seed, 0, self.index, len(self.index))
-        return self.process.prior(draw, self.length, vocab_size=self.vocab_size)
-
-    def begin(self, x: Tensor) -> Tensor:
-        """The sequences ``[B, L]`` that the run starts from: ``x`` with what is known."""
-        return x if self.condition is None else self.condition.begin(x)
 
 
 class Drawn(NamedTuple):
@@ -243,7 +132,8 @@ def _shape(
     if condition is not None:
         B, L = condition.given.shape
         return B if batch is None else batch, L if length is None else length
-    B, L = 1 if batch is None else batch, length or getattr(network, "length", 0)
+    B = 1 if batch is None else batch
+    L = int(getattr(network, "length", 0) if length is None else length)
     if B < 1 or L < 1:
         raise ConfigError(f"batch is {B} and length {L}, must both be at least 1")
     return B, L
@@ -324,7 +214,7 @@ def finite(values: Tensor) -> Tensor:
     return values
 
 
-def pick(p: Tensor, u: Tensor) -> Tensor:
+def sample_categorical(p: Tensor, u: Tensor) -> Tensor:
     """Draw a token by the inverse of the distribution function, in float64.
 
     The 53 bits of ``u`` resolve masses of 1e-15; the usual ``argmax(p / -log u)`` with float32

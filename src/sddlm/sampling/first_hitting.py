@@ -11,15 +11,8 @@ from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.masked import MaskedProcess
-from sddlm.sampling.base import (
-    Drawn,
-    Model,
-    Sampler,
-    SamplingContext,
-    chunks,
-    leave_one_out,
-    pick,
-)
+from sddlm.sampling.base import Drawn, Sampler, chunks, leave_one_out, sample_categorical
+from sddlm.sampling.context import Model, SamplingContext
 from sddlm.sampling.truncation import Truncation
 
 
@@ -80,7 +73,7 @@ class FirstHitting(Sampler):
                 logits = leave_one_out(
                     model, hidden[at], run.estimate, process, own[at], alpha_t[at]
                 )
-                token[at] = pick(self.truncation(logits), u[at])
+                token[at] = sample_categorical(self.truncation(logits), u[at])
             x = x.index_put((rows, place), token)
             if run.on_step is not None:
                 run.on_step(number, 1 - number / L, x)

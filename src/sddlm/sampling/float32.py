@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.sampling.ancestral import Ancestral, Cells
-from sddlm.sampling.base import SamplingContext, leave_one_out
+from sddlm.sampling.ancestral import Ancestral, Updates
+from sddlm.sampling.base import leave_one_out
+from sddlm.sampling.context import SamplingContext
 
 #: numbers of noise that exist at once; few, so that they stay in the processor's cache
 NOISE = 1 << 16
@@ -39,7 +40,7 @@ class Float32(Ancestral):
     All but the draw is that of `Ancestral`, in float64: estimates, truncation, Bayes' rule.
     """
 
-    def _answers(self, run: SamplingContext, hidden: Tensor, own: Tensor, cells: Cells) -> Tensor:
+    def _answers(self, run: SamplingContext, hidden: Tensor, own: Tensor, cells: Updates) -> Tensor:
         """See `Ancestral._answers`."""
         new = torch.empty_like(own)
         size = max(1, NOISE // run.vocab_size)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import CellDraw
-from sddlm.sampling.ancestral import Ancestral, Cells
-from sddlm.sampling.base import SamplingContext
+from sddlm.sampling.ancestral import Ancestral, Updates
+from sddlm.sampling.context import SamplingContext
 from sddlm.types import OnStep
 
 #: cells of the grid whose numbers are drawn at once
@@ -60,7 +60,7 @@ class Lazy(Ancestral):
             if replay:
                 replay.add(plan.step[at], row, place, new)
 
-    def _plan(self, run: SamplingContext, alphas: Tensor) -> Plan:
+    def _plan(self, run: SamplingContext, alphas: Tensor) -> EventPlan:
         """All cells that can change whatever the network says, drawn before its first call."""
         B, V = len(run.index), run.vocab_size
         bound = run.process.largest_jump_bound(alphas[:-1], alphas[1:], vocab_size=V)  # [steps]
@@ -84,13 +84,13 @@ class Lazy(Ancestral):
         noise = run.process.noise(draw, "redraw", 1, alpha=alpha_s[:, None], vocab_size=V)[:, 0]
         greedy = (step == self.steps) & (self.tail == "greedy")
         v = draw.uniform("pick", 1)[:, 0]
-        cells = Cells(alphas[step - 1], alpha_s, u, noise, v, greedy)
-        return Plan.of(step, row, place, cells, steps=self.steps, batch=B)
+        cells = Updates(alphas[step - 1], alpha_s, u, noise, v, greedy)
+        return EventPlan.of(step, row, place, cells, steps=self.steps, batch=B)
 
     def _next(
-        self, run: SamplingContext, x: Tensor, plan: Plan, visit: Tensor, live: Tensor
+        self, run: SamplingContext, x: Tensor, plan: EventPlan, visit: Tensor, live: Tensor
     ) -> Tensor:
-        """Cells ``[N]`` of the next visit of each live sequence, and ``visit`` moves behind it.
+        """Positions ``[N]`` of the next visit of each live sequence, and ``visit`` moves behind it.
 
         The plan knows no tokens. Where they differ (a mask can change, a revealed token cannot),
         cells that cannot change are left out, and visits that have only such.
@@ -115,8 +115,8 @@ class Lazy(Ancestral):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Cells that can change, by sequence and step; those of one sequence and step are a *visit*.
+class EventPlan:
+    """Positions that can change, by sequence and step; those of one of each are a *visit*.
 
     Attributes:
         step: of each cell, from 1 ``[C]``.
@@ -134,7 +134,7 @@ class Plan:
     step: Tensor
     row: Tensor
     place: Tensor
-    cells: Cells
+    cells: Updates
     visit_step: Tensor
     start: Tensor
     size: Tensor
@@ -144,8 +144,8 @@ class Plan:
 
     @classmethod
     def of(
-        cls, step: Tensor, row: Tensor, place: Tensor, cells: Cells, *, steps: int, batch: int
-    ) -> Plan:
+        cls, step: Tensor, row: Tensor, place: Tensor, cells: Updates, *, steps: int, batch: int
+    ) -> EventPlan:
         """The plan of cells that are sorted by sequence, then step."""
         visits, size = (row * (steps + 1) + step).unique_consecutive(return_counts=True)
         visit_row = visits // (steps + 1)

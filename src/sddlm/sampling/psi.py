@@ -19,8 +19,8 @@ from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
 from sddlm.process.schedule import Schedule
-from sddlm.sampling.ancestral import Ancestral, Cells
-from sddlm.sampling.base import SamplingContext
+from sddlm.sampling.ancestral import Ancestral, Updates
+from sddlm.sampling.context import SamplingContext
 from sddlm.sampling.truncation import Truncation
 
 #: Duo's settings for OpenWebText: fields of `Psi`, and the nucleus that goes with them
@@ -215,8 +215,8 @@ class Psi(Ancestral):
         return schedule_of_kappas(self.kappa, alphas, self.segments)[:-1]
 
     def ask(
-        self, run: SamplingContext, x: Tensor, cells: Cells, kappa: float, draw: Draw
-    ) -> tuple[Cells, Tensor, Tensor]:
+        self, run: SamplingContext, x: Tensor, cells: Updates, kappa: float, draw: Draw
+    ) -> tuple[Updates, Tensor, Tensor]:
         """See `Ancestral.ask`; asked is where the answer can matter, as in `Lazy`."""
         fresh = torch.zeros_like(cells.greedy)
         if kappa < 1:

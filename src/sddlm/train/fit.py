@@ -21,8 +21,8 @@ from sddlm.draw import Draw
 from sddlm.generation.args import begins, sampler_for
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import to_spec
-from sddlm.models.attending import hide_padding
 from sddlm.models.dit import DiT
+from sddlm.models.padding import hide_padding
 from sddlm.objectives import Objective
 from sddlm.sampling.base import device_of
 from sddlm.sampling.entropy import entropy

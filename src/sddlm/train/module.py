@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.models.attending import hide_padding
 from sddlm.models.dit import DiT
+from sddlm.models.padding import hide_padding
 from sddlm.objectives.base import Objective
 from sddlm.train.args import TrainArgs
 from sddlm.types import before_padding

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.models.attending import PaddingMasked
+from sddlm.models.conditioned import Conditioned
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.models.given import Given
+from sddlm.models.padding import PaddingMasked
 from sddlm.objectives import NELBO
 from sddlm.process import HybridProcess, MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate
@@ -55,7 +55,7 @@ def filled(tokens: Tensor, x_t: Tensor) -> Tensor:
 @pytest.mark.parametrize("tokens", [TOKENS, TOKENS[:1]], ids=["each", "one"])
 def test_it_is_the_network_at_the_unknown_positions(changes: Any, tokens: Tensor) -> None:
     model = network(**changes)
-    view = Given(model, tokens, KNOWN)
+    view = Conditioned(model, tokens, KNOWN)
     expected = model(filled(tokens, X_T), SIGMA)[:, UNKNOWN]
     before = tokens.clone()
     torch.testing.assert_close(view(X_T, SIGMA), expected)
@@ -63,21 +63,21 @@ def test_it_is_the_network_at_the_unknown_positions(changes: Any, tokens: Tensor
     torch.testing.assert_close(view(X_T, SIGMA, rows=rows), expected.flatten(0, 1)[rows])
     assert torch.equal(tokens, before)
     anything = torch.where(KNOWN, tokens, (tokens + 1) % V)
-    assert torch.equal(Given(model, anything, KNOWN)(X_T, SIGMA), view(X_T, SIGMA))
+    assert torch.equal(Conditioned(model, anything, KNOWN)(X_T, SIGMA), view(X_T, SIGMA))
 
 
 def test_the_known_tokens_of_one_serve_any_number_of_sequences() -> None:
-    view = Given(network(), TOKENS[:1], KNOWN)
+    view = Conditioned(network(), TOKENS[:1], KNOWN)
     torch.testing.assert_close(view(X_T[1:3], SIGMA[1:3]), view(X_T, SIGMA)[1:3])
 
 
 def test_a_causal_network_takes_the_first_of_the_unknown_positions() -> None:
-    view = Given(network(causal=True), TOKENS, KNOWN)
+    view = Conditioned(network(causal=True), TOKENS, KNOWN)
     for m in (1, 2):
         torch.testing.assert_close(view(X_T[:, :m], SIGMA), view(X_T, SIGMA)[:, :m])
     sampler = Autoregressive(bos_id=3, truncation=Truncation(temperature=0.01))
     model = network(causal=True)
-    prompt = Given(model, torch.tensor([[5, 2, 0, 0, 0]]), torch.arange(5) < 2)
+    prompt = Conditioned(model, torch.tensor([[5, 2, 0, 0, 0]]), torch.arange(5) < 2)
     how: Any = {"process": UniformProcess(), "estimate": Estimate.NEXT_TOKEN}
     made = sampler.sample(prompt, batch=2, length=3, **how).tokens
     text = [5, 2, 3]
@@ -91,10 +91,10 @@ def test_wrong_shapes_are_refused() -> None:
     model = network()
     for tokens, known in ((TOKENS, KNOWN[1:]), (TOKENS, KNOWN.long()), (TOKENS[0], KNOWN)):
         with pytest.raises(ValueError, match=r"tokens must be \[B, L\] and known \[L\] bool"):
-            Given(model, tokens, known)
+            Conditioned(model, tokens, known)
     with pytest.raises(ValueError, match="no position is unknown"):
-        Given(model, TOKENS, torch.ones_like(KNOWN))
-    view = Given(model, TOKENS, KNOWN)
+        Conditioned(model, TOKENS, torch.ones_like(KNOWN))
+    view = Conditioned(model, TOKENS, KNOWN)
     for x_t in (X_T[:3], X_T[:, :2], X_T.repeat(1, 2), X_T[:, :0]):
         with pytest.raises(ValueError, match="x_t must be"):
             view(x_t, SIGMA[: len(x_t)])
@@ -103,13 +103,13 @@ def test_wrong_shapes_are_refused() -> None:
 def test_the_view_has_what_the_network_has() -> None:
     for changes in KINDS:
         model = network(**changes)
-        view = Given(model, TOKENS, KNOWN)
+        view = Conditioned(model, TOKENS, KNOWN)
         assert view.length == 3
         for name in ("vocab_size", "head", "causal", "time_free"):
             assert getattr(view, name) == getattr(model, name)
         for name in ("modules", "parameters", "buffers"):
             assert list(getattr(view, name)()) == list(getattr(model, name)())
-    assert Given(TabularModel(torch.zeros(4, 2, 2), vocab_size=2, length=2), TOKENS[:, :2],
+    assert Conditioned(TabularModel(torch.zeros(4, 2, 2), vocab_size=2, length=2), TOKENS[:, :2],
                  KNOWN[:2]).time_free is False  # fmt: skip
 
 
@@ -117,20 +117,20 @@ def test_views_lie_on_each_other() -> None:
     """Padding behind the known tokens, and known tokens of a view."""
     model = network()
     attend = torch.arange(L) < 5
-    padded = Given(PaddingMasked(model, attend[None]), TOKENS, KNOWN)
-    cut = Given(model, TOKENS[:, :5], KNOWN[:5])
+    padded = Conditioned(PaddingMasked(model, attend[None]), TOKENS, KNOWN)
+    cut = Conditioned(model, TOKENS[:, :5], KNOWN[:5])
     torch.testing.assert_close(padded(X_T, SIGMA), cut(X_T, SIGMA))
-    twice = Given(
-        Given(model, TOKENS, KNOWN), TOKENS[:, UNKNOWN], torch.tensor([True, False, True])
+    twice = Conditioned(
+        Conditioned(model, TOKENS, KNOWN), TOKENS[:, UNKNOWN], torch.tensor([True, False, True])
     )
-    once = Given(model, TOKENS, torch.arange(L) != 2)
+    once = Conditioned(model, TOKENS, torch.arange(L) != 2)
     torch.testing.assert_close(twice(X_T[:, :1], SIGMA), once(X_T[:, :1], SIGMA))
 
 
 @pytest.mark.parametrize("changes", KINDS[:3], ids=str)
 def test_lazy_and_ancestral_draw_the_same(changes: dict[str, Any]) -> None:
     """Lazy calls only the sequences that still change."""
-    view = Given(network(**changes), TOKENS[:1], KNOWN)
+    view = Conditioned(network(**changes), TOKENS[:1], KNOWN)
     how: Any = {"process": UniformProcess(), "estimate": Estimate.LEAVE_ONE_OUT, "seed": 4}
     lazy, plain = (
         sampler.sample(view, batch=60, length=3, **how)
@@ -142,7 +142,7 @@ def test_lazy_and_ancestral_draw_the_same(changes: dict[str, Any]) -> None:
 
 
 def test_an_objective_and_its_bound_work_on_it() -> None:
-    view = Given(network(), TOKENS, KNOWN)
+    view = Conditioned(network(), TOKENS, KNOWN)
     loss = NELBO().loss(view, X_T, Draw.simple(3, 5, B))
     assert loss.count == X_T.numel()
     loss.total.backward()
@@ -183,7 +183,7 @@ def test_samples_follow_the_conditional_law(process: Process, estimate: Estimate
     model = OfTheWhole(
         world.optimum(estimate, process), vocab_size=3 + process.extra_tokens, length=2
     )
-    view = Given(model, GIVEN, PLACES)
+    view = Conditioned(model, GIVEN, PLACES)
     gaps = []
     for steps in (2, 8, 32):
         for sampler in (Ancestral(steps=steps), Lazy(steps=steps)):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-class Term(Protocol):
+class RowLoss(Protocol):
     """A loss of one row of logits."""
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
@@ -57,7 +57,7 @@ class CrossEntropy:
     weight: Tensor | None = None
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Term`."""
+        """See `RowLoss`."""
         target = self.target[at, None]  # [n, 1]
         if self.own is not None and self.shift is not None:
             _add_at(logits, self.own[at], self.shift[at])
@@ -73,7 +73,7 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class SampledNegatives:
     """Negatives: the mean over given tokens.
 
     Attributes:
@@ -111,7 +111,7 @@ class Top:
 
 
 @dataclass(frozen=True)
-class Law:
+class DenseNegatives:
     """Negatives: the exact expectation over the vocabulary.
 
     Attributes:
@@ -137,12 +137,12 @@ class Contrastive:
     """
 
     target: Tensor
-    negatives: Sequence[Tokens | Top | Law]
+    negatives: Sequence[SampledNegatives | Top | DenseNegatives]
     weight: float
     eps: float
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Term`."""
+        """See `RowLoss`."""
         log_eps = logits.new_full((), log(self.eps))  # filled where it is: a copy would wait
         log_p = _log_softmax_(logits)  # [n, V]
         target = self.target[at, None]  # [n, 1]
@@ -153,7 +153,7 @@ class Contrastive:
         total = torch.sigmoid(log_p_target - log_eps)  # [n, 1]
         at_tokens = [(target, -total)]
         for part in self.negatives:
-            if isinstance(part, Law):
+            if isinstance(part, DenseNegatives):
                 continue
             tokens = part.choose(log_p, target, at)  # [n, K]
             share = self.weight * part.share / tokens.shape[1]
@@ -186,7 +186,7 @@ class Contrastive:
             like: a tensor of the wanted dtype and device.
             vocab_size: V.
         """
-        parts = [part for part in self.negatives if isinstance(part, Law)]
+        parts = [part for part in self.negatives if isinstance(part, DenseNegatives)]
         if not parts:
             return None
         uniform = sum(p.share for p in parts if p.probabilities is None) / vocab_size
@@ -227,7 +227,7 @@ class UniformBound:
     shift: Tensor | None = None
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Term`."""
+        """See `RowLoss`."""
         x0, x_t = self.x0[at], self.x_t[at]
         a = self.alpha_t[at].double()
         c = logits.shape[1] * a / (1 - a)  # [n]
@@ -270,7 +270,7 @@ class AutogradRowLoss:
     function: Callable[[Tensor, slice], Tensor]
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """See `Term`."""
+        """See `RowLoss`."""
         if not grad:
             return self.function(logits, at), None
         with torch.enable_grad():

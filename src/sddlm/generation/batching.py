@@ -12,7 +12,7 @@ from sddlm.lm import LanguageModel
 
 
 @dataclass(frozen=True)
-class Cut:
+class SampleBatch:
     """Samples that are drawn together.
 
     Attributes:
@@ -28,7 +28,7 @@ class Cut:
 
 def cuts(
     loaded: LanguageModel, *, count: int, length: int | None = None, batch: int
-) -> tuple[list[Cut], list[int]]:
+) -> tuple[list[SampleBatch], list[int]]:
     """How samples are cut into batches of one length each, and the length of every sample.
 
     Args:
@@ -39,7 +39,7 @@ def cuts(
     """
     lengths = lengths_of_samples(loaded, count, length)
     found = [
-        Cut(first, min(batch, stop - first), wide)
+        SampleBatch(first, min(batch, stop - first), wide)
         for start, stop, wide in _runs(lengths)
         for first in range(start, stop, batch)
     ]

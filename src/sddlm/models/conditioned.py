@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class Conditioned:
     """The unknown positions of a sequence as a sequence of their own, M long.
 
     Bounds and samplers take it in place of the network and so solve the conditional problem:
