@@ -19,16 +19,22 @@ from sddlm.eval.generative import generative_perplexity
 from sddlm.eval.judge import Judge
 from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.texts import SampleSet
+from sddlm.generation.args import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.sampling.adaptive import Adaptive
 from sddlm.work import ResumableJob
 
 ALPHABET = "abcdefgh "
-DRAWING = Drawing(count=12, steps=6, seed=3, batch=8)
+DRAWING = Drawing(SamplerConfig(steps=6, top_p=1.0), count=12, seed=3, batch=8)
 SWEEP = Sweep(temperature=[0.5, 1.4], top_p=[], tail_cut=[1.0], steps=[3])
+
+
+def turned(drawing, **changes):
+    return replace(drawing, how=replace(drawing.how, **changes))
 
 
 def a_model(seed, estimate=Estimate.LEAVE_ONE_OUT, alphabet=ALPHABET, length=16, **data):
@@ -84,17 +90,19 @@ def whole(models, judge, real, tmp_path_factory):
 
 
 def test_one_knob_moves_at_a_time_and_neutral_has_its_place():
-    curves = Sweep([1.2, 0.8, 1], [0.9], [0.5], [8, 2]).curves(DRAWING)
-    assert {knob: [getattr(d, knob) for d in ds] for knob, ds in curves.items()} == {
+    sweep = Sweep(temperature=[1.2, 0.8, 1], top_p=[0.9], top_k=[3], tail_cut=[0.5], steps=[8, 2])
+    curves = sweep.curves(DRAWING)
+    assert {knob: [getattr(d.how, knob) for d in ds] for knob, ds in curves.items()} == {
         "temperature": [0.8, 1, 1.2],
         "top_p": [0.9, 1],
+        "top_k": [3, None],
         "tail_cut": [0, 0.5],
         "steps": [2, 6, 8],
     }
     for knob, drawings in curves.items():
         assert drawings.count(DRAWING) == 1
         for one in drawings:
-            assert replace(one, **{knob: getattr(DRAWING, knob)}) == DRAWING
+            assert turned(one, **{knob: getattr(DRAWING.how, knob)}) == DRAWING
 
 
 def test_steps_are_not_for_every_model_and_knobs_can_be_left_alone():
@@ -109,12 +117,22 @@ def test_steps_are_not_for_every_model_and_knobs_can_be_left_alone():
     [
         ("temperature", 0), ("temperature", float("nan")), ("temperature", float("inf")),
         ("top_p", 0), ("top_p", 1.01), ("tail_cut", -0.1), ("steps", 0), ("steps", 2.0),
+        ("top_k", 0), ("min_p", 2), ("kappa", "0.5"), ("budget", 1.0),
     ],
 )  # fmt: skip
 def test_impossible_settings_name_their_option(knob, value):
-    allowed = rf"has {value}, allowed .*: try .*\]|is \[{value}\], must be a"
-    with pytest.raises(ConfigError, match=f"--sweep.{knob} ({allowed})"):
-        Sweep(**{knob: [value]})
+    wrong = rf"has {value}: .*--{knob} .*leaves it alone|is \[{value}\], must be a"
+    with pytest.raises(ConfigError, match=f"--sweep.{knob} ({wrong})"):
+        Sweep(**{knob: [value]}).curves(DRAWING)
+
+
+def test_any_sampler_and_its_own_options_are_swept():
+    psi = turned(DRAWING, sampler="psi")
+    curve = Sweep(kappa=["0.5", "1"]).curves(psi)["kappa"]
+    assert [d.how.kappa for d in curve] == ["0.5", "1", None]
+    adaptive = turned(DRAWING, sampler="adaptive")
+    curve = Sweep(budget=[2.0]).curves(adaptive)["budget"]
+    assert [type(d.how.build(a_model(1))) for d in curve] == [Adaptive] * 2
 
 
 # ---------------------------------------------------------------- refused at once
@@ -123,18 +141,22 @@ def test_impossible_settings_name_their_option(knob, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"drawing": Drawing(temperature=0.8)}, "--temperature is 0.8.*--sweep.temperature"),
-        ({"drawing": Drawing(top_p=0.9)}, "--top_p is 0.9"),
-        ({"drawing": Drawing(tail_cut=0.5)}, "--tail_cut is 0.5.*from 0:"),
-        ({"drawing": Drawing(count=1)}, "--count is 1"),
-        ({"sweep": Sweep([1.0], [], [0.0], [128])}, "--sweep has no setting beside"),
+        (
+            {"drawing": turned(DRAWING, temperature=0.8)},
+            "--temperature is 0.8.*--sweep.temperature",
+        ),
+        ({"drawing": turned(DRAWING, top_p=0.9)}, "--top_p is 0.9"),
+        ({"drawing": turned(DRAWING, top_k=3)}, "--top_k is 3"),
+        ({"drawing": turned(DRAWING, tail_cut=0.5)}, "--tail_cut is 0.5.*from 0.0:"),
+        ({"drawing": replace(DRAWING, count=1)}, "--count is 1"),
+        ({"sweep": Sweep([1.0], [], tail_cut=[0.0], steps=[6])}, "--sweep has no setting beside"),
         ({"models": ["a", "b", "a"]}, "has a twice"),
         ({"picture": "f.jpg"}, r"f\.jpg.*name it f\.png"),
         ({"picture": "no/f.png"}, "no directory"),
     ],
 )
 def test_refused_before_loading(tmp_path, change, message):
-    given = {"models": ["a", "b"], "sweep": SWEEP, "drawing": Drawing(), "picture": "f.png"}
+    given = {"models": ["a", "b"], "sweep": SWEEP, "drawing": DRAWING, "picture": "f.png"}
     given |= change
     given["picture"] = tmp_path / given["picture"]
     with pytest.raises(ConfigError, match=message):
@@ -142,7 +164,7 @@ def test_refused_before_loading(tmp_path, change, message):
 
 
 def test_what_is_right_passes(tmp_path):
-    check(["a", "b"], Sweep(), Drawing(steps=7), tmp_path / "f.png")
+    check(["a", "b"], Sweep(), turned(DRAWING, steps=7), tmp_path / "f.png")
 
 
 @pytest.mark.parametrize(
@@ -165,10 +187,10 @@ def test_what_cannot_be_compared(models, other, message):
 def test_points_are_what_drawing_and_judging_by_hand_give(whole, models, judge, real):
     result, _ = whole
     for name, knob, at, drawing in [
-        ("one", "temperature", 0, replace(DRAWING, temperature=0.5)),
-        ("two", "tail_cut", 1, replace(DRAWING, tail_cut=1.0)),
-        ("two", "steps", 0, replace(DRAWING, steps=3)),
-        ("left", "temperature", 2, replace(DRAWING, temperature=1.4)),
+        ("one", "temperature", 0, turned(DRAWING, temperature=0.5)),
+        ("two", "tail_cut", 1, turned(DRAWING, tail_cut=1.0)),
+        ("two", "steps", 0, turned(DRAWING, steps=3)),
+        ("left", "temperature", 2, turned(DRAWING, temperature=1.4)),
         ("one", "temperature", 1, DRAWING),
     ]:
         point = result["models"][name]["curves"][knob][at]
@@ -178,10 +200,11 @@ def test_points_are_what_drawing_and_judging_by_hand_give(whole, models, judge, 
         assert point["gen_ppl"]["value"] == pytest.approx(verdict.ppl, rel=1e-6)
         assert point["nfe"] == drawn.origin["nfe"] > 0
         assert (point["count"], point["length"]) == (12, 16)
-        setting = {k: getattr(drawing, k) for k in ("temperature", "top_p", "tail_cut", "steps")}
+        knobs = ("temperature", "top_p", "min_p", "tail_cut", "steps")
+        setting = {k: getattr(drawing.how, k) for k in knobs}
         if name == "left":
             del setting["steps"]
-        assert {k: point[k] for k in point if hasattr(drawing, k) and k != "count"} == setting
+        assert {k: point[k] for k in point if hasattr(drawing.how, k)} == setting
         for figure in ("entropy", "gen_ppl"):
             low, value, high = (point[figure][key] for key in ("low", "value", "high"))
             assert low < value < high
@@ -229,7 +252,7 @@ def test_real_text_is_resampled_by_itself(models, judge, real):
 
 
 def test_another_model_of_the_same_name_is_drawn_anew(models, judge, real, tmp_path):
-    work, few = ResumableJob(tmp_path / "units"), Sweep([0.5], [], [], [])
+    work, few = ResumableJob(tmp_path / "units"), Sweep([0.5], [], tail_cut=[], steps=[])
     first, second = (
         run({"same": models[name]}, judge, real, tmp_path, work, sweep=few)["models"]["same"]
         for name in ("one", "two")
@@ -240,7 +263,9 @@ def test_another_model_of_the_same_name_is_drawn_anew(models, judge, real, tmp_p
 def test_leftovers_of_a_convention_are_left_out_of_both_figures(models, judge, real, tmp_path):
     only = {"one": models["one"]}
     rules = Convention("mine", multiple=8)
-    result = run(only, judge, real, tmp_path, rules=rules, sweep=Sweep([0.5], [], [], []))
+    result = run(
+        only, judge, real, tmp_path, rules=rules, sweep=Sweep([0.5], [], tail_cut=[], steps=[])
+    )
     point = result["models"]["one"]["neutral"]
     drawn = draw_set(models["one"], DRAWING, ResumableJob())
     assert point["count"] == result["real"]["count"] == 8
@@ -283,7 +308,7 @@ def test_an_interrupted_frontier_goes_on(models, judge, real, tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         run(models, replace(judge, score=ending), real, tmp_path, work)
     assert not (tmp_path / "f.png").exists()
-    last = replace(DRAWING, steps=3)
+    last = turned(DRAWING, steps=3)
     missing, _ = network_calls(models["one"], lambda: draw_set(models["one"], last, ResumableJob()))
     calls, result = network_calls(
         models["one"],

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import Tensor, tensor
 
 from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.texts import SampleSet
-from sddlm.generation.args import begins, sampler_for
+from sddlm.generation.args import SamplerConfig
 from sddlm.generation.batching import cuts
 from sddlm.lm import LanguageModel
-from sddlm.sampling.base import Sampler
-from sddlm.sampling.float32 import Float32
-from sddlm.sampling.lazy import Lazy
-from sddlm.sampling.truncation import Truncation
 from sddlm.work import ResumableJob
-
-Precision = Literal["float64", "float32"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +20,8 @@ class Drawing:
     """How samples are drawn.
 
     Attributes:
+        how: sampler and its options.
         count: how many.
-        steps: of a diffusion sampler.
-        temperature: of every prediction.
-        top_p: the most likely tokens up to this mass.
-        tail_cut: every probability below tail_cut / V is cut to zero.
-        precision: of the draw from each prediction; float32 is for reproducing published figures
-            (see `sampling.float32` for what it changes).
         seed: of all randomness; sample k has the same noise in every drawing with this seed.
         batch: samples drawn together; changes nothing but time and memory.
 
@@ -40,12 +29,8 @@ class Drawing:
         ConfigError: a value that cannot be used.
     """
 
+    how: SamplerConfig = field(default_factory=SamplerConfig)
     count: int = 64
-    steps: int = 128
-    temperature: float = 1.0
-    top_p: float = 1.0
-    tail_cut: float = 0.0
-    precision: Precision = "float64"
     seed: int = 0
     batch: int = 32
 
@@ -54,33 +39,6 @@ class Drawing:
         for name in ("count", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}, must be at least 1")
-        if self.precision not in get_args(Precision):
-            raise ConfigError(f"--precision is {self.precision}, must be float64 or float32")
-        Lazy(self.steps, truncation=self.truncation)  # refuses wrong values
-
-    @property
-    def truncation(self) -> Truncation:
-        """What is done to every prediction."""
-        return Truncation(self.temperature, self.top_p, self.tail_cut)
-
-    def sampler(self, loaded: LanguageModel) -> Sampler:
-        """The sampler for a model.
-
-        Raises:
-            ConfigError: float32 for an autoregressive model.
-        """
-        right = sampler_for(
-            loaded.estimate,
-            loaded.tokenizer,
-            steps=self.steps,
-            truncation=self.truncation,
-            ends=begins(loaded.data),
-        )
-        if self.precision == "float64":
-            return right
-        if not isinstance(right, Lazy):
-            raise ConfigError("--precision float32 is for diffusion models; leave it out")
-        return Float32(right.steps, right.tail, right.truncation)
 
 
 def draw_set(
@@ -94,7 +52,7 @@ def draw_set(
         work: does the batches.
         label: of the bar.
     """
-    sampler = drawing.sampler(loaded)
+    sampler = drawing.how.build(loaded)
     parts, _ = cuts(loaded, count=drawing.count, batch=drawing.batch)
 
     def one(number: int) -> dict[str, Any]:
@@ -113,7 +71,9 @@ def draw_set(
     nfe = [n for part in found for n in part["nfe"]]
     origin = {
         "sampler": type(sampler).__name__,
-        **{k: v for k, v in asdict(drawing).items() if k not in ("count", "batch")},
+        **{k: v for k, v in asdict(drawing.how).items() if k != "sampler" and v is not None},
+        "top_p": drawing.how.truncation().top_p,
+        "seed": drawing.seed,
         "nfe": round(sum(nfe) / len(nfe), 2),
         "seconds": round(sum(part["seconds"] for part in found), 3),
     }

@@ -16,9 +16,8 @@ import numpy as np
 
 from sddlm.eval.resampling import LEVEL, RESAMPLES, Array, Interval, lowest_at
 
-#: what turns sharpness; `steps` is work, so it is drawn and not compared at equal entropy
-SHARPNESS = ("temperature", "top_p", "tail_cut")
-KNOBS = (*SHARPNESS, "steps")
+#: what turns sharpness; steps and the like are work: they are drawn, not compared
+SHARPNESS = ("temperature", "top_p", "top_k", "min_p", "tail_cut")
 
 BEST = "best"
 
@@ -37,7 +36,7 @@ class Point:
         length: tokens of the sampler in a text, mean.
     """
 
-    setting: Mapping[str, float]
+    setting: Mapping[str, Any]
     entropy: Array
     nll: Array
     nfe: float

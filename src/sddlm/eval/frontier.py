@@ -12,9 +12,8 @@ compared with anything; the perplexity at an entropy does not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.conventions import Convention
 from sddlm.eval.diversity import entropies
 from sddlm.eval.drawing import Drawing, draw_set
-from sddlm.eval.equal_entropy import KNOBS, Curves, Point, report
+from sddlm.eval.equal_entropy import SHARPNESS, Curves, Point, report
 from sddlm.eval.generative import scored
 from sddlm.eval.judge import Judge
 from sddlm.eval.measures import fingerprint
@@ -35,49 +34,44 @@ from sddlm.files import check_writable
 from sddlm.lm import LanguageModel
 from sddlm.work import ResumableJob
 
-#: knob: its neutral value, the values that it may have (as words and as a test), and a good one
-_KNOBS = {
-    "temperature": (1.0, "any number above 0", lambda x: 0 < x < math.inf, 0.9),
-    "top_p": (1.0, "more than 0 and at most 1", lambda x: 0 < x <= 1, 0.9),
-    "tail_cut": (0.0, "0 and above", lambda x: 0 <= x < math.inf, 0.5),
-    "steps": (None, "whole numbers from 1", lambda x: isinstance(x, int) and x >= 1, 64),
-}
+#: what is done to every prediction when nothing is done
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": None, "min_p": 0.0, "tail_cut": 0.0}
 
 
 @dataclass(frozen=True)
 class Sweep:
     """The settings that are drawn beside the neutral one, one knob turned at a time.
 
-    Neutral is temperature 1, top_p 1, tail_cut 0 and the steps of the drawing. The defaults go in
-    small steps from there, because lines join them, and as far as sharp samples do in practice.
-    Temperature goes above 1 too: samples of a model that is sharp by itself must be made blunter
-    to have the entropy of real text. Wherever a line still does not reach, the result says so.
+    Neutral is the chosen sampler without truncation. The defaults go in small steps from there,
+    because lines join them, and as far as sharp samples do in practice. Temperature goes above 1
+    too: samples of a model that is sharp by itself must be made blunter to have the entropy of real
+    text. Wherever a line still does not reach, the result says so.
 
     Attributes:
         temperature: of every prediction.
         top_p: most likely tokens up to this mass.
+        top_k: number of most likely tokens.
+        min_p: share of the most likely token.
         tail_cut: every probability below tail_cut / V is cut to zero; 1 is what SDDLM-V1 with its
             weight of 1 learns to cut.
         steps: of diffusion samplers; not swept for autoregressive models.
-
-    Raises:
-        ConfigError: a value that its knob cannot have.
+        kappa: of psi.
+        hold: of psi.
+        budget: of adaptive.
     """
 
     temperature: list[float] = field(default_factory=lambda: [0.7, 0.8, 0.9, 1.1, 1.25, 1.5])
     top_p: list[float] = field(default_factory=lambda: [0.6, 0.8, 0.9, 0.95])
+    top_k: list[int] = field(default_factory=list)
+    min_p: list[float] = field(default_factory=list)
     tail_cut: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
-    steps: list[int] = field(default_factory=lambda: [16, 32, 64])
+    steps: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
+    kappa: list[str] = field(default_factory=list)
+    hold: list[float] = field(default_factory=list)
+    budget: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_choices(self, "--sweep.")
-        for knob, (_, words, allowed, good) in _KNOBS.items():
-            for value in getattr(self, knob):
-                if not allowed(value):
-                    raise ConfigError(
-                        f"--sweep.{knob} has {value}, allowed is {words}: try --sweep.{knob} "
-                        f"'[{good}]', or '[]' to leave it alone"
-                    )
 
     def curves(self, drawing: Drawing, *, diffusion: bool = True) -> dict[str, list[Drawing]]:
         """For each knob that is turned the drawings along it, the neutral one in its place.
@@ -85,13 +79,26 @@ class Sweep:
         Args:
             drawing: the neutral one.
             diffusion: the model has steps.
+
+        Raises:
+            ConfigError: a value that its knob cannot have.
         """
         found = {}
-        for knob in _KNOBS:
-            values = {*getattr(self, knob), getattr(drawing, knob)}
-            if len(values) > 1 and (diffusion or knob != "steps"):
-                found[knob] = [replace(drawing, **{knob: value}) for value in sorted(values)]
+        for knob in [each.name for each in fields(self)]:
+            values = {*getattr(self, knob), getattr(drawing.how, knob)}
+            if len(values) > 1 and (diffusion or knob in SHARPNESS):
+                ordered = sorted(values, key=lambda value: (value is None, value))
+                found[knob] = [_turned(drawing, knob, value) for value in ordered]
         return found
+
+
+def _turned(drawing: Drawing, knob: str, value: Any) -> Drawing:
+    try:
+        return replace(drawing, how=replace(drawing.how, **{knob: value}))
+    except ConfigError as error:
+        raise ConfigError(
+            f"--sweep.{knob} has {value}: {error}; --sweep.{knob} '[]' leaves it alone"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -134,9 +141,9 @@ class Scoring:
             nll = np.log(ratio(times, some * np.exp(nats / np.maximum(tokens, 1)), some))
         # an autoregressive model's samples have no steps
         setting = {
-            knob: getattr(drawing, knob)
-            for knob in (KNOBS if drawing else ())
-            if knob != "steps" or knob in texts.origin
+            each.name: texts.origin[each.name]
+            for each in fields(Sweep)
+            if drawing and each.name in texts.origin
         }
         return Point(
             setting=setting,
@@ -161,12 +168,12 @@ def check(models: Sequence[str], sweep: Sweep, drawing: Drawing, picture: Path) 
         ConfigError: a drawing that is not neutral, a sweep of nothing else, too few samples, a
             model named twice, or a picture that cannot be written.
     """
-    for knob, (neutral, *_) in _KNOBS.items():
-        value = getattr(drawing, knob)
-        if neutral is not None and value != neutral:
+    for knob, neutral in NEUTRAL.items():
+        value = getattr(drawing.how, knob)
+        if value != neutral:
             raise ConfigError(
-                f"--{knob} is {value}, but --frontier turns the knobs itself, from {neutral:g}: "
-                f"leave it out, or try --sweep.{knob} '[{value}]'"
+                f"--{knob} is {value}, but --frontier turns it itself, from {neutral}: leave it "
+                f"out, or try --sweep.{knob} '[{value}]'"
             )
     if not sweep.curves(drawing):
         raise ConfigError(
@@ -223,8 +230,8 @@ def run_frontier(
         "judge": judge.name,
         "convention": asdict(rules),
         "seed": drawing.seed,
-        "precision": drawing.precision,
-        "steps": drawing.steps,
+        "precision": drawing.how.precision,
+        "steps": drawing.how.steps,
     } | report(truth, models)
 
 
@@ -262,7 +269,7 @@ def _curves(
     neutral = point(drawing, f"{name} neutral")
     along = {
         knob: [
-            neutral if one == drawing else point(one, f"{name} {knob} {getattr(one, knob):g}")
+            neutral if one == drawing else point(one, f"{name} {knob} {getattr(one.how, knob)}")
             for one in drawings
         ]
         for knob, drawings in sweep.curves(drawing, diffusion=model.estimate.diffusion).items()

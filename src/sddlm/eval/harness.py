@@ -29,6 +29,7 @@ from sddlm.eval.measures import fingerprint
 from sddlm.eval.questions import LoglikelihoodScorer, figures, number_of
 from sddlm.eval.tasks import check_tasks, local_tasks, task_files
 from sddlm.eval.writing import GenerationConfig, write
+from sddlm.generation.args import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import choose_device
 from sddlm.work import ProcessGroup, ResumableJob, digest
@@ -70,7 +71,7 @@ class SDDLM(LM):
         seed: int = 0,
         batch: int = 64,
         batch_size: int | str = 1,
-        steps: int = 128,
+        steps: int = SamplerConfig.steps,
         device: str = "auto",
         keep: str | None = None,
         work: ResumableJob | None = None,

@@ -16,8 +16,13 @@ logger = logging.getLogger(__name__)
 _STYLES = {
     "temperature": ("-", "o", "T {:g}"),
     "top_p": ("--", "s", "p {:g}"),
+    "top_k": ("--", "v", "k {:g}"),
+    "min_p": ("-", "P", "min {:g}"),
     "tail_cut": ("-.", "^", "cut {:g}"),
     "steps": (":", "D", "{:g} steps"),
+    "kappa": ("-.", "X", "kappa {}"),
+    "hold": ("-.", "h", "hold {:g}"),
+    "budget": (":", "*", "budget {:g}"),
 }
 #: told apart with any colour vision (Okabe and Ito, 2008); black is real text's
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

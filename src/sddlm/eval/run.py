@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.eval.answers import QUESTIONS
 from sddlm.eval.asked import EvalConfig
-from sddlm.eval.drawing import Drawing, Precision
+from sddlm.eval.drawing import Drawing
 from sddlm.eval.frontier import Sweep
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.report import table, write_results
 from sddlm.files import check_writable
+from sddlm.generation.args import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device
@@ -48,11 +50,6 @@ def evaluate(
     correction: str | None = None,
     samples: str | None = None,
     count: int = 64,
-    steps: int = 128,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    tail_cut: float = 0.0,
-    precision: Precision = "float64",
     rows: int = 1024,
     draws: int | None = None,
     batch: int = 32,
@@ -60,6 +57,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     out: str | None = None,
+    **how: Annotated[Any, SamplerConfig],
 ) -> dict[str, Any]:
     """Evaluate a model, print a table and write a file.
 
@@ -92,12 +90,6 @@ def evaluate(
             were replaced at random, comma-separated, such as 0.05,0.1,0.2.
         samples: JSON lines with samples to judge; without it they are drawn.
         count: how many samples are drawn, and how many real rows stand beside them.
-        steps: of the sampler.
-        temperature: of the sampler; below 1 is sharper.
-        top_p: of the sampler: keep the most likely tokens up to this mass.
-        tail_cut: of the sampler: cut every probability below tail_cut / V.
-        precision: of the sampler; float32 draws as much public code does, to reproduce its figures;
-            it loses rare tokens.
         rows: most held-out rows scored, spread evenly; 0 for all.
         draws: noise levels per row, 2 without it; most noise levels per question of a task, 128
             without it.
@@ -106,6 +98,7 @@ def evaluate(
         seed: of all randomness.
         device: cpu, cuda, or auto.
         out: the file to write; without it one in the model's directory.
+        how: sampler and its options; the frontier starts from its sampler without truncation.
 
     Returns:
         What was written.
@@ -114,7 +107,10 @@ def evaluate(
         ConfigError: a wrong choice, before anything is loaded where that is possible.
     """
     started = time.perf_counter()
-    drawing = Drawing(count, steps, temperature, top_p, tail_cut, precision, seed, batch)
+    chosen = SamplerConfig(**how)
+    if frontier and chosen.top_p is None:
+        chosen = replace(chosen, top_p=1.0)
+    drawing = Drawing(chosen, count, seed, batch)
     asked = EvalConfig(
         model_dir=model_dir,
         data=data,

@@ -16,6 +16,7 @@ from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.autoregressive import Autoregressive
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.first_hitting import FirstHitting
+from sddlm.sampling.float32 import Float32
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.psi import PRESETS, Psi
 from sddlm.sampling.truncation import Truncation
@@ -69,6 +70,9 @@ class SamplerConfig:
     entropy) or tokens (by confidence); more takes fewer steps"""
     by: Literal["entropy", "confidence"] | None = None
     """of adaptive: what is counted as open"""
+    precision: Literal["float64", "float32"] = "float64"
+    """of the draw from each prediction; float32 is to reproduce figures of public code: it loses
+    rare tokens (docs/evaluation.md)"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, before anything is loaded."""
@@ -78,6 +82,11 @@ class SamplerConfig:
                 raise ConfigError(
                     f"--{name} belongs to another sampler: add --sampler {owner}, or leave it out"
                 )
+        if self.precision == "float32" and self.sampler not in (None, "ancestral"):
+            raise ConfigError(
+                f"--precision float32 draws ancestral steps, and --sampler is {self.sampler}: "
+                "leave one out"
+            )
         self._diffusion(())
 
     def truncation(self, never: tuple[int, ...] = ()) -> Truncation:
@@ -99,6 +108,8 @@ class SamplerConfig:
         if self.sampler == "first_hitting":
             return FirstHitting(truncation)
         more: dict[str, Any] = {"steps": self.steps, "tail": self.tail, "truncation": truncation}
+        if self.precision == "float32":
+            return Float32(**more)
         more |= {name: value for name in OWN if (value := getattr(self, name)) is not None}
         if more.pop("preset", None):
             return Psi.preset(str(self.preset), **more)
@@ -115,6 +126,8 @@ class SamplerConfig:
             ConfigError: if the model cannot be sampled so.
         """
         if not loaded.estimate.diffusion:
+            if self.precision == "float32":
+                raise ConfigError("--precision float32 is for diffusion models; leave it out")
             if self.sampler is not None:
                 raise ConfigError(
                     f"--sampler is {self.sampler}, but an autoregressive model is written left to "
