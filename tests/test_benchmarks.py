@@ -17,14 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from sddlm.cli import main as cli
-from sddlm.data.args import DataArgs
 from sddlm.draw import Draw
-from sddlm.models.config import DiTConfig, ModelArgs
+from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.objectives import SDDLM, Autoregressive
 from sddlm.process.uniform import UniformProcess
 from sddlm.train.args import TrainArgs
-from sddlm.train.run import train_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 V, B, L = 13, 3, 8
@@ -159,43 +156,6 @@ def test_scripts_run(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "|---|" in printed
     assert "nan" not in printed
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A diffusion model and a judge, hardly trained."""
-    place = tmp_path_factory.mktemp("runs")
-    (place / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 60)
-    data = DataArgs(
-        path=str(place / "text.txt"), tokenizer="bytes", length=12, cache=str(place / "cache")
-    )
-    train = TrainArgs(steps=1, batch=2, preview_every=0, validation_rows=2)
-    model = ModelArgs(preset="mini", width=16, heads=2, blocks=1)
-    for name, objective in (("model", SDDLM()), ("judge", Autoregressive())):
-        train_model(str(place / name), data, model, objective, train)
-    return str(place / "model"), str(place / "judge")
-
-
-@pytest.mark.parametrize("script", ["few_steps", "defaults"])
-def test_scripts_about_samples_run(
-    script: str,
-    runs: tuple[str, str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, judge = runs
-    module = importlib.import_module(script)
-    if script == "defaults":
-        monkeypatch.setattr(module, "KNOBS", {"min_p": [0.1], "tail_cut": [1.0]})
-        kept = ("lazy 4", "psi loop 32", "adaptive 64, budget 20")
-        monkeypatch.setattr(module, "SAMPLERS", {k: module.SAMPLERS[k] for k in kept})
-    more = ["--steps", "1,3", "--top_p", "0.8"] if script == "few_steps" else []
-    module.main([model, "--judge", judge, "--count", "4", *more])
-    printed = capsys.readouterr().out
-    assert "| real text |" in printed
-    assert "nan" not in printed
-    expected = {"few_steps": 3, "defaults": 1 + 1 + 2 * 2 + 3 * 3}[script]
-    assert printed.count("\n| ") == expected + 1  # and the head
 
 
 def test_memory_of_each_arm(

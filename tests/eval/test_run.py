@@ -16,6 +16,7 @@ from sddlm.eval import run as eval_run
 from sddlm.eval.ngram import NGram
 from sddlm.eval.run import evaluate
 from sddlm.eval.texts import END, read_samples, with_ends
+from sddlm.generation.args import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -57,6 +58,18 @@ def trained(tmp_path):
     text.write_text(a_text(0))
     make_run(tmp_path / "run", path=str(text), validation=0.2)
     return tmp_path / "run"
+
+
+def test_samples_are_drawn_as_the_verb_sample_draws_them(trained):
+    def origin(**how):
+        found = evaluate(str(trained), metrics="samples", rows=4, count=2, **how)
+        return found["samples"]["origin"]
+
+    usual = SamplerConfig()
+    assert (origin()["steps"], origin()["top_p"]) == (usual.steps, usual.truncation().top_p)
+    psi = origin(sampler="psi", steps=4, kappa="0.5", top_k=5)
+    assert (psi["sampler"], psi["kappa"], psi["top_k"]) == ("Psi", "0.5", 5)
+    assert origin(steps=4, precision="float32")["sampler"] == "Float32"
 
 
 def test_everything_at_once(trained, tmp_path, capsys):
@@ -204,6 +217,8 @@ def test_files_that_are_no_samples(tmp_path, content, message):
         ({"steps": 0}, "steps"),
         ({"temperature": math.nan}, "temperature"),
         ({"precision": "float16"}, "--precision is 'float16', must be float64 or float32"),
+        ({"precision": "float32", "sampler": "psi"}, "float32 draws ancestral steps"),
+        ({"kappa": "1"}, "--kappa belongs to another sampler"),
         ({"convention": "dou"}, "did you mean duo"),
         ({"zero_shot": "ptp"}, "--zero_shot ptp is unknown; .*; did you mean ptb"),
         ({"zero_shot": "all", "data": DataArgs(path="x")}, "names its own texts"),
