@@ -85,6 +85,30 @@ class LanguageModel:
         """
         write_model_dir(path, **vars(self))
 
+    @property
+    def bos_in_rows(self) -> bool:
+        """Whether training rows began with the beginning-of-text token."""
+        return bos_in_rows(self.data)
+
+    @property
+    def first_id(self) -> int | None:
+        """What stands in front of a text in training rows: the beginning of a text where rows begin
+        with one, else the end of the text before; None if there is neither."""
+        if self.bos_in_rows:
+            return self.tokenizer.bos_id
+        return self.tokenizer.eos_id if self.data.get("packing", {}).get("eos", True) else None
+
+    def prompt_ids(self, tokens: Sequence[int]) -> list[int]:
+        """A prompt's tokens behind `first_id`, if there is one.
+
+        A next-token model predicts nothing behind an empty prompt, so there it gets the end of
+        text, with which its sampler begins too.
+        """
+        first = self.first_id
+        if first is None and not tokens and not self.estimate.diffusion:
+            first = self.tokenizer.eos_id
+        return [*tokens] if first is None else [first, *tokens]
+
     def predict(self, x_t: Tensor, t: float) -> Tensor:
         """Leave-one-out log-probabilities: of the clean token at each position, given all others.
 
@@ -227,3 +251,8 @@ def load(path: str | Path, device: str = "auto") -> LanguageModel:
     from sddlm.sampling.base import choose_device
 
     return LanguageModel.load(path, choose_device(device))
+
+
+def bos_in_rows(data: Mapping[str, Any]) -> bool:
+    """Whether rows begin with the beginning-of-text token, from a record of prepared data."""
+    return bool(data.get("packing", {}).get("ends", False))

@@ -17,7 +17,7 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval import tasks
-from sddlm.eval.questions import LoglikelihoodScorer, prompt_of, split
+from sddlm.eval.questions import LoglikelihoodScorer, split
 from sddlm.eval.writing import GenerationConfig, write
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
@@ -438,8 +438,8 @@ def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion)
         lm = harness.SDDLM(replace(ar, data=data))
         ((found, _),) = lm.loglikelihood([request("The cat", " sat")])
         assert found == pytest.approx(by_hand(ar, [*front, *prompt], scored)[0], rel=1e-5)
-        assert prompt_of(replace(diffusion, data=data), prompt) == [*front, *prompt]
-        assert prompt_of(replace(diffusion, data=data), []) == front
+        assert replace(diffusion, data=data).prompt_ids(prompt) == [*front, *prompt]
+        assert replace(diffusion, data=data).prompt_ids([]) == front
     # a next-token model must have something: what its sampler begins with
     silent = replace(ar, data={"packing": {"eos": False}})
     ((found, _),) = harness.SDDLM(silent).loglikelihood([request("", " sat")])

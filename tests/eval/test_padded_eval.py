@@ -18,7 +18,7 @@ from sddlm.eval.measures import figures
 from sddlm.eval.perplexity import likelihood
 from sddlm.eval.run import evaluate
 from sddlm.eval.texts import END, held_out
-from sddlm.generation.args import begins, sampler_for
+from sddlm.generation.args import sampler_for
 from sddlm.generation.batching import cuts
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
@@ -176,7 +176,7 @@ def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate
     result = evaluate(str(run), judge=judge, count=9, steps=4, batch=4, seed=3, top_p=1.0)
     found, loaded = result["samples"], LanguageModel.load(run)
     _, training = held_out(run, loaded, None, None)
-    ends = begins(loaded.data)
+    ends = loaded.bos_in_rows
     sampler = sampler_for(estimate, loaded.tokenizer, steps=4, ends=ends)
     parts, _ = cuts(loaded, count=9, batch=9)
     drawn = [

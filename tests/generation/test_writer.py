@@ -14,7 +14,7 @@ from torch import Tensor
 from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerConfig, first_token
+from sddlm.generation.args import SamplerConfig
 from sddlm.generation.blocks import Blocks, Text
 from sddlm.generation.requests import Layout, Request
 from sddlm.generation.run import sample
@@ -212,7 +212,7 @@ def test_a_long_text_is_written_block_by_block(ends: bool) -> None:
         assert known[: 10 + bos].all()
         assert row[:bos] == [loaded.tokenizer.bos_id][:bos]
         assert len(row) == L
-    everything = [first_token(loaded), *found.tokens]
+    everything = [loaded.first_id, *found.tokens]
     at = 24
     for condition, _ in others[:-1]:  # the last one begins earlier, to be full
         assert condition.given[0, bos : 10 + bos].tolist() == everything[at - 10 : at]

@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.generation.args import first_token
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.sampling.base import evaluating
 from sddlm.work import ResumableJob, digest
@@ -117,7 +116,7 @@ class Judge:
 
         version = digest(*(parameter.cpu() for parameter in model.parameters()))
         rules = numbering(tokenizer.to_json())
-        start, end = first_token(loaded), tokenizer.eos_id
+        start, end = loaded.first_id, tokenizer.eos_id
         return cls(name, version, rules, encode, score, last, start, end, model.length - 1)
 
     def features(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
-from sddlm.generation.args import begins, first_token
 from sddlm.lm import LanguageModel
 from sddlm.work import digest
 
@@ -26,18 +25,6 @@ def number_of(texts: Any) -> int:
     return int(digest(texts)[:15], 16)
 
 
-def prompt_of(loaded: LanguageModel, tokens: Sequence[int]) -> list[int]:
-    """A prompt's tokens behind the model's first token (`first_token`), if it has one.
-
-    A next-token model predicts nothing behind an empty prompt, so there it gets the end of text,
-    with which its sampler begins too.
-    """
-    first = first_token(loaded)
-    if first is None and not tokens and not loaded.estimate.diffusion:
-        first = loaded.tokenizer.eos_id
-    return [*tokens] if first is None else [first, *tokens]
-
-
 def fit(loaded: LanguageModel, prompt: list[int], room: int) -> tuple[list[int], int]:
     """A prompt cut on the left, and by how much; what rows must begin with is kept.
 
@@ -45,13 +32,13 @@ def fit(loaded: LanguageModel, prompt: list[int], room: int) -> tuple[list[int],
 
     Args:
         loaded: the model.
-        prompt: of `prompt_of`.
+        prompt: of `LanguageModel.prompt_ids`.
         room: tokens that it may have.
     """
     over = len(prompt) - room
     if over <= 0 or room < 1:
         return prompt, 0
-    kept = [prompt[0], *prompt[over + 1 :]] if begins(loaded.data) else prompt[over:]
+    kept = [prompt[0], *prompt[over + 1 :]] if loaded.bos_in_rows else prompt[over:]
     return kept, over
 
 
@@ -153,7 +140,7 @@ class LoglikelihoodScorer:
         norm = float(max(1, len(continuation.removeprefix(" "))))
         prompt, scored = split(self._encode, context, continuation)
         room = self.loaded.network.length - len(scored)
-        kept, cut = fit(self.loaded, prompt_of(self.loaded, prompt), room)
+        kept, cut = fit(self.loaded, self.loaded.prompt_ids(prompt), room)
         return cut, Choice(kept, scored, norm)
 
     def _encode(self, text: str) -> list[int]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from sddlm.errors import ConfigError
-from sddlm.eval.questions import fit, prompt_of
-from sddlm.generation.args import begins, sampler_for
+from sddlm.eval.questions import fit
+from sddlm.generation.args import sampler_for
 from sddlm.lm import LanguageModel
 from sddlm.sampling.condition import Condition
 from sddlm.sampling.truncation import Truncation
@@ -100,7 +100,7 @@ def write(
     """
     began = time.perf_counter()
     model, tokenizer = loaded.network, loaded.tokenizer
-    whole = prompt_of(loaded, tokenizer.encode_batch([context])[0])
+    whole = loaded.prompt_ids(tokenizer.encode_batch([context])[0])
     room = max(model.length - len(whole), model.length // 2)
     wanted = max(1, min(plan.most, room))
     prompt, cut = fit(loaded, whole, model.length - wanted)
@@ -110,7 +110,7 @@ def write(
         steps=steps,
         tail="sample" if plan.sample else "greedy",
         truncation=plan.truncation(loaded.estimate.diffusion),
-        ends=begins(loaded.data),
+        ends=loaded.bos_in_rows,
     )
     given = torch.tensor([prompt + [0] * wanted])  # [1, L]
     condition = Condition(given, torch.arange(given.shape[1])[None] < len(prompt))

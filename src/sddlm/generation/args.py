@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -137,7 +137,7 @@ class SamplerConfig:
                 loaded.estimate,
                 loaded.tokenizer,
                 truncation=self.truncation(never),
-                ends=begins(loaded.data),
+                ends=loaded.bos_in_rows,
             )
         if self.sampler == "first_hitting" and not isinstance(loaded.process, MaskedProcess):
             raise ConfigError(
@@ -145,20 +145,6 @@ class SamplerConfig:
                 f"{type(loaded.process).__name__}: try --sampler lazy"
             )
         return self._diffusion((*loaded.tokenizer.not_sampled, *never))
-
-
-def first_token(loaded: LanguageModel) -> int | None:
-    """What stands in front of a text in the model's rows: the beginning of a text where rows begin
-    with one, else the end of the text before; None if there is neither."""
-    tokenizer, packing = loaded.tokenizer, loaded.data.get("packing", {})
-    if begins(loaded.data):
-        return tokenizer.bos_id
-    return tokenizer.eos_id if packing.get("eos", True) else None
-
-
-def begins(data: Mapping[str, Any]) -> bool:
-    """Whether rows begin with the beginning-of-text token, from a model's record of its data."""
-    return bool(data.get("packing", {}).get("ends", False))
 
 
 def sampler_for(

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerConfig, begins, first_token
+from sddlm.generation.args import SamplerConfig
 from sddlm.generation.drafts import Change, Draft, spliced
 from sddlm.generation.levels import LEVELS, most_likely, read_at
 from sddlm.generation.requests import digest
@@ -133,14 +133,14 @@ class Corrector:
 
     def _begin(self, text: str, pattern: re.Pattern[str] | None) -> Text:
         draft = Draft.of(text, self.loaded.tokenizer, self.source)
-        first = first_token(self.loaded)
+        first = self.loaded.first_id
         front = [] if first is None else [first]
         tokens = torch.tensor([*front, *draft.tokens])
         known = torch.tensor(
             [True] * len(front) + draft.protected([] if pattern is None else [pattern])
         )
         width = self.loaded.network.length
-        room = width - begins(self.loaded.data) if len(tokens) > width else width
+        room = width - self.loaded.bos_in_rows if len(tokens) > width else width
         return Text(
             draft, tokens, known, len(front), windows(len(tokens), room),
             torch.ones(len(tokens), dtype=torch.float64),

@@ -9,7 +9,6 @@ from functools import cached_property
 
 from torch import Tensor
 
-from sddlm.generation.args import begins
 from sddlm.generation.drafts import Draft
 from sddlm.generation.filling import fill, filled_width
 from sddlm.generation.requests import digest
@@ -116,7 +115,7 @@ def batches(loaded: LanguageModel, size: int, rows: Sequence[tuple[Text, Window]
     width = loaded.network.length
     groups: dict[tuple[int, bool, int], list[tuple[Text, Window]]] = {}
     for text, window in rows:
-        front = int(begins(loaded.data) and window.start > 0)
+        front = int(loaded.bos_in_rows and window.start > 0)
         wide = window.end - window.start + front
         even = filled_width(wide, width)
         groups.setdefault((even, even != wide, front), []).append((text, window))

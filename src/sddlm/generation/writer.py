@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerConfig, begins, first_token
+from sddlm.generation.args import SamplerConfig
 from sddlm.generation.batching import lengths_of_samples
 from sddlm.generation.blocks import Blocks, Text
 from sddlm.generation.filling import fill, filled_width
@@ -107,7 +107,7 @@ class Generator:
         loaded = self.loaded
         if self.batch < 1:
             raise ConfigError(f"--batch is {self.batch}, must be at least 1")
-        front = [loaded.tokenizer.bos_id] if begins(loaded.data) else []
+        front = [loaded.tokenizer.bos_id] if loaded.bos_in_rows else []
         self._blocks = Blocks(loaded.network.length, self.overlap, front)
         eos = loaded.tokenizer.eos_id
         self._samplers = {
@@ -131,7 +131,7 @@ class Generator:
         """The texts of a request, nothing written."""
         loaded, width = self.loaded, self.loaded.network.length
         lengths = lengths_of_samples(loaded, request.count, request.length, documents=request.free)
-        first, texts = first_token(loaded), []
+        first, texts = loaded.first_id, []
         for copy, length in enumerate(lengths):
             layout = lay_out(
                 request, copy, loaded.tokenizer, first=first, length=length, seed=self.seed

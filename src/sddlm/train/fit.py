@@ -18,8 +18,8 @@ from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared
 from sddlm.data.shuffle import order
 from sddlm.draw import Draw
-from sddlm.generation.args import begins, sampler_for
-from sddlm.lm import LanguageModel
+from sddlm.generation.args import sampler_for
+from sddlm.lm import LanguageModel, bos_in_rows
 from sddlm.model_dir import to_spec
 from sddlm.models.dit import DiT
 from sddlm.models.padding import hide_padding
@@ -68,7 +68,7 @@ def fit(
     ema = EMA(network, args)
     checkpoints = Checkpoints(run, args, start_step=start_step)
     sampler = sampler_for(
-        objective.estimate, prepared.tokenizer, steps=32, ends=begins(prepared.meta)
+        objective.estimate, prepared.tokenizer, steps=32, ends=bos_in_rows(prepared.meta)
     )
 
     length = max(1, round(train_rows.mean_length))
@@ -158,7 +158,7 @@ def _text_entropy(rows: Rows, length: int) -> float:
 
 def _characters_per_token(rows: Rows, objective: Objective, prepared: Prepared) -> float:
     """Characters behind a scored token: a first one that stands for no text is not scored."""
-    silent = objective.causal and begins(prepared.meta)
+    silent = objective.causal and bos_in_rows(prepared.meta)
     n = rows.mean_length
     return rows.characters_per_token * (n / (n - 1) if silent else 1.0)
 
