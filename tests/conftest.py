@@ -1,6 +1,8 @@
-"""One thread in every process of the tests: sums in another order differ in the last bit."""
+"""Settings of every process of the tests; one thread, since sums in another order differ in the
+last bit."""
 
 import os
+import signal
 from collections import Counter
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -10,6 +12,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# a shell ignores Ctrl-C in what it starts behind an &, and every process of the tests would too
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # on a busy machine an example may take any time
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
