@@ -406,6 +406,13 @@ def test_a_verb_beside_train_takes_its_part_of_a_recipe(
     assert "is no option in base.yaml" in capsys.readouterr().err
 
 
+def test_a_refused_call_leaves_nothing_to_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--print_config", "--data.length", "x"]) == 2
+    _, arguments = _parse("prepare", ["--data.path", "a.txt"])
+    assert arguments["data"].path == "a.txt"
+    assert capsys.readouterr().out == ""
+
+
 def test_help_shows_the_documentation_of_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out

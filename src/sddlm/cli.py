@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from difflib import get_close_matches
 from functools import cache
 from inspect import signature
@@ -199,7 +200,8 @@ def _settings(imports: Sequence[str] = ()) -> None:
 
 def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
     """The verb's function and the parser of its options; call `_settings` before."""
-    return _built(verb, *VERBS[verb][:3])
+    function, parser = _built(verb, *VERBS[verb][:3])
+    return function, copy(parser)  # a parse that fails leaves --print_config behind in its parser
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Parts of texts of unequal lengths in one batch, and what a model makes of it."""
+"""Parts of texts of unequal lengths as the rows of one batch."""
 
 from __future__ import annotations
 
