@@ -187,8 +187,13 @@ def _saved_traceback(error: BaseException) -> str:
     return f" ({type(error).__name__}, not foreseen: please report it with {path})"
 
 
-def _settings(imports: Sequence[str] = ()) -> None:
-    """Let values name classes of this package and of modules that the user imported, no others."""
+def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any], Any]:
+    """The verb's function, and the parser of its options.
+
+    Args:
+        verb: a key of `VERBS`.
+        imports: modules, imported already, whose classes a value may name beside this package's.
+    """
     from jsonargparse import set_parsing_settings
 
     set_parsing_settings(
@@ -196,10 +201,6 @@ def _settings(imports: Sequence[str] = ()) -> None:
         import_path_denylist=["*"],
         import_path_allowlist=["sddlm", *imports],
     )
-
-
-def _parser(verb: str) -> tuple[Callable[..., Any], Any]:
-    """The verb's function and the parser of its options; call `_settings` before."""
     function, parser = _built(verb, *VERBS[verb][:3])
     return function, copy(parser)  # a parse that fails leaves --print_config behind in its parser
 
@@ -237,8 +238,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     imports, arguments = taken(IMPORT, "MODULE", arguments)
     paths, arguments = taken("--config", "FILE", arguments)
     _import(imports)
-    _settings(imports)
-    function, parser = _parser(verb)
+    function, parser = _parser(verb, imports)
     defaults = dict(parser.get_defaults().items())
     flags = prepared(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
     files = _read(verb, function, paths)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from sddlm.data.tokenizers import Tokenizer
@@ -122,17 +121,15 @@ class LanguageModel:
         Raises:
             ConfigError: for an autoregressive model, or a level outside (0, 1].
         """
-        from sddlm.sampling.base import device_of, evaluating, leave_one_out
+        from sddlm.sampling.base import device_of, evaluating, hidden_at, leave_one_out
 
         if not self.estimate.diffusion:
             raise ConfigError("predict: an autoregressive model knows only what stands before")
         if not 0 < t <= 1:
             raise ConfigError(f"predict: t is {t}, must be in (0, 1]")
         x_t = x_t.to(device_of(self.network))
-        alpha = self.process.schedule.alpha(torch.tensor(t, dtype=torch.float64, device=x_t.device))
-        sigma = -torch.log(alpha).float().expand(len(x_t))
         with evaluating(self.network):
-            hidden = self.network(x_t, sigma).flatten(0, 1)
+            hidden, alpha = hidden_at(self, x_t, t)
             parts = (self.network, hidden, self.estimate, self.process, x_t.flatten())
             return leave_one_out(*parts, alpha).log_softmax(-1).view(*x_t.shape, -1)
 

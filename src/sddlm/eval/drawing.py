@@ -70,9 +70,8 @@ def draw_set(
     rows: list[Tensor] = [tensor(row) for part in found for row in part["tokens"]]
     nfe = [n for part in found for n in part["nfe"]]
     origin = {
+        **drawing.how.settings(),
         "sampler": type(sampler).__name__,
-        **{k: v for k, v in asdict(drawing.how).items() if k != "sampler" and v is not None},
-        "top_p": drawing.how.truncation().top_p,
         "seed": drawing.seed,
         "nfe": round(sum(nfe) / len(nfe), 2),
         "seconds": round(sum(part["seconds"] for part in found), 3),

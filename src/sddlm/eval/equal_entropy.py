@@ -16,8 +16,10 @@ import numpy as np
 
 from sddlm.eval.resampling import LEVEL, RESAMPLES, Array, Interval, lowest_at
 
+#: what is done to every prediction when nothing is done
+NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": None, "min_p": 0.0, "tail_cut": 0.0}
 #: what turns sharpness; steps and the like are work: they are drawn, not compared
-SHARPNESS = ("temperature", "top_p", "top_k", "min_p", "tail_cut")
+SHARPNESS = tuple(NEUTRAL)
 
 BEST = "best"
 

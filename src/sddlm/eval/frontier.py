@@ -24,7 +24,7 @@ from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.conventions import Convention
 from sddlm.eval.diversity import entropies
 from sddlm.eval.drawing import Drawing, draw_set
-from sddlm.eval.equal_entropy import SHARPNESS, Curves, Point, report
+from sddlm.eval.equal_entropy import NEUTRAL, SHARPNESS, Curves, Point, report
 from sddlm.eval.generative import scored
 from sddlm.eval.judge import Judge
 from sddlm.eval.measures import fingerprint
@@ -34,9 +34,6 @@ from sddlm.files import check_writable
 from sddlm.lm import LanguageModel
 from sddlm.work import ResumableJob
 
-#: what is done to every prediction when nothing is done
-NEUTRAL = {"temperature": 1.0, "top_p": 1.0, "top_k": None, "min_p": 0.0, "tail_cut": 0.0}
-
 
 @dataclass(frozen=True)
 class Sweep:
@@ -45,7 +42,7 @@ class Sweep:
     Neutral is the chosen sampler without truncation. The defaults go in small steps from there,
     because lines join them, and as far as sharp samples do in practice. Temperature goes above 1
     too: samples of a model that is sharp by itself must be made blunter to have the entropy of real
-    text. Wherever a line still does not reach, the result says so.
+    text. The result states where a line does not reach.
 
     Attributes:
         temperature: of every prediction.

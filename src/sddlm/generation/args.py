@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from sddlm.data.tokenizers import Tokenizer
@@ -101,6 +101,11 @@ class SamplerConfig:
             tail_cut=self.tail_cut,
             never=never,
         )
+
+    def settings(self) -> dict[str, Any]:
+        """The options that apply, with the ``top_p`` that they amount to, for the record."""
+        own = asdict(self) | {"top_p": self.truncation().top_p}
+        return {name: value for name, value in own.items() if value is not None}
 
     def _diffusion(self, never: tuple[int, ...]) -> Sampler:
         """The sampler of a diffusion model."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sddlm.lm import LanguageModel
-from sddlm.sampling.base import chunks, device_of, evaluating, finite, leave_one_out
+from sddlm.sampling.base import chunks, device_of, evaluating, finite, hidden_at, leave_one_out
 from sddlm.types import before_padding
 
 #: noise levels t that a text is tried at; the smallest says that there is nothing to correct
@@ -55,20 +55,18 @@ def read_at(
     model, process, V = loaded.network, loaded.process, loaded.network.vocab_size
     device = device_of(model)
     x_t = x_t.to(device)
-    alpha = process.schedule.alpha(torch.tensor([t], dtype=torch.float64, device=device))  # [1]
-    sigma = -torch.log(alpha).float().expand(len(x_t))
-    odds = process.odds(alpha, V)[0]  # [V]
-    total = 1 + odds[: V - process.extra_tokens].sum()
     p_own = torch.empty(x_t.numel(), dtype=torch.float64, device=device)
     with evaluating(model):
         more = {} if lengths is None else {
             "attend": before_padding(lengths.to(device), x_t.shape[1])
         }  # fmt: skip
-        hidden = model(x_t, sigma, **more).flatten(0, 1)  # [N, D]
+        hidden, alpha = hidden_at(loaded, x_t, t, **more)  # [N, D], [1]
         own = x_t.flatten()
         for at in chunks(len(own), V):
             logits = leave_one_out(model, hidden[at], loaded.estimate, process, own[at], alpha)
             p_own[at] = finite(logits.log_softmax(-1).gather(1, own[at, None])[:, 0].exp())
+    odds = process.odds(alpha, V)[0]  # [V]
+    total = 1 + odds[: V - process.extra_tokens].sum()
     p, nu = p_own.view(x_t.shape), odds[x_t]
     return LevelReading(fit=((p + nu) / total).log().cpu(), right=(p * (1 + nu) / (p + nu)).cpu())
 

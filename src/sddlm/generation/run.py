@@ -96,9 +96,8 @@ def sample(
             writer.write(work)
         written = writer.written(whole=whole)
         if team.first:
-            settings = {"seed": seed, **asdict(chosen), "top_p": chosen.truncation().top_p}
             if target:
-                write_samples(target, written, asked, settings)
+                write_samples(target, written, asked, {"seed": seed, **chosen.settings()})
             work.finish()
             logger.info("%s", _facts(written, writer))
     finally:
@@ -188,7 +187,7 @@ def write_samples(
             "request": each.request,
             "index": each.copy,
             "asked": request,
-            **{k: v for k, v in settings.items() if v is not None},
+            **settings,
         }
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_keeping(path, "".join(lines))

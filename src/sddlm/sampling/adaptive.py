@@ -194,7 +194,7 @@ class _Kept:
         return self._hidden[row, place], self._x[row, place], self._alpha[row]
 
     def spend(self, row: Tensor, place: Tensor, cost: Tensor, changed: Tensor) -> None:
-        """Positions ``[N]`` have told so much, and their tokens changed or not."""
+        """Add what a move of positions ``[N]`` reveals, and mark the sequences that it changed."""
         told = torch.zeros_like(self._x, dtype=torch.float64)
         told[row, place] = cost
         # a sum in order of places, which does not depend on the batch

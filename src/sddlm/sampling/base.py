@@ -170,6 +170,24 @@ def chunks(rows: int, vocab_size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, rows, size))
 
 
+def hidden_at(model: Trained, x_t: Tensor, t: float, **more: Any) -> tuple[Tensor, Tensor]:
+    """The network's output for sequences ``[B, L]`` of one noise level.
+
+    Args:
+        model: the model.
+        x_t: on its device.
+        t: the level.
+        more: see `Model`.
+
+    Returns:
+        hidden rows ``[B L, D]``, and alpha ``[1]`` float64.
+    """
+    level = torch.tensor([t], dtype=torch.float64, device=x_t.device)
+    alpha = model.process.schedule.alpha(level)
+    sigma = -torch.log(alpha).float().expand(len(x_t))
+    return model.network(x_t, sigma, **more).flatten(0, 1), alpha
+
+
 def leave_one_out(
     model: Model,
     hidden: Tensor,
