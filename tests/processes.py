@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ def several(number: int, *arguments: object) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of the processes of one command, as a launcher starts them."""
     started = [Command(*arguments, environment=each) for each in ranks(number)]
     return [command.wait() for command in started]
+
+
+def together(function: Callable[..., None], *calls: tuple[Any, ...]) -> None:
+    """Calls of a function, each in a process of its own at the same time; all of them succeed."""
+    started = [CONTEXT.Process(target=function, args=each) for each in calls]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0] * len(calls)
 
 
 def ranks(number: int) -> list[dict[str, str]]:

@@ -30,6 +30,8 @@ FILES = sorted(SRC.rglob("*.py"))
 TREES = {path.relative_to(SRC).as_posix(): ast.parse(path.read_text()) for path in FILES}
 
 ANYWHERE = {"errors", "types", "draw", "files", "progress", "__init__"}
+#: what every room needs that writes text with a model
+WRITING = {"process", "models", "data", "lm", "model_dir", "sampling"}
 #: room: the rooms that it may import, beside those of ANYWHERE
 ROOMS = {
     "__init__": set(),
@@ -51,28 +53,9 @@ ROOMS = {
     "lm": {"process", "models", "data", "model_dir", "sampling", "generation", "eval"},
     "work": set(),
     "sampling": {"process"},
-    "generation": {"process", "models", "data", "lm", "model_dir", "sampling", "work"},
-    "eval": {
-        "process",
-        "models",
-        "data",
-        "objectives",
-        "sampling",
-        "generation",
-        "lm",
-        "model_dir",
-        "work",
-    },
-    "train": {
-        "process",
-        "models",
-        "data",
-        "objectives",
-        "sampling",
-        "generation",
-        "lm",
-        "model_dir",
-    },
+    "generation": {*WRITING, "work"},
+    "eval": {*WRITING, "objectives", "generation", "work"},
+    "train": {*WRITING, "objectives", "generation"},
     "plan": {"process", "models", "data", "objectives", "train"},
     "inherit": set(),
     "flags": {"inherit"},

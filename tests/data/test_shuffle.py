@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from processes import CONTEXT
+from processes import together
 from sddlm.data.packed import PackedTokens
 from sddlm.data.shuffle import order, shuffled
 from sddlm.train.args import TrainArgs
@@ -130,9 +130,7 @@ def test_ten_billion_tokens_need_no_memory(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(2 * 10**10)
     small.write_bytes(bytes(4096))
-    process = CONTEXT.Process(target=read_both, args=(small, large))
-    process.start()
-    process.join()
+    together(read_both, (small, large))
     for length, rows, shapes, megabytes in json.loads(large.with_suffix(".json").read_text()):
         assert rows == 10**10 // length
         assert shapes == [[32, length]]

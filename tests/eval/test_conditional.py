@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from networks import randomised
 from sddlm.errors import ConfigError
 from sddlm.eval import bounded
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
@@ -323,12 +324,7 @@ def network(causal: bool, length: int = 8, seed: int = 1) -> DiT:
     config = DiTConfig(
         vocab_size=V, length=length, width=16, blocks=1, heads=2, cond_dim=8, causal=causal
     )
-    model = DiT(config).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.4, generator=generator)
-    return model
+    return randomised(DiT(config).double(), 0.4, seed)
 
 
 def one_by_one(model: DiT, context: list[int], tokens: list[int]) -> float:

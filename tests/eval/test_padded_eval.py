@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from networks import randomised
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
@@ -61,12 +62,7 @@ def random_model(estimate, process):
         vocab_size=257 + extra, length=L, width=16, blocks=1, heads=2, input_only=extra,
         causal=not estimate.diffusion,
     )  # fmt: skip
-    model = DiT(config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
-    return model.eval()
+    return randomised(DiT(config)).eval()
 
 
 def make_run(place, docs, held, estimate=Estimate.NEXT_TOKEN, process=None, **packing):

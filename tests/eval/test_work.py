@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from processes import CONTEXT, ranks
+from processes import CONTEXT, ranks, together
 from sddlm.errors import ConfigError
 from sddlm.work import ProcessGroup, ResumableJob, digest
 
@@ -162,9 +162,7 @@ def test_real_processes_share_the_units_and_a_kill_loses_none(tmp_path):
     }
     assert {rank for _, rank in lines(tmp_path / "done.txt")} == {0, 1}
     (tmp_path / "done.txt").unlink()
-    for process in start(tmp_path, 3):
-        process.join()
-        assert process.exitcode == 0
+    together(program, *((tmp_path, 40, each) for each in ranks(3)))
     expected = [[number, number / 3] for number in range(40)]
     for rank in range(3):
         told, found = json.loads((tmp_path / f"found-{rank}.json").read_text())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from networks import randomised
 from sddlm.draw import Draw
 from sddlm.models.conditioned import Conditioned
 from sddlm.models.config import DiTConfig
@@ -34,12 +35,7 @@ KINDS: list[dict[str, Any]] = [{}, {"input_conv": 3}, {"time_free": True}, {"cau
 def network(**changes: Any) -> DiT:
     """Every parameter random, float64."""
     values = {"vocab_size": V, "length": L, "width": 16, "blocks": 2, "heads": 2, "cond_dim": 8}
-    model = DiT(DiTConfig(**{**values, **changes})).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
-    return model
+    return randomised(DiT(DiTConfig(**{**values, **changes})).double())
 
 
 def filled(tokens: Tensor, x_t: Tensor) -> Tensor:

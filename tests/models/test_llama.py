@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from networks import randomised
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.block import Block
@@ -28,12 +29,8 @@ SIGMA = torch.tensor([0.01, 0.7, 4.2])
 def network(**changes: Any) -> DiT:
     """Every parameter random, float64."""
     values = {"vocab_size": V, "length": L, "width": D, "blocks": 2, "heads": HEADS}
-    model = DiT(DiTConfig(**{**values, "architecture": "llama", **changes})).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.5, generator=generator)
-    return model
+    config = DiTConfig(**{**values, "architecture": "llama", **changes})
+    return randomised(DiT(config).double(), 0.5)
 
 
 def rms_norm(x: Tensor, weight: Tensor) -> Tensor:

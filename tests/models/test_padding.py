@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from networks import randomised
 from sddlm.draw import Draw
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -38,12 +39,7 @@ ATTEND = torch.arange(L) < torch.tensor(LENGTHS)[:, None]
 def network(**changes: Any) -> DiT:
     """Every parameter random, float64."""
     values = {"vocab_size": V, "length": L, "width": 16, "blocks": 3, "heads": 2, "cond_dim": 8}
-    model = DiT(DiTConfig(**{**values, **changes})).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
-    return model
+    return randomised(DiT(DiTConfig(**{**values, **changes})).double())
 
 
 def gradients(model: DiT, value: torch.Tensor) -> list[torch.Tensor]:

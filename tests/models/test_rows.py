@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from networks import randomised
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.config import DiTConfig
@@ -23,12 +24,7 @@ KINDS: list[dict[str, Any]] = [
 def network(**changes: Any) -> DiT:
     """Every parameter random, float64."""
     values = {"vocab_size": V, "length": L, "width": 16, "blocks": 3, "heads": 2, "cond_dim": 8}
-    model = DiT(DiTConfig(**{**values, **changes})).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3, generator=generator)
-    return model
+    return randomised(DiT(DiTConfig(**{**values, **changes})).double())
 
 
 X_T = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(0))

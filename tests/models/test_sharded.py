@@ -7,7 +7,7 @@ in one group with both of them, else FSDP2 refuses it.
 import pytest
 import torch
 
-from processes import CONTEXT
+from processes import together
 from sddlm.draw import Draw
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -83,12 +83,7 @@ def work(rank: int, where: str) -> None:
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
     where = tmp_path_factory.mktemp("sharded")
-    started = [CONTEXT.Process(target=work, args=(rank, str(where))) for rank in range(PROCESSES)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-        assert process.exitcode == 0
+    together(work, *((rank, str(where)) for rank in range(PROCESSES)))
     return [torch.load(where / f"{rank}.pt") for rank in range(PROCESSES)]
 
 

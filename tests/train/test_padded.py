@@ -8,6 +8,7 @@ import torch
 from test_training import SEVENTH_STEP, assert_same, steps, train, weights
 from torch.utils.data import BatchSampler
 
+from networks import randomised
 from processes import Command, several
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import DocumentRows
@@ -72,12 +73,7 @@ def network(objective, vocab_size=257, **changes):
     extra = objective.process.extra_tokens
     values = {"length": L, "width": 16, "blocks": 2, "heads": 2, "cond_dim": 8, "input_conv": 3}
     values |= {"vocab_size": vocab_size + extra, "input_only": extra, "causal": objective.causal}
-    model = DiT(DiTConfig(**values | changes)).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.2, generator=generator)
-    return model
+    return randomised(DiT(DiTConfig(**values | changes)).double(), 0.2)
 
 
 def micro_batches(rows, step, size, rank, world):
