@@ -94,6 +94,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
         for parent in ast.walk(tree)
         if isinstance(parent, (ast.FunctionDef, ast.If))
         for node in ast.walk(parent)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
