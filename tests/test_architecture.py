@@ -19,8 +19,12 @@ import pytest
 import sddlm
 from sddlm import objectives
 from sddlm.cli import VERBS, _parser
-from sddlm.eval.drawing import Drawing
-from sddlm.eval.frontier import Sweep
+from sddlm.eval.correction import CorrectionConfig
+from sddlm.eval.frontier import FrontierConfig
+from sddlm.eval.report import ReportConfig
+from sddlm.eval.sweep import Sweep
+from sddlm.eval.task_scores import TasksConfig
+from sddlm.eval.zero_shot import ZeroShotConfig
 from sddlm.generation.corrector import CorrectorConfig
 
 ROOT = Path(__file__).parent.parent
@@ -213,7 +217,7 @@ KNOBS = [
     sddlm.SamplerConfig, CorrectorConfig, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
-    *NEGATIVES, Drawing, Sweep,
+    *NEGATIVES, Sweep, ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig,
 ]  # fmt: skip
 
 
@@ -243,9 +247,14 @@ def options() -> str:
         function, parser = _parser(verb)
         found = re.findall(r"^  (--[\w.]+)", parser.format_help(), re.MULTILINE)
         lines += [f"{verb} {option}" for option in found if not option.endswith(".help")]
-        if verb == "eval":
-            lines += [f"eval --data.{f.name}" for f in fields(sddlm.DataArgs)]
-            lines += [f"eval --sweep.{f.name}" for f in fields(Sweep)]
+        if verb.startswith("eval"):
+            nested = {"--data": sddlm.DataArgs, "--sweep": Sweep}
+            lines += [
+                f"{verb} {option}.{f.name}"
+                for option, kind in nested.items()
+                if option in found
+                for f in fields(kind)
+            ]
         if verb == "train":
             lines += [
                 f"train --objective {leaf.__name__} --objective.{f.name}"
@@ -271,6 +280,10 @@ def test_verbs_are_frozen() -> None:
         "correct",
         "demo",
         "eval",
+        "eval frontier",
+        "eval zero-shot",
+        "eval tasks",
+        "eval correction",
     ]
 
 

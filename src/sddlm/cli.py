@@ -46,7 +46,47 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
         "replace what a trained model finds wrong in a text",
     ),
     "demo": ("sddlm.demo.run", "demo", True, "watch a trained model write"),
-    "eval": ("sddlm.eval.run", "evaluate", True, "measure a trained model"),
+    "eval": ("sddlm.eval.report", "evaluate", True, "measure a trained model"),
+    "eval frontier": (
+        "sddlm.eval.frontier",
+        "evaluate_frontier",
+        True,
+        "perplexity of samples against their entropy",
+    ),
+    "eval zero-shot": (
+        "sddlm.eval.zero_shot",
+        "evaluate_zero_shot",
+        True,
+        "likelihood of other kinds of text",
+    ),
+    "eval tasks": (
+        "sddlm.eval.task_scores",
+        "evaluate_tasks",
+        True,
+        "scores of lm-eval's tasks",
+    ),
+    "eval correction": (
+        "sddlm.eval.correction",
+        "evaluate_correction",
+        True,
+        "how much of corrupted text is restored",
+    ),
+}
+
+#: file in the model's directory that an evaluation writes
+RESULTS = {
+    "eval": "evaluation.json",
+    "eval frontier": "frontier.json",
+    "eval zero-shot": "zero_shot.json",
+    "eval tasks": "tasks.json",
+    "eval correction": "correction.json",
+}
+#: options of former versions that chose an evaluation: the command now
+_MOVED = {
+    "--frontier": "eval frontier RUN --judge JUDGE",
+    "--zero_shot": "eval zero-shot RUN --sets all",
+    "--tasks": "eval tasks RUN --tasks hellaswag,piqa",
+    "--correction": "eval correction RUN --shares 0.05,0.1",
 }
 
 #: brings classes of the user's own; a file, which may come from anywhere, must not
@@ -100,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(verb: str, arguments: list[str]) -> int:
     if verb in ("-h", "--help"):
-        print(USAGE.format(verbs="\n".join(f"  {v:<8} {row[3]}" for v, row in VERBS.items())))
+        print(USAGE.format(verbs="\n".join(f"  {v:<15} {row[3]}" for v, row in VERBS.items())))
         return 0
     if verb == "--version":
         from sddlm import __version__
@@ -110,12 +150,21 @@ def _run(verb: str, arguments: list[str]) -> int:
     if verb not in VERBS:
         close = "".join(f"; did you mean {v}?" for v in get_close_matches(verb, VERBS, 1))
         raise ConfigError(f"there is no verb {verb}, only {', '.join(VERBS)}{close}")
+    verb, arguments = subcommand(verb, arguments)
     function, chosen = _parse(verb, arguments)
+    if verb in RESULTS and chosen["out"] is None:
+        chosen["out"] = str(Path(chosen["model"]) / RESULTS[verb])
     if verb == "sample" and chosen["out"] is None:
         chosen["out"] = str(Path(chosen["model_dir"]) / "samples.jsonl")
     with _messages():
         result = function(**chosen)
     first = _is_first()
+    if verb in RESULTS and first:
+        from sddlm.progress import PlainConsole
+
+        console = PlainConsole()
+        console.print(result.table())
+        console.print(f"written to {chosen['out']}", style="dim", soft_wrap=True)
     if verb == "sample" and first:
         _write("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)) + "\n")
     if verb == "correct" and chosen.get("out") is None:
@@ -126,6 +175,22 @@ def _run(verb: str, arguments: list[str]) -> int:
         _write(f"{each} in {result}, the model in {result / 'model'}\n")
         _write(f"next:  sddlm sample {run}\n       sddlm eval {run}\n")
     return 0
+
+
+def subcommand(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb with its subcommand, as in `VERBS`, and the rest of the command line.
+
+    Raises:
+        ConfigError: an option that has become a subcommand.
+    """
+    if verb == "eval" and arguments[:1] == ["report"]:
+        return verb, arguments[1:]
+    if f"{verb} {(arguments or [''])[0]}" in VERBS:
+        return f"{verb} {arguments[0]}", arguments[1:]
+    for flag in [argument.split("=")[0] for argument in arguments] if verb == "eval" else ():
+        if flag in _MOVED:
+            raise ConfigError(f"{flag} is a command of its own now: sddlm {_MOVED[flag]}")
+    return verb, arguments
 
 
 def _write(text: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from networks import randomised
 from sddlm.errors import ConfigError
-from sddlm.eval import bounded
+from sddlm.eval import nll
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
 from sddlm.eval.integral import Integral, levels, stderr
 from sddlm.eval.windows import Window, all_windows
@@ -226,7 +226,7 @@ def test_the_levels_are_better_than_uniform_times(monkeypatch: pytest.MonkeyPatc
     model = Knows(World.random(V, 3, seed=1, concentration=0.5), UniformProcess())
     window, errors = [Window(0, 0, [2], [1, 3])], []
     for power in (3, 1):
-        monkeypatch.setattr(bounded, "_POWER", power)
+        monkeypatch.setattr(nll, "_POWER", power)
         whole = Integral(model, UniformProcess(), LOO, 0, 0, 256, 4096)
         with evaluating(model):
             nats = torch.stack([whole.nats(window, 1, number) for number in range(40)], 1)

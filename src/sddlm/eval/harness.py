@@ -25,7 +25,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from sddlm.errors import ConfigError
-from sddlm.eval.measures import fingerprint
+from sddlm.eval.metrics import fingerprint
 from sddlm.eval.questions import LoglikelihoodScorer, figures, number_of
 from sddlm.eval.tasks import check_tasks, local_tasks, task_files
 from sddlm.eval.writing import GenerationConfig, write

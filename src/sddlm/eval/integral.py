@@ -1,6 +1,6 @@
 """The integral of the bound over all noise levels, a few draws of it at a time.
 
-Noise levels are those of `sddlm.eval.bounded.levels`, u stratified over the draws of a round.
+Noise levels are those of `sddlm.eval.nll.importance_times`, u stratified over the draws of a round.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.eval.bounded import levels
+from sddlm.eval.nll import importance_times
 from sddlm.eval.windows import Window
 from sddlm.models.conditioned import Conditioned
 from sddlm.objectives.bound import bound
@@ -57,7 +57,7 @@ class Integral:
         index = (window << 32) + number * self.per_round + stratum
         draw = Draw(self.seed, self.question, index.to(device), 1)
         u = (stratum.to(device) + draw.uniform("level")) / self.per_round  # [b]
-        t, weight = levels(self.process, u)
+        t, weight = importance_times(self.process, u)
         known = torch.arange(K + M, device=device) < K
         view = Conditioned(self.model, tokens, known)
         nats = bound(view, self.process, self.estimate, tokens[:, K:], draw, t)  # [b, M]
