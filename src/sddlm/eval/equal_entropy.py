@@ -31,7 +31,7 @@ class Point:
     Attributes:
         setting: of the knobs that it was drawn with; empty for real text.
         entropy: unigram entropy within a text, nats, mean over texts ``[1 + R]`` (`resampling`).
-        nll: log of the generative perplexity, for a corpus mean nats per token of the judge
+        nll: log of the generative perplexity, nats per token of the judge
             ``[1 + R]``.
         nfe: network calls a sample, mean; 0 for real text.
         count: texts.

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.conventions import Convention
@@ -128,14 +126,10 @@ class Scoring:
             self.judge, texts, self.convention, self.batch, self.work, label,
             tokenizer=self.tokenizer,
         )  # fmt: skip
-        rows = [texts.rows[k] for k in found.kept]
+        rows = texts.rows
         times = resamples(len(rows), stream=0 if drawing is None else 1)
         nats, tokens = found.nats.numpy(), found.tokens.double().numpy()
-        if self.convention.mean == "corpus":
-            nll = ratio(times, nats, tokens)
-        else:
-            some = (tokens > 0).astype(float)
-            nll = np.log(ratio(times, some * np.exp(nats / np.maximum(tokens, 1)), some))
+        nll = ratio(times, nats, tokens)
         # an autoregressive model's samples have no steps
         setting = {
             each.name: texts.origin[each.name]

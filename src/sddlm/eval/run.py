@@ -75,7 +75,7 @@ def evaluate(
             samples under a judge), mauve. Without it all that is possible but mauve.
         judge: for generative, mauve and the frontier: an autoregressive model directory, or a
             Hugging Face name or path.
-        convention: how the judge reads samples: sddlm, duo (and MDLM), bd3 or gidd.
+        convention: how the judge reads samples: sddlm, or duo (also MDLM's).
         zero_shot: only the likelihood of other kinds of text: all, or comma-separated names of the
             seven sets.
         tasks: only these tasks of lm-eval, comma-separated, such as hellaswag,piqa, or paths of
