@@ -18,7 +18,7 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.bounded import bounded
-from sddlm.eval.conditional import Choice, conditional_bounds, greedy
+from sddlm.eval.conditional import Choice, conditional_bounds, is_greedy
 from sddlm.eval.perplexity import likelihood
 from sddlm.generation.args import SamplerConfig
 from sddlm.generation.corrector import Corrector
@@ -115,9 +115,9 @@ def test_nothing_is_scored(damage: Callable[[DiT], None], estimate: Estimate) ->
     with pytest.raises(FloatingPointError, match="output is not finite"):
         likelihood(model, bounded(process, estimate), rows)
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        conditional_bounds(model, process, estimate, [Choice(prompt, said)])
+        conditional_bounds(loaded, [Choice(prompt, said)])
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        greedy(model, process, estimate, prompt, said)
+        is_greedy(loaded, prompt, said)
 
 
 @damaged

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sddlm.errors import ConfigError
 from sddlm.eval import frontier
 from sddlm.eval.asked import JUDGED, EvalConfig, wanted
-from sddlm.eval.conditional import PER_ROUND
+from sddlm.eval.conditional import check_draws
 from sddlm.eval.conventions import convention_of
 from sddlm.eval.copying import copying
 from sddlm.eval.correction import measure_correction, shares_of
@@ -182,18 +181,9 @@ def _names(tasks: str) -> list[str]:
     return [name.strip() for name in tasks.split(",")]
 
 
-def _files(asked: EvalConfig) -> Path | None:
-    return None if asked.task_files is None else Path(asked.task_files)
-
-
 def _check_tasks(asked: EvalConfig, target: Path) -> None:
-    check_tasks(_names(asked.tasks or ""), _files(asked), asked.limit)
-    if asked.draws is not None and (asked.draws % PER_ROUND or asked.draws < 2 * PER_ROUND):
-        right = max(2, round(asked.draws / PER_ROUND)) * PER_ROUND
-        raise ConfigError(
-            f"--draws is {asked.draws}; tasks take multiples of {PER_ROUND} from "
-            f"{2 * PER_ROUND} on: try --draws {right}"
-        )
+    check_tasks(_names(asked.tasks or ""), asked.limit)
+    check_draws(asked.draws or 128)
 
 
 def _tasks(
@@ -202,23 +192,15 @@ def _tasks(
     """Tasks of lm-eval."""
     from sddlm.eval.harness import load_tasks, run_tasks
 
-    with TemporaryDirectory(prefix="sddlm-tasks-") as folder:
-        tasks = load_tasks(
-            _names(asked.tasks or ""),
-            files=_files(asked),
-            limit=asked.limit,
-            out_folder=Path(work.team.from_first(folder)),
-            team=work.team,
-        )
-        found = run_tasks(
-            loaded,
-            tasks,
-            limit=asked.limit,
-            draws=asked.draws or 128,
-            seed=asked.drawing.seed,
-            batch=asked.drawing.batch,
-            work=work,
-        )
+    found = run_tasks(
+        loaded,
+        load_tasks(_names(asked.tasks or ""), limit=asked.limit),
+        limit=asked.limit,
+        draws=asked.draws or 128,
+        seed=asked.drawing.seed,
+        batch=asked.drawing.batch,
+        work=work,
+    )
     return {"tasks": found}
 
 

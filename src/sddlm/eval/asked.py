@@ -38,7 +38,6 @@ class EvalConfig:
     convention: str
     zero_shot: str | None
     tasks: str | None
-    task_files: str | None
     limit: int | None
     frontier: bool
     against: str | None
@@ -61,7 +60,7 @@ class EvalConfig:
             both = " and ".join(f"--{name}" for name in self.questions)
             raise ConfigError(f"{both} are different questions: ask for one at a time")
         for name, of in (
-            ("task_files", "tasks"), ("limit", "tasks"), ("against", "frontier"),
+            ("limit", "tasks"), ("against", "frontier"),
             ("sweep", "frontier"),
         ):  # fmt: skip
             if getattr(self, name) is not None and self.question != of:

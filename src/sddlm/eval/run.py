@@ -42,7 +42,6 @@ def evaluate(
     convention: str = "sddlm",
     zero_shot: str | None = None,
     tasks: str | None = None,
-    task_files: str | None = None,
     limit: int | None = None,
     frontier: bool = False,
     against: str | None = None,
@@ -80,8 +79,6 @@ def evaluate(
             seven sets.
         tasks: only these tasks of lm-eval, comma-separated, such as hellaswag,piqa, or paths of
             task files (YAML).
-        task_files: folder with the questions of the tasks (docs/evaluation.md lists the files);
-            without it lm-eval loads them.
         limit: most questions of a task.
         frontier: only the perplexity of samples against their entropy, over a sweep of settings.
         against: more model directories for the frontier, comma-separated.
@@ -119,7 +116,6 @@ def evaluate(
         convention=convention,
         zero_shot=zero_shot,
         tasks=tasks,
-        task_files=task_files,
         limit=limit,
         frontier=frontier,
         against=against,
