@@ -11,7 +11,7 @@ import torch
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval.conventions import CONVENTIONS, Convention
+from sddlm.eval.conventions import CONVENTIONS
 from sddlm.eval.diversity import entropy
 from sddlm.eval.frontier import FrontierConfig, comparable, sweep_models
 from sddlm.eval.generative import generative_perplexity
@@ -260,24 +260,12 @@ def test_another_model_of_the_same_name_is_drawn_anew(models, judge, real, tmp_p
     assert first.neutral.entropy != second.neutral.entropy
 
 
-def test_leftovers_of_a_convention_are_left_out_of_both_figures(models, judge, real, tmp_path):
-    only = {"one": models["one"]}
-    rules = Convention("mine", multiple=8)
-    result = run(
-        only, judge, real, tmp_path, rules=rules, sweep=Sweep([0.5], [], tail_cut=[], steps=[])
-    )
-    point = result.models["one"].neutral
-    drawn = draw(models["one"])
-    assert point.count == result.real.count == 8
-    assert point.entropy.value == pytest.approx(entropy(drawn.rows[:8]))
-
-
-def test_a_convention_may_mean_the_texts_own_perplexities(judge, models, real):
-    rules = Convention("mine", mean="texts")
+def test_a_point_has_the_perplexity_of_its_texts(judge, models, real):
     some = SampleSet([*real.rows, real.rows[0]], [*real.texts[:-1], "a", ""], {})
-    point = Scoring(judge, rules, models["one"].tokenizer, 8, ResumableJob()).point(some, "x")
-    verdict = generative_perplexity(judge, some.texts, rules)
-    assert point.nll[0] == pytest.approx(verdict.nll)
+    tokenizer = models["one"].tokenizer
+    scoring = Scoring(judge, CONVENTIONS["sddlm"], tokenizer, 8, ResumableJob())
+    point = scoring.point(some, "x")
+    assert point.nll[0] == pytest.approx(generative_perplexity(judge, some.texts).nll)
     assert np.isfinite(point.nll).all()
 
 

@@ -17,7 +17,7 @@ from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.conditional import Choice, conditional_bounds, greedy
+from sddlm.eval.conditional import Choice, conditional_bounds, is_greedy
 from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood
 from sddlm.generation.args import SamplerConfig
@@ -106,7 +106,7 @@ def test_nothing_is_written_from_left_to_right(damage: Callable[[DiT], None]) ->
 def test_nothing_is_scored(damage: Callable[[DiT], None], estimate: Estimate) -> None:
     process = UniformProcess()
     loaded = spoilt(damage, process, estimate)
-    model, prompt, said = loaded.network, [104, 101], [108, 108, 111]
+    prompt, said = [104, 101], [108, 108, 111]
 
     class Rows(list[torch.Tensor]):
         lengths, ends, characters_per_token = None, False, 1.0
@@ -115,9 +115,9 @@ def test_nothing_is_scored(damage: Callable[[DiT], None], estimate: Estimate) ->
     with pytest.raises(FloatingPointError, match="output is not finite"):
         likelihood(loaded, rows)
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        conditional_bounds(model, process, estimate, [Choice(prompt, said)])
+        conditional_bounds(loaded, [Choice(prompt, said)])
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        greedy(model, process, estimate, prompt, said)
+        is_greedy(loaded, prompt, said)
 
 
 @damaged

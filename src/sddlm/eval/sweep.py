@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import numpy as np
-
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.conventions import Convention
@@ -118,20 +116,15 @@ class Scoring:
             self.judge, texts, self.convention, self.batch, self.job, label,
             tokenizer=self.tokenizer,
         )  # fmt: skip
-        rows = [texts.rows[k] for k in found.kept]
+        rows = texts.rows
         times = resamples(len(rows), stream=int(drawn))
         nats, tokens = found.nats.numpy(), found.tokens.double().numpy()
-        if self.convention.mean == "corpus":
-            nll = ratio(times, nats, tokens)
-        else:
-            some = (tokens > 0).astype(float)
-            nll = np.log(ratio(times, some * np.exp(nats / np.maximum(tokens, 1)), some))
         # an autoregressive model's samples have no steps
         knobs = [each.name for each in fields(Sweep) if drawn and each.name in texts.origin]
         return Point(
             setting={knob: texts.origin[knob] for knob in knobs},
             entropy=mean(times, entropies(rows).numpy()),
-            nll=nll,
+            nll=ratio(times, nats, tokens),
             nfe=float(texts.origin.get("nfe", 0)),
             count=len(rows),
             length=sum(map(len, rows)) / len(rows),

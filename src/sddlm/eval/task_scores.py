@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from rich.table import Table
 
-from sddlm.errors import ConfigError
-from sddlm.eval.conditional import PER_ROUND
+from sddlm.eval.conditional import check_draws
 from sddlm.eval.evaluation import EvalConfig, Subject, names_in, run
 from sddlm.eval.result import Result, plus_minus
 from sddlm.eval.tasks import check_tasks
@@ -23,9 +20,6 @@ class TasksConfig(EvalConfig):
 
     tasks: str | list[str] = ""
     """comma-separated, such as hellaswag,piqa, or paths of task files (YAML)"""
-    task_files: str | None = None
-    """folder with the questions (docs/evaluation.md lists the files); without it lm-eval loads
-    them"""
     limit: int | None = None
     """most questions of a task"""
     draws: int = 128
@@ -33,18 +27,8 @@ class TasksConfig(EvalConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_tasks(names_in(self.tasks), self.files, self.limit)
-        if self.draws % PER_ROUND or self.draws < 2 * PER_ROUND:
-            right = max(2, round(self.draws / PER_ROUND)) * PER_ROUND
-            raise ConfigError(
-                f"`draws` is {self.draws}; tasks take multiples of {PER_ROUND} from "
-                f"{2 * PER_ROUND} on: try `draws` {right}"
-            )
-
-    @property
-    def files(self) -> Path | None:
-        """The folder with the questions."""
-        return None if self.task_files is None else Path(self.task_files)
+        check_tasks(names_in(self.tasks), self.limit)
+        check_draws(self.draws)
 
 
 @dataclass(frozen=True)
@@ -116,22 +100,13 @@ def evaluate_tasks(
 def _measure(config: TasksConfig, subject: Subject) -> TaskScores:
     from sddlm.eval.harness import load_tasks, run_tasks  # which needs lm-eval
 
-    team = subject.job.team
-    with TemporaryDirectory(prefix="sddlm-tasks-") as folder:
-        tasks = load_tasks(
-            names_in(config.tasks),
-            files=config.files,
-            limit=config.limit,
-            out_folder=Path(team.from_first(folder)),
-            team=team,
-        )
-        found = run_tasks(
-            subject.lm,
-            tasks,
-            limit=config.limit,
-            draws=config.draws,
-            seed=config.seed,
-            batch=config.batch,
-            work=subject.job,
-        )
+    found = run_tasks(
+        subject.lm,
+        load_tasks(names_in(config.tasks), limit=config.limit),
+        limit=config.limit,
+        draws=config.draws,
+        seed=config.seed,
+        batch=config.batch,
+        work=subject.job,
+    )
     return TaskScores(tasks={name: TaskScore(**own) for name, own in found.items()})
