@@ -59,8 +59,8 @@ ROOMS = {
     "plan": {"process", "models", "data", "objectives", "train"},
     "inherit": set(),
     "flags": {"inherit"},
-    "explain": {"inherit"},
-    "cli": {"explain", "flags", "inherit"},
+    "cli_errors": {"inherit"},
+    "cli": {"cli_errors", "flags", "inherit"},
     "__main__": {"cli"},
 }
 LATE_OF_LM = ("sddlm.sampling", "sddlm.generation", "sddlm.eval")

@@ -15,14 +15,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from pathlib import Path
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
-from sddlm.errors import ConfigError, visible
+from sddlm.errors import ConfigError, did_you_mean, visible
 
 if TYPE_CHECKING:
     from sddlm.inherit import File
@@ -108,12 +107,13 @@ def _run(verb: str, arguments: list[str]) -> int:
         print(__version__)
         return 0
     if verb not in VERBS:
-        close = "".join(f"; did you mean {v}?" for v in get_close_matches(verb, VERBS, 1))
-        raise ConfigError(f"there is no verb {verb}, only {', '.join(VERBS)}{close}")
+        raise ConfigError(
+            f"there is no verb {verb}, only {', '.join(VERBS)}{did_you_mean(verb, VERBS)}"
+        )
     function, chosen = _parse(verb, arguments)
     if verb == "sample" and chosen["out"] is None:
         chosen["out"] = str(Path(chosen["model_dir"]) / "samples.jsonl")
-    with _messages():
+    with _messages(verb):
         result = function(**chosen)
     first = _is_first()
     if verb == "sample" and first:
@@ -140,10 +140,10 @@ def _write(text: str) -> None:
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def _messages(verb: str) -> Iterator[None]:
     """What the library reports goes to stderr; what other libraries report does not."""
     logger, handler = logging.getLogger("sddlm"), logging.StreamHandler()
-    handler.setFormatter(_Visible())
+    handler.setFormatter(_Visible(verb))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -153,11 +153,27 @@ def _messages() -> Iterator[None]:
 
 
 class _Visible(logging.Formatter):
-    """Reports may quote file names and generated text."""
+    """Reports name arguments, and may quote file names and generated text."""
+
+    def __init__(self, verb: str) -> None:
+        super().__init__()
+        self.verb = verb
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, safe on a terminal."""
-        return visible(super().format(record))
+        """The message with flags, safe on a terminal."""
+        return visible(_with_flags(super().format(record), self.verb))
+
+
+def _with_flags(message: str, verb: str) -> str:
+    """The message with the verb's flags in the place of arguments in backquotes."""
+    if "`" not in message or verb not in VERBS or VERBS[verb][0] not in sys.modules:
+        return message
+    from sddlm.cli_errors import option_types, required, with_flags
+
+    module, name, positional, _ = VERBS[verb]
+    function = getattr(sys.modules[module], name)
+    options = option_types(function).keys() - (required(function) if positional else ())
+    return with_flags(message, options)
 
 
 def _fail(verb: str, error: BaseException, code: int, traceback: str = "") -> int:
@@ -165,7 +181,7 @@ def _fail(verb: str, error: BaseException, code: int, traceback: str = "") -> in
     if code == 2 and not _is_first():
         return code
     name = f"sddlm {verb}" if verb in VERBS else "sddlm"
-    line = visible(" ".join(str(error).split())) or type(error).__name__
+    line = visible(_with_flags(" ".join(str(error).split()), verb)) or type(error).__name__
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     print(f"{name}: {line}{traceback}", file=sys.stderr)
@@ -231,7 +247,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     """The verb's function, and its arguments from the command line and YAML files."""
     import yaml
 
-    from sddlm.explain import explain
+    from sddlm.cli_errors import explain, made
     from sddlm.flags import chosen_over, prepared, taken
     from sddlm.inherit import merged, origins
 
@@ -246,7 +262,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     config = [f"--config={yaml.safe_dump(options)}"] if files else []
     try:
         parsed = parser.parse_args([*config, *flags])
-        chosen = parser.instantiate(parsed)
+        chosen = parser.instantiate(parsed, instantiators=[(partial(made, function), object, True)])
     except ConfigError:
         raise
     except Exception as error:
@@ -276,7 +292,7 @@ def _import(modules: Sequence[str]) -> None:
 
 def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[File]:
     """The YAML files and those they inherit from, with what the verb is to know of them."""
-    from sddlm.explain import check_sections
+    from sddlm.cli_errors import check_sections
     from sddlm.flags import check_depth
     from sddlm.inherit import File, read_files
 

@@ -73,7 +73,7 @@ class DataArgs:
         Raises:
             ConfigError: names the flag, the value and what is allowed.
         """
-        check_choices(self, "--data.")
+        check_choices(self)
         if self.length < 1:
             raise ConfigError(f"--data.length {self.length} is too small; use at least 1")
         if self.ends and self.length < 3:

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 import tokenizers as hf
@@ -18,7 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from sddlm.data.pieces import cut
 from sddlm.data.tokenizer_files import FILE_NAME, byte_level, download, read, vocabulary
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, closest
 from sddlm.files import atomic_write
 
 #: The end of a text, where a tokenizer file has none of ``END_OF_TEXTS``.
@@ -311,9 +310,9 @@ def _is_local(tokenizer: hf.Tokenizer) -> bool:
 def _found(name: str) -> Path:
     """The file of a tokenizer on the hub."""
     advice = f"use one of {', '.join(KINDS)}, a {FILE_NAME}, a folder with one, or a hub name"
-    meant = get_close_matches(name, KINDS, 1)
+    meant = closest(name, KINDS)
     if meant:  # the hub would be asked for it, for half a minute where there is no network
-        raise ConfigError(f"--data.tokenizer {name}: did you mean {meant[0]}? {advice}")
+        raise ConfigError(f"--data.tokenizer {name}: did you mean {meant}? {advice}")
     try:
         return download(name)
     except OSError as error:

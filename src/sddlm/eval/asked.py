@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from sddlm.data.args import DataArgs
-from sddlm.errors import ConfigError, check_choices
+from sddlm.errors import ConfigError, check_choices, did_you_mean
 from sddlm.eval.conventions import convention_of
 from sddlm.eval.drawing import Drawing
 from sddlm.eval.frontier import Sweep
@@ -51,7 +50,7 @@ class EvalConfig:
     context: int | None
 
     def __post_init__(self) -> None:
-        check_choices(self, "--")
+        check_choices(self)
         for name, low in (("rows", 0), ("draws", 1), ("context", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
@@ -109,8 +108,8 @@ def wanted(asked: EvalConfig) -> list[str]:
     given = asked.metrics.split(",") if isinstance(asked.metrics, str) else asked.metrics
     names = {name.strip() for name in given}
     for name in sorted(names - set(METRICS)):
-        close = "".join(f"; did you mean {m}?" for m in get_close_matches(name, METRICS, 1))
         raise ConfigError(
-            f"--metrics {name or '(empty)'} is unknown; allowed: {', '.join(METRICS)}{close}"
+            f"--metrics {name or '(empty)'} is unknown; allowed: {', '.join(METRICS)}"
+            f"{did_you_mean(name, METRICS)}"
         )
     return [name for name in METRICS if name in names]

@@ -8,10 +8,9 @@ are facts about that code, not advice.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Literal
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, closest
 
 
 @dataclass(frozen=True)
@@ -132,8 +131,8 @@ def convention_of(name: str) -> Convention:
     known = {**CONVENTIONS, **{alias: CONVENTIONS[to] for alias, to in _ALIASES.items()}}
     if name in known:
         return known[name]
-    meant = get_close_matches(name.lower(), known, 1)
-    advice = f"did you mean {meant[0]}? " if meant else ""
+    meant = closest(name, known)
+    advice = f"did you mean {meant}? " if meant else ""
     raise ConfigError(f"--convention {name}: {advice}allowed are {', '.join(known)}")
 
 

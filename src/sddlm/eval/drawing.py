@@ -35,7 +35,7 @@ class Drawing:
     batch: int = 32
 
     def __post_init__(self) -> None:
-        check_choices(self, "--")
+        check_choices(self)
         for name in ("count", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} is {getattr(self, name)}, must be at least 1")

@@ -68,7 +68,7 @@ class Sweep:
     budget: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_choices(self, "--sweep.")
+        check_choices(self)
 
     def curves(self, drawing: Drawing, *, diffusion: bool = True) -> dict[str, list[Drawing]]:
         """For each knob that is turned the drawings along it, the neutral one in its place.

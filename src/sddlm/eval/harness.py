@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, closest
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.questions import LoglikelihoodScorer, figures, number_of
 from sddlm.eval.tasks import check_tasks, local_tasks, task_files
@@ -192,8 +191,8 @@ def load_tasks(
         )
         for name in names:
             if name not in manager.all_tasks:
-                near = get_close_matches(name, manager.all_tasks, 1)
-                meant = f"did you mean {near[0]}?" if near else "type: lm_eval ls tasks"
+                near = closest(name, manager.all_tasks)
+                meant = f"did you mean {near}?" if near else "type: lm_eval ls tasks"
                 raise ConfigError(f"lm-eval has no task {name}: {meant}")
         try:
             found = manager.load(own) if own else {"tasks": {}, "groups": {}, "group_map": {}}

@@ -20,11 +20,10 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, closest
 from sddlm.eval.layouts import LOCAL, Record
 from sddlm.files import atomic_write
 
@@ -140,8 +139,8 @@ def _definition(name: str) -> Path:
     for path in sorted(folder.rglob("*.yaml"), key=lambda path: near not in str(path)):
         if line.search(path.read_text(encoding="utf-8", errors="replace")):
             return path
-    close = get_close_matches(name, LOCAL, 1)
-    meant = f"did you mean {close[0]}? " if close else ""
+    close = closest(name, LOCAL)
+    meant = f"did you mean {close}? " if close else ""
     raise ConfigError(
         f"task {name} is none of lm-eval's that can have a file, groups left out: {meant}"
         f"known are {', '.join(LOCAL)} and any other with lines as on the hub; a task of your own "

@@ -7,11 +7,10 @@ end with it if the model's own rows do. Detokenizers and splits are those of `sd
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any
 
 from sddlm.data.args import DataArgs
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, did_you_mean
 from sddlm.eval.measures import measure_likelihood
 from sddlm.eval.texts import other_text
 from sddlm.lm import LanguageModel
@@ -39,10 +38,9 @@ def zero_shot_sets(names: str) -> list[str]:
         return list(ZERO_SHOT)
     for name in asked:
         if name not in ZERO_SHOT:
-            close = "".join(f"; did you mean {n}?" for n in get_close_matches(name, ZERO_SHOT, 1))
             raise ConfigError(
                 f"--zero_shot {name or '(empty)'} is unknown; there are: all, "
-                f"{', '.join(ZERO_SHOT)}{close}"
+                f"{', '.join(ZERO_SHOT)}{did_you_mean(name, ZERO_SHOT)}"
             )
     return asked
 

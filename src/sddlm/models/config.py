@@ -79,7 +79,7 @@ class DiTConfig(DiTKnobs):
     """tokens at the end of the vocabulary that are never predicted (a mask)"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--model.")
+        check_choices(self)
         if self.architecture == "llama":
             self.time_free = True
         self._check_sizes()
@@ -182,7 +182,7 @@ class ModelArgs(DiTKnobs):
     """number of attention heads, instead of the preset's"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--model.")
+        check_choices(self)
 
     def build(
         self, *, vocab_size: int, length: int, causal: bool = False, input_only: int = 0

@@ -72,7 +72,7 @@ class TrainArgs:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, all at once."""
-        check_choices(self, "--train.")
+        check_choices(self)
         counts = {
             "steps": 1, "batch": 1, "warmup": 0, "validate_every": 1, "validation_rows": 1,
             "preview_every": 0, "checkpoint_every": 1, "workers": 0, "devices": 1,
