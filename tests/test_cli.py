@@ -423,6 +423,51 @@ def test_a_verb_beside_train_takes_its_part_of_a_recipe(
     assert "is no option in base.yaml" in capsys.readouterr().err
 
 
+def test_a_verb_of_two_words_is_a_subcommand_and_the_first_is_the_default(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("read one", "read two"):
+        monkeypatch.setitem(VERBS, name, (__name__, "reads_data", False, f"do {name}"))
+    reached: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr("sddlm.cli._run", lambda verb, rest: reached.append((verb, rest)) or 0)
+    for typed in (
+        "read one",
+        "read two --name x",
+        "read",
+        "read --name x",
+        "read text.txt",
+        "train",
+    ):
+        assert main(typed.split()) == 0
+    assert reached == [
+        ("read one", []),
+        ("read two", ["--name", "x"]),
+        ("read one", []),
+        ("read one", ["--name", "x"]),
+        ("read one", ["text.txt"]),
+        ("train", []),
+    ]
+    assert main(["read", "tow"]) == 2
+    assert capsys.readouterr().err == (
+        "sddlm: read has no subcommand tow, only one, two; did you mean two?\n"
+    )
+
+
+def test_help_and_errors_name_the_subcommand(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("read one", "read two"):
+        monkeypatch.setitem(VERBS, name, (__name__, "reads_data", False, f"do {name}"))
+    assert main(["--help"]) == 0
+    assert "  read two do read two\n" in capsys.readouterr().out
+    assert main(["read", "two", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "usage: sddlm read two" in out
+    assert "See also: sddlm read one" in out
+    assert main(["read", "two", "--data.length", "0"]) == 2
+    assert capsys.readouterr().err.startswith("sddlm read two: --data.length")
+
+
 def test_a_refused_call_leaves_nothing_to_the_next(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "--print_config", "--data.length", "x"]) == 2
     _, arguments = _parse("prepare", ["--data.path", "a.txt"])

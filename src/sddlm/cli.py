@@ -11,14 +11,12 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import cache, partial
 from inspect import signature
 from pathlib import Path
-from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
 from sddlm.errors import ConfigError, did_you_mean, visible
@@ -26,7 +24,8 @@ from sddlm.errors import ConfigError, did_you_mean, visible
 if TYPE_CHECKING:
     from sddlm.inherit import File
 
-#: verb: (module, function, required arguments are positional, what it does)
+#: verb: (module, function, required arguments are positional, what it does); a verb of two words is
+#: a subcommand, the first one listed of its kind is what the first word alone means
 VERBS: dict[str, tuple[str, str, bool, str]] = {
     "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
     "plan": ("sddlm.plan.run", "plan", False, "tell what a training will need and cost"),
@@ -47,9 +46,6 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "demo": ("sddlm.demo.run", "demo", True, "watch a trained model write"),
     "eval": ("sddlm.eval.run", "evaluate", True, "measure a trained model"),
 }
-
-#: brings classes of the user's own; a file, which may come from anywhere, must not
-IMPORT = "--import"
 
 #: verbs that take a recipe for ``train`` and leave aside the sections that are not theirs
 READS_RECIPES = {"prepare", "plan"}
@@ -77,9 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
         exit code: 0, 2 for a wrong choice of the user, 1 for a failure, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    verb = arguments[0] if arguments else "--help"
+    verb, *rest = arguments or ["--help"]
     try:
-        code = _run(verb, arguments[1:])
+        verb, rest = _subcommand(verb, rest)
+        code = _run(verb, rest)
         sys.stdout.flush()
         return code
     except ConfigError as error:
@@ -94,12 +91,28 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as end:  # after a verb's --help
         return end.code if isinstance(end.code, int) else 0
     except BaseException as error:  # also a panic of a library in Rust, which is no Exception
-        return _fail(verb, error, 1, _saved_traceback(error))
+        from sddlm.cli_errors import saved_traceback
+
+        return _fail(verb, error, 1, saved_traceback(error))
+
+
+def _subcommand(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb with the subcommand that is typed or meant, and what follows it."""
+    there = [name.removeprefix(f"{verb} ") for name in VERBS if name.startswith(f"{verb} ")]
+    if not there:
+        return verb, arguments
+    word = arguments[0] if arguments else ""
+    if word in there:
+        return f"{verb} {word}", arguments[1:]
+    if not Path(word).exists() and (meant := did_you_mean(word, there)):
+        raise ConfigError(f"{verb} has no subcommand {word}, only {', '.join(there)}{meant}")
+    return f"{verb} {there[0]}", arguments
 
 
 def _run(verb: str, arguments: list[str]) -> int:
     if verb in ("-h", "--help"):
-        print(USAGE.format(verbs="\n".join(f"  {v:<8} {row[3]}" for v, row in VERBS.items())))
+        width = max(map(len, VERBS))
+        print(USAGE.format(verbs="\n".join(f"  {v:<{width}} {r[3]}" for v, r in VERBS.items())))
         return 0
     if verb == "--version":
         from sddlm import __version__
@@ -192,17 +205,6 @@ def _is_first() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
-def _saved_traceback(error: BaseException) -> str:
-    """Save the traceback of an error that nobody foresaw; returns the end of its line."""
-    try:
-        handle, path = tempfile.mkstemp(prefix="sddlm-", suffix=".txt")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(format_exception(error))
-    except OSError as full:
-        return f" ({type(error).__name__}, not foreseen; no traceback: {full.strerror})"
-    return f" ({type(error).__name__}, not foreseen: please report it with {path})"
-
-
 def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any], Any]:
     """The verb's function, and the parser of its options.
 
@@ -225,8 +227,19 @@ def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any],
 def _built(verb: str, module: str, name: str, positional: bool) -> tuple[Callable[..., Any], Any]:
     from jsonargparse import ArgumentParser
 
+    from sddlm.flags import IMPORT
+
     function = getattr(importlib.import_module(module), name)
-    parser = ArgumentParser(prog=f"sddlm {verb}", exit_on_error=False, allow_abbrev=False)
+    first = verb.split()[0]
+    beside = [each for each in VERBS if each.startswith(f"{first} ") and each != verb]
+    parser = ArgumentParser(
+        prog=f"sddlm {verb}",
+        description=f"See also: {', '.join(f'sddlm {each}' for each in beside)}"
+        if beside
+        else None,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--config",
         action="config",
@@ -248,12 +261,12 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     import yaml
 
     from sddlm.cli_errors import explain, made
-    from sddlm.flags import chosen_over, prepared, taken
+    from sddlm.flags import IMPORT, chosen_over, import_modules, prepared, taken
     from sddlm.inherit import merged, origins
 
     imports, arguments = taken(IMPORT, "MODULE", arguments)
     paths, arguments = taken("--config", "FILE", arguments)
-    _import(imports)
+    import_modules(imports)
     function, parser = _parser(verb, imports)
     defaults = dict(parser.get_defaults().items())
     flags = prepared(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
@@ -274,26 +287,10 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     return function, chosen.as_dict()
 
 
-def _import(modules: Sequence[str]) -> None:
-    """Import modules of the user, also from the current folder, after all others."""
-    if modules and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    for module in modules:
-        wrong = not all(part.isidentifier() for part in module.split("."))
-        if wrong or module.split(".")[0] == "jsonargparse":
-            raise ConfigError(f"{IMPORT} is {module!r}, must be a module, such as my_objective")
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"{IMPORT} {module}: {error}; it must be installed, or a file {module}.py here"
-            ) from error
-
-
 def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[File]:
     """The YAML files and those they inherit from, with what the verb is to know of them."""
     from sddlm.cli_errors import check_sections
-    from sddlm.flags import check_depth
+    from sddlm.flags import IMPORT, check_depth
     from sddlm.inherit import File, read_files
 
     files = read_files(paths)

@@ -6,12 +6,15 @@ become ``--train.steps`` and ``--data.length``.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import signature
 from shlex import quote
+from traceback import format_exception
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from sddlm.errors import ConfigError, allowed, closest, kinds
@@ -271,3 +274,14 @@ def _loaded(path: str) -> Any:
     """A class by its path, if its module is imported; nothing is imported for a message."""
     module, _, name = path.rpartition(".")
     return getattr(sys.modules.get(module), name, None)
+
+
+def saved_traceback(error: BaseException) -> str:
+    """Save the traceback of an error that nobody foresaw; returns the end of its line."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="sddlm-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(format_exception(error))
+    except OSError as full:
+        return f" ({type(error).__name__}, not foreseen; no traceback: {full.strerror})"
+    return f" ({type(error).__name__}, not foreseen: please report it with {path})"
