@@ -192,16 +192,16 @@ WRONG = [
     ("train --config self.yaml", "inherits in a circle: self.yaml -> self.yaml"),
     # values
     ("train --train.steps 0", "--train.steps is 0, must be at least 1"),
-    ("train --data.length 0", "--data.length 0 is too small; use at least 1"),
-    ("train --data.vocab_size 1", "--data.vocab_size 1 is too small; use at least 2"),
-    ("train --data.corpus x", "--data.corpus x is unknown; there are: builtin"),
+    ("train --data.length 0", "--data.length is 0, must be at least 1"),
+    ("train --data.vocab_size 1", "--data.vocab_size is 1, must be at least 2"),
+    ("train --data.corpus x", "--data.corpus is 'x', must be one of builtin"),
     (
         "train --model.gate_init 1 --objective Autoregressive",
         "leave it out, or where a file has it, add --model.gate_init 0",
     ),
     ("train --model.heads 7", "--model.heads is 7, must divide --model.width 256"),
     ("train --seed -1", "--seed is -1"),
-    ("train --resume", "--resume: there is no run"),
+    ("train --resume", "cannot resume: there is no run r; leave --resume out"),
     ("train --data.path no.txt", "--data.path no.txt: no such file or folder"),
     ("train --data.path empty.txt", "empty.txt"),
     ("train --data.path binary.txt", "binary.txt"),
@@ -219,7 +219,7 @@ WRONG = [
     ("eval folder", "folder is no model directory"),
     ("eval folder --metrics foo", "--metrics foo is unknown; allowed: likelihood"),
     ("eval folder --steps 0", "--steps is 0, allowed is 1 to 1,000,000: try --steps 128"),
-    ("eval folder --data.length 0", "--data.length 0 is too small"),
+    ("eval folder --data.length 0", "--data.length is 0, must be"),
 ]
 
 
@@ -522,7 +522,10 @@ def test_train_then_says_what_to_type_next(place: Path, capsys: pytest.CaptureFi
     assert "--- 2 ---" in out
     if not torch.cuda.is_available():
         assert main(["sample", "r", "--device", "cuda"]) == 2
-        assert "--device cuda: torch finds no GPU here" in capsys.readouterr().err
+        assert (
+            "--device is cuda, but torch finds no GPU here; use --device cpu"
+            in capsys.readouterr().err
+        )
     assert len(Path("r/samples.jsonl").read_text().splitlines()) == 2
 
 

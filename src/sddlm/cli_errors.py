@@ -23,6 +23,9 @@ from sddlm.inherit import File
 #: an argument in a message: `` `top_p` ``, `` `data.length` `` or `` `data.ends=True` ``
 _ARGUMENT = re.compile(r"`([\w.]+)(?:=([^`]*))?`")
 
+#: a statement in a message
+_IMPORT = re.compile(r"`import ([^`]+)`")
+
 #: what a parser's message names on the way to the option that it is about
 _TOKENS = re.compile(
     r'Parser key "(?P<key>[\w.]+)"'
@@ -91,7 +94,7 @@ def with_flags(message: str, options: Collection[str]) -> str:
             return found[0]
         return f"--{named[0]}" if value is None else f"--{named[0]} {_typed(value)}"
 
-    return _ARGUMENT.sub(flag, message)
+    return _IMPORT.sub(r"--import \1", _ARGUMENT.sub(flag, message))
 
 
 def _typed(value: str) -> str:
