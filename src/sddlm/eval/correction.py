@@ -49,7 +49,7 @@ def shares_of(given: str | list[float]) -> list[float]:
     if not right:
         raise ConfigError(
             f"`shares` is {given!r}, must be different shares of tokens from 0 to 1: try "
-            "`shares` 0.05,0.1,0.2"
+            "`shares='0.05,0.1,0.2'`"
         )
     return shares
 

@@ -64,7 +64,7 @@ class EvalConfig:
     """of all randomness"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--")
+        check_choices(self)
         for name, least in _LEAST.items():
             value = getattr(self, name, None)
             if value is not None and value < least:
@@ -115,7 +115,7 @@ class JudgedConfig(TextConfig, SamplerConfig):
         if subject.job.team.first and found.seen in ("yes", "maybe"):
             logger.warning(
                 "%s: its perplexity of real text is too low to compare with; train a judge with "
-                "the --data.validation of the model, or give another text: --data.path FILE",
+                "the `data.validation` of the model, or give another text: `data.path`",
                 found.reason,
             )
         return found

@@ -56,18 +56,18 @@ class FrontierConfig(JudgedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.judge is None:
-            raise ConfigError("`judge` is missing: 'gpt2-large', or a directory")
+            raise ConfigError("`judge` is missing: `judge='gpt2-large'`, or a directory")
         for knob, neutral in NEUTRAL.items():
             value = getattr(self, knob)
             if value != neutral:
                 raise ConfigError(
                     f"`{knob}` is {value}, but the frontier sweeps it, from {neutral}: leave it "
-                    f"out, or try `sweep.{knob}` [{value}]"
+                    f"out, or try `sweep.{knob}=[{value}]`"
                 )
         if not (self.sweep or Sweep()).curves(self.how):
             raise ConfigError(
                 "`sweep` has no setting beside the neutral one; leave it out, or try "
-                "`sweep.temperature` [0.9]"
+                "`sweep.temperature=[0.9]`"
             )
         if self.count < 2:
             raise ConfigError(f"`count` is {self.count}; the frontier needs at least 2: try 256")

@@ -48,7 +48,7 @@ class ReportConfig(JudgedConfig):
         judged = [name for name in JUDGED if name in self.chosen]
         if judged and self.judge is None:
             raise ConfigError(
-                f"metric {judged[0]} needs a judge: `judge` 'gpt2-large', or a directory"
+                f"metric {judged[0]} needs a judge: `judge='gpt2-large'`, or a directory"
             )
         if self.judge is not None and not judged:
             raise ConfigError(

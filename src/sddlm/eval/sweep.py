@@ -54,7 +54,7 @@ class Sweep:
     budget: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        check_choices(self, "--sweep.")
+        check_choices(self)
 
     def curves(
         self, how: SamplerConfig, *, diffusion: bool = True
@@ -82,7 +82,7 @@ def _turned(how: SamplerConfig, knob: str, value: Any) -> SamplerConfig:
         return replace(how, **{knob: value})
     except ConfigError as error:
         raise ConfigError(
-            f"`sweep.{knob}` has {value}: {error}; an empty list, [], leaves it alone"
+            f"`sweep.{knob}` has {value}: {error}; `sweep.{knob}=[]` leaves it alone"
         ) from error
 
 

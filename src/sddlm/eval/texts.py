@@ -182,7 +182,7 @@ def held_out(
     if prepared is None:
         raise ConfigError(
             f"{place or 'a loaded model'} does not state what it was trained on (no config.yaml of "
-            "a run); give a text to evaluate on: `data.path` FILE"
+            "a run); give a text to evaluate on: `data.path`"
         )
     return _chosen(prepared, tokenizer, rows), training
 
