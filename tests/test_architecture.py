@@ -229,8 +229,13 @@ def test_every_knob_is_read(kind: type) -> None:
 PROCESSES = [sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess]
 
 
-@pytest.mark.parametrize("kind", [*LEAVES, *PROCESSES, *NEGATIVES], ids=lambda kind: kind.__name__)
-def test_the_command_line_knows_the_types_of_an_objectives_options(kind: type) -> None:
+EVALUATIONS = [ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig]
+
+
+@pytest.mark.parametrize(
+    "kind", [*LEAVES, *PROCESSES, *NEGATIVES, *EVALUATIONS], ids=lambda kind: kind.__name__
+)
+def test_the_command_line_knows_the_types_of_options(kind: type) -> None:
     """It reads them in the leaf's module, and checks nothing where it fails at that."""
     from jsonargparse import ArgumentParser
 
@@ -279,7 +284,7 @@ def test_verbs_are_frozen() -> None:
         "sample",
         "correct",
         "demo",
-        "eval",
+        "eval report",
         "eval frontier",
         "eval zero-shot",
         "eval tasks",

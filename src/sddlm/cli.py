@@ -30,12 +30,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
     "plan": ("sddlm.plan.run", "plan", False, "tell what a training will need and cost"),
     "train": ("sddlm.train.run", "train_model", False, "train a model on text"),
-    "distill": (
-        "sddlm.train.distill",
-        "distill",
-        True,
-        "make a trained model need fewer steps",
-    ),
+    "distill": ("sddlm.train.distill", "distill", True, "make a trained model need fewer steps"),
     "sample": ("sddlm.generation.run", "sample", True, "write text with a trained model"),
     "correct": (
         "sddlm.generation.correct",
@@ -45,46 +40,10 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     ),
     "demo": ("sddlm.demo.run", "demo", True, "watch a trained model write"),
     "eval report": ("sddlm.eval.report", "evaluate", True, "measure a trained model"),
-    "eval frontier": (
-        "sddlm.eval.frontier",
-        "evaluate_frontier",
-        True,
-        "perplexity of samples against their entropy",
-    ),
-    "eval zero-shot": (
-        "sddlm.eval.zero_shot",
-        "evaluate_zero_shot",
-        True,
-        "likelihood of other kinds of text",
-    ),
-    "eval tasks": (
-        "sddlm.eval.task_scores",
-        "evaluate_tasks",
-        True,
-        "scores of lm-eval's tasks",
-    ),
-    "eval correction": (
-        "sddlm.eval.correction",
-        "evaluate_correction",
-        True,
-        "how much of corrupted text is restored",
-    ),
-}
-
-#: file in the model's directory that an evaluation writes
-RESULTS = {
-    "eval report": "evaluation.json",
-    "eval frontier": "frontier.json",
-    "eval zero-shot": "zero_shot.json",
-    "eval tasks": "tasks.json",
-    "eval correction": "correction.json",
-}
-#: options of former versions that chose an evaluation: the command now
-_MOVED = {
-    "--frontier": "eval frontier RUN --judge JUDGE",
-    "--zero_shot": "eval zero-shot RUN --sets all",
-    "--tasks": "eval tasks RUN --tasks hellaswag,piqa",
-    "--correction": "eval correction RUN --shares 0.05,0.1",
+    "eval frontier": ("sddlm.eval.frontier", "evaluate_frontier", True, "quality and diversity"),
+    "eval zero-shot": ("sddlm.eval.zero_shot", "evaluate_zero_shot", True, "other kinds of text"),
+    "eval tasks": ("sddlm.eval.task_scores", "evaluate_tasks", True, "tasks of lm-eval"),
+    "eval correction": ("sddlm.eval.correction", "evaluate_correction", True, "corrupted text"),
 }
 
 #: verbs that take a recipe for ``train`` and leave aside the sections that are not theirs
@@ -163,12 +122,10 @@ def _run(verb: str, arguments: list[str]) -> int:
         raise ConfigError(
             f"there is no verb {verb}, only {', '.join(VERBS)}{did_you_mean(verb, VERBS)}"
         )
-    for flag in [each.partition("=")[0] for each in arguments] if verb == "eval report" else ():
-        if flag in _MOVED:
-            raise ConfigError(f"{flag} is a command of its own now: sddlm {_MOVED[flag]}")
     function, chosen = _parse(verb, arguments)
-    if verb in RESULTS and chosen["out"] is None:
-        chosen["out"] = str(Path(chosen["model"]) / RESULTS[verb])
+    if verb.startswith("eval ") and chosen["out"] is None:
+        name = "evaluation" if verb == "eval report" else verb.split()[1].replace("-", "_")
+        chosen["out"] = str(Path(chosen["model"]) / f"{name}.json")
     if verb == "sample" and chosen["out"] is None:
         chosen["out"] = str(Path(chosen["model_dir"]) / "samples.jsonl")
     with _messages(verb):
@@ -180,12 +137,8 @@ def _run(verb: str, arguments: list[str]) -> int:
 def _show(verb: str, result: Any, chosen: dict[str, Any]) -> None:
     """Print what a verb returned, in the first process of a run."""
     first = _is_first()
-    if verb in RESULTS and first:
-        from sddlm.progress import PlainConsole
-
-        console = PlainConsole()
-        console.print(result.table())
-        console.print(f"written to {chosen['out']}", style="dim", soft_wrap=True)
+    if verb.startswith("eval ") and first:
+        _write(f"{result}written to {chosen['out']}\n")
     if verb == "sample" and first:
         _write("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)) + "\n")
     if verb == "correct" and chosen.get("out") is None:
@@ -316,7 +269,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     """The verb's function, and its arguments from the command line and YAML files."""
     import yaml
 
-    from sddlm.cli_errors import explain, made
+    from sddlm.cli_errors import check_moved, explain, made
     from sddlm.flags import IMPORT, chosen_over, import_modules, prepared, taken
     from sddlm.inherit import merged, origins
 
@@ -325,6 +278,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     import_modules(imports)
     function, parser = _parser(verb, imports)
     defaults = dict(parser.get_defaults().items())
+    check_moved(verb, arguments)
     flags = prepared(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
     files = _read(verb, function, paths)
     options = chosen_over(merged(files), flags)

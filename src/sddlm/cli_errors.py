@@ -128,6 +128,26 @@ def _with_section(message: str, kind: type, options: Mapping[str, Any]) -> str:
     return _ARGUMENT.sub(dotted, message)
 
 
+#: options of former versions that chose an evaluation: the command now
+_MOVED = {
+    "--frontier": "eval frontier RUN --judge JUDGE",
+    "--zero_shot": "eval zero-shot RUN --sets all",
+    "--tasks": "eval tasks RUN --tasks hellaswag,piqa",
+    "--correction": "eval correction RUN --shares 0.05,0.1",
+}
+
+
+def check_moved(verb: str, flags: Sequence[str]) -> None:
+    """Refuse an option that has become a command.
+
+    Raises:
+        ConfigError: names the command.
+    """
+    for flag in [flag.partition("=")[0] for flag in flags] if verb == "eval report" else ():
+        if flag in _MOVED:
+            raise ConfigError(f"{flag} is a command of its own now: sddlm {_MOVED[flag]}")
+
+
 def check_sections(file: File, function: Callable[..., Any]) -> None:
     """Refuse a section of options that is none.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from sddlm.cli import VERBS, _parse, main, subcommand
+from sddlm.cli import VERBS, _parse, _subcommand, main
 from sddlm.data.args import trained_on
 from sddlm.data.prepare import DataArgs
 from sddlm.data.tokenizers import Tokenizer
@@ -225,35 +225,55 @@ def test_files_that_are_no_samples(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("verb", "wrong", "message"),
     [
-        ("eval", {"metrics": "ppl,likelihood"}, "ppl is unknown; allowed: likelihood, baselines"),
-        ("eval", {"metrics": "likelihod"}, "likelihod is unknown; .*; did you mean likelihood"),
-        ("eval", {"metrics": ""}, r"\(empty\) is unknown; allowed"),
-        ("eval", {"metrics": ["generative"]}, "needs a judge"),
-        ("eval", {"metrics": "mauve"}, "needs a judge"),
-        ("eval", {"metrics": "likelihood", "judge": "gpt2"}, "used by metrics generative and"),
-        ("eval", {"count": 0}, "`count` is 0, must be at least 1"),
-        ("eval", {"rows": -1}, "`rows` is -1, must be at least 0"),
-        ("eval", {"draws": 0}, "`draws` is 0, must be at least 1"),
-        ("eval", {"context": 0}, "`context` is 0, must be at least 1"),
-        ("eval", {"steps": 0}, "steps"),
-        ("eval", {"temperature": math.nan}, "temperature"),
-        ("eval", {"precision": "float16"}, "precision.* is 'float16', must be float64 or float32"),
-        ("eval", {"precision": "float32", "sampler": "psi"}, "float32 draws ancestral steps"),
-        ("eval", {"kappa": "1"}, "kappa.* belongs to another sampler"),
-        ("eval", {"convention": "dou"}, "did you mean duo"),
-        ("eval zero-shot", {"sets": "ptp"}, "`sets` ptp is unknown; .*; did you mean ptb"),
-        ("eval zero-shot", {"sets": ""}, r"\(empty\) is unknown"),
-        ("eval frontier", {}, "`judge` is missing"),
-        ("eval frontier", {"judge": "gpt2", "against": "x"}, "x is no model directory"),
-        ("eval frontier", {"judge": "gpt2", "against": "RUN"}, "RUN.* twice|the model itself"),
-        ("eval tasks", {}, "`tasks` is empty"),
-        ("eval tasks", {"tasks": "piqa", "draws": 40}, "draws.* 32"),
-        ("eval tasks", {"tasks": "piqa,piqa"}, "tasks.* names piqa twice"),
-        ("eval tasks", {"tasks": "/no/such.yaml"}, "/no/such"),
-        ("eval correction", {"shares": "2"}, "`shares` is '2'"),
-        ("eval correction", {"out": "x.png"}, "name it .json"),
-        ("eval", {"out": "/no/such/folder/x.json"}, "cannot write"),
-        ("eval frontier", {"judge": "gpt2", "out": "/no/such/f.json"}, "cannot write"),
+        (
+            "eval report",
+            {"metrics": "ppl,likelihood"},
+            "ppl is unknown; allowed: likelihood, baselines",
+        ),
+        (
+            "eval report",
+            {"metrics": "likelihod"},
+            "likelihod is unknown; .*; did you mean likelihood",
+        ),
+        ("report", {"metrics": ""}, r"\(empty\) is unknown; allowed"),
+        ("report", {"metrics": ["generative"]}, "needs a judge"),
+        ("report", {"metrics": "mauve"}, "needs a judge"),
+        (
+            "eval report",
+            {"metrics": "likelihood", "judge": "gpt2"},
+            "used by metrics generative and",
+        ),
+        ("report", {"count": 0}, "`count` is 0, must be at least 1"),
+        ("report", {"rows": -1}, "`rows` is -1, must be at least 0"),
+        ("report", {"draws": 0}, "`draws` is 0, must be at least 1"),
+        ("report", {"context": 0}, "`context` is 0, must be at least 1"),
+        ("report", {"steps": 0}, "steps"),
+        ("report", {"temperature": math.nan}, "temperature"),
+        (
+            "eval report",
+            {"precision": "float16"},
+            "precision.* is 'float16', must be float64 or float32",
+        ),
+        (
+            "eval report",
+            {"precision": "float32", "sampler": "psi"},
+            "float32 draws ancestral steps",
+        ),
+        ("report", {"kappa": "1"}, "kappa.* belongs to another sampler"),
+        ("report", {"convention": "dou"}, "did you mean duo"),
+        ("zero-shot", {"sets": "ptp"}, "`sets` ptp is unknown; .*; did you mean ptb"),
+        ("zero-shot", {"sets": ""}, r"\(empty\) is unknown"),
+        ("frontier", {}, "`judge` is missing"),
+        ("frontier", {"judge": "gpt2", "against": "x"}, "x is no model directory"),
+        ("frontier", {"judge": "gpt2", "against": "RUN"}, "RUN.* twice|the model itself"),
+        ("tasks", {}, "`tasks` is empty"),
+        ("tasks", {"tasks": "piqa", "draws": 40}, "draws.* 32"),
+        ("tasks", {"tasks": "piqa,piqa"}, "tasks.* names piqa twice"),
+        ("tasks", {"tasks": "/no/such.yaml"}, "/no/such"),
+        ("correction", {"shares": "2"}, "`shares` is '2'"),
+        ("correction", {"out": "x.png"}, "name it .json"),
+        ("report", {"out": "/no/such/folder/x.json"}, "cannot write"),
+        ("frontier", {"judge": "gpt2", "out": "/no/such/f.json"}, "cannot write"),
     ],
 )
 def test_wrong_choices_are_refused_before_anything_is_loaded(
@@ -262,7 +282,7 @@ def test_wrong_choices_are_refused_before_anything_is_loaded(
     monkeypatch.setattr(LanguageModel, "load", None)
     if wrong.get("against") == "RUN":
         wrong, message = wrong | {"against": str(trained)}, message.replace("RUN", str(trained))
-    module, function, *_ = VERBS[verb]
+    module, function, *_ = VERBS[f"eval {verb}"]
     with pytest.raises(ConfigError, match=message):
         getattr(importlib.import_module(module), function)(str(trained), **wrong)
 
@@ -272,17 +292,18 @@ def test_options_of_former_versions_name_the_command_of_today(trained, capsys, f
     assert main(["eval", str(trained), f"--{flag}"]) == 2
     name = flag.partition("=")[0]
     err = capsys.readouterr().err
-    assert err.startswith(f"sddlm eval: --{name} is a command of its own now: sddlm eval ")
+    assert err.startswith(f"sddlm eval report: --{name} is a command of its own now: sddlm eval ")
     assert err.count("\n") == 1
     command = shlex.split(err.rpartition("now: sddlm ")[2])
-    verb, rest = subcommand(command[0], command[1:])
+    verb, rest = _subcommand(command[0], command[1:])
     assert verb == f"eval {name.replace('_', '-')}"
     if name != "tasks":  # which looks for lm-eval
         assert _parse(verb, rest)[1]["model"] == "RUN"
 
 
 def test_the_report_is_the_default(trained):
-    assert subcommand("eval", ["report", "RUN"]) == subcommand("eval", ["RUN"]) == ("eval", ["RUN"])
+    report = ("eval report", ["RUN"])
+    assert _subcommand("eval", ["report", "RUN"]) == _subcommand("eval", ["RUN"]) == report
 
 
 def test_no_such_directory(tmp_path):

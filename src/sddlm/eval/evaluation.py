@@ -1,7 +1,7 @@
 """What all evaluations share: options, each declared once, and one way to run."""
 
-from __future__ import annotations
-
+# no annotations from the future here: the command line reads those of inherited options in the
+# module of each subclass, which need not know their names
 import logging
 import sys
 import time

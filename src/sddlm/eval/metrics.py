@@ -195,7 +195,7 @@ def need(training: TrainingText | None, metric: str) -> TrainingText:
     """
     if training is None:
         raise ConfigError(
-            f"metric {metric} needs the training text, which this model directory does not name or is "
-            "gone; leave it out: `metrics='likelihood,samples'`"
+            f"metric {metric} needs the training text, which is not recorded or is gone; "
+            "leave it out: `metrics='likelihood,samples'`"
         )
     return training

@@ -111,7 +111,7 @@ class Result(ABC):
         return self.table()
 
     def __str__(self) -> str:
-        console = Console(file=StringIO(), width=100, markup=False, emoji=False, highlight=False)
+        console = Console(file=StringIO(), markup=False, emoji=False, highlight=False)
         with console.capture() as shown:
             console.print(self.table())
         return shown.get()
