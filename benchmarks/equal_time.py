@@ -26,7 +26,7 @@ from torch import Tensor
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.draw import Draw
-from sddlm.eval.bounded import bounded
+from sddlm.eval.nll import AutoregressiveNLL, DiffusionNLL, NLLEstimator
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, NELBO, SDDLM, Autoregressive
@@ -123,7 +123,9 @@ class Race:
     @torch.no_grad()
     def held_out(self, model: DiT, objective: Objective, draws: int) -> float:
         """Bits per character, the published convention."""
-        scorer = bounded(objective.process, objective.estimate)
+        scorer: NLLEstimator = AutoregressiveNLL()
+        if not objective.causal:
+            scorer = DiffusionNLL(objective.process, objective.estimate)
         total = count = 0.0
         for number in range(draws):
             for slot in torch.arange(len(self.valid), device=self.valid.device).split(64):

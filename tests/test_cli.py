@@ -19,6 +19,7 @@ import fuzz
 import sddlm
 from sddlm import ConfigError, Cosine, DataArgs, TrainArgs, UniformProcess, objectives
 from sddlm.cli import READS_RECIPES, VERBS, _parse, main
+from sddlm.cli_errors import with_flags
 from sddlm.data.args import trained_on
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1, SDDLMV2, Objective
 from sddlm.objectives.negatives import NoisyToken, UniformNegatives
@@ -89,7 +90,7 @@ WRONG = [
     ("sample nodir more", "more is one argument too many"),
     ("sample nodir --top-p 1", "--top-p is no option; did you mean --top_p?"),
     ("sample nodir --seed", "--seed needs a value"),
-    ("eval", "the directory of a run or model is missing: type sddlm eval RUN"),
+    ("eval", "the directory of a run or model is missing: type sddlm eval report RUN"),
     ("eval nodir --metric x", "--metric is no option; did you mean --metrics?"),
     ("eval nodir --data.lenght 3", "--data.lenght is no option; did you mean --data.length?"),
     # types and choices
@@ -191,16 +192,16 @@ WRONG = [
     ("train --config self.yaml", "inherits in a circle: self.yaml -> self.yaml"),
     # values
     ("train --train.steps 0", "--train.steps is 0, must be at least 1"),
-    ("train --data.length 0", "--data.length 0 is too small; use at least 1"),
-    ("train --data.vocab_size 1", "--data.vocab_size 1 is too small; use at least 2"),
-    ("train --data.corpus x", "--data.corpus x is unknown; there are: builtin"),
+    ("train --data.length 0", "--data.length is 0, must be at least 1"),
+    ("train --data.vocab_size 1", "--data.vocab_size is 1, must be at least 2"),
+    ("train --data.corpus x", "--data.corpus is 'x', must be one of builtin"),
     (
         "train --model.gate_init 1 --objective Autoregressive",
         "leave it out, or where a file has it, add --model.gate_init 0",
     ),
     ("train --model.heads 7", "--model.heads is 7, must divide --model.width 256"),
     ("train --seed -1", "--seed is -1"),
-    ("train --resume", "--resume: there is no run"),
+    ("train --resume", "cannot resume: there is no run r; leave --resume out"),
     ("train --data.path no.txt", "--data.path no.txt: no such file or folder"),
     ("train --data.path empty.txt", "empty.txt"),
     ("train --data.path binary.txt", "binary.txt"),
@@ -218,7 +219,7 @@ WRONG = [
     ("eval folder", "folder is no model directory"),
     ("eval folder --metrics foo", "--metrics foo is unknown; allowed: likelihood"),
     ("eval folder --steps 0", "--steps is 0, allowed is 1 to 1,000,000: try --steps 128"),
-    ("eval folder --data.length 0", "--data.length 0 is too small"),
+    ("eval folder --data.length 0", "--data.length is 0, must be"),
 ]
 
 
@@ -272,8 +273,24 @@ def test_one_clear_line_and_nothing_left_behind(
     ],
 )
 def test_a_wrong_choice_is_refused_from_python_too(make) -> None:
-    with pytest.raises(ConfigError, match="--"):
+    with pytest.raises(ConfigError, match=r"^`[a-z]+` is "):
         make()
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("`top_p` is 2: try `top_p=0.9`", "--top_p is 2: try --top_p 0.9"),
+        ("`steps` and `length`", "--steps and `length`"),  # an option's own name; one of two
+        ("`width` of `model.width`", "--model.width of --model.width"),
+        ("`model` is no `option`, `width` is", "--model is no `option`, --model.width is"),
+        ("`model.tie=True` `top_p=None`", "--model.tie true --top_p null"),
+        ("`model=Mini()` `text='a b'` `text='a'`", "--model Mini --text 'a b' --text a"),
+    ],
+)
+def test_arguments_in_backquotes_become_flags(message: str, line: str) -> None:
+    names = ("steps", "train.steps", "data.length", "eval.length", "top_p", "text", "model")
+    assert with_flags(message, [*names, "model.width", "model.tie"]) == line
 
 
 def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
@@ -406,6 +423,51 @@ def test_a_verb_beside_train_takes_its_part_of_a_recipe(
     assert "is no option in base.yaml" in capsys.readouterr().err
 
 
+def test_a_verb_of_two_words_is_a_subcommand_and_the_first_is_the_default(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("read one", "read two"):
+        monkeypatch.setitem(VERBS, name, (__name__, "reads_data", False, f"do {name}"))
+    reached: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr("sddlm.cli._run", lambda verb, rest: reached.append((verb, rest)) or 0)
+    for typed in (
+        "read one",
+        "read two --name x",
+        "read",
+        "read --name x",
+        "read text.txt",
+        "train",
+    ):
+        assert main(typed.split()) == 0
+    assert reached == [
+        ("read one", []),
+        ("read two", ["--name", "x"]),
+        ("read one", []),
+        ("read one", ["--name", "x"]),
+        ("read one", ["text.txt"]),
+        ("train", []),
+    ]
+    assert main(["read", "tow"]) == 2
+    assert capsys.readouterr().err == (
+        "sddlm: read has no subcommand tow, only one, two; did you mean two?\n"
+    )
+
+
+def test_help_and_errors_name_the_subcommand(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("read one", "read two"):
+        monkeypatch.setitem(VERBS, name, (__name__, "reads_data", False, f"do {name}"))
+    assert main(["--help"]) == 0
+    assert re.search("  read two +do read two\n", capsys.readouterr().out)
+    assert main(["read", "two", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "usage: sddlm read two" in out
+    assert "See also: sddlm read one" in out
+    assert main(["read", "two", "--data.length", "0"]) == 2
+    assert capsys.readouterr().err.startswith("sddlm read two: --data.length")
+
+
 def test_a_refused_call_leaves_nothing_to_the_next(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "--print_config", "--data.length", "x"]) == 2
     _, arguments = _parse("prepare", ["--data.path", "a.txt"])
@@ -460,7 +522,10 @@ def test_train_then_says_what_to_type_next(place: Path, capsys: pytest.CaptureFi
     assert "--- 2 ---" in out
     if not torch.cuda.is_available():
         assert main(["sample", "r", "--device", "cuda"]) == 2
-        assert "--device cuda: torch finds no GPU here" in capsys.readouterr().err
+        assert (
+            "--device is cuda, but torch finds no GPU here; use --device cpu"
+            in capsys.readouterr().err
+        )
     assert len(Path("r/samples.jsonl").read_text().splitlines()) == 2
 
 
@@ -691,50 +756,50 @@ RUN = "no_run"
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sddlm.sample([RUN]), "--model_dir is ['no_run'], must be text"),
-        (lambda: sddlm.sample(RUN, count="3"), "--count is '3', must be a whole number"),
-        (lambda: sddlm.sample(RUN, count=True), "--count is True, must be a whole number"),
-        (lambda: sddlm.sample(RUN, seed=2**64), "--seed is 18446744073709551616, must be"),
-        (lambda: sddlm.sample(RUN, steps=[8]), "--steps is [8], must be a whole number"),
-        (lambda: sddlm.sample(RUN, prompt=b"a"), "--prompt is b'a', must be text"),
+        (lambda: sddlm.sample([RUN]), "`model_dir` is ['no_run'], must be text"),
+        (lambda: sddlm.sample(RUN, count="3"), "`count` is '3', must be a whole number"),
+        (lambda: sddlm.sample(RUN, count=True), "`count` is True, must be a whole number"),
+        (lambda: sddlm.sample(RUN, seed=2**64), "`seed` is 18446744073709551616, must be"),
+        (lambda: sddlm.sample(RUN, steps=[8]), "`steps` is [8], must be a whole number"),
+        (lambda: sddlm.sample(RUN, prompt=b"a"), "`prompt` is b'a', must be text"),
         (lambda: sddlm.sample(RUN, prompt="\udcff"), "--prompt is no UTF-8 text (character 0)"),
         (lambda: sddlm.sample(RUN, count=10**7), "--count is 10000000, must be at most 1000000"),
         (lambda: sddlm.sample(RUN, length=10**12), "--length is 1000000000000, must be at most"),
-        (lambda: sddlm.correct(RUN, 5), "--text is 5, must be text"),
+        (lambda: sddlm.correct(RUN, 5), "`text` is 5, must be text"),
         (lambda: sddlm.correct(".", "a\ud800"), "--text is no UTF-8 text (character 1)"),
-        (lambda: sddlm.correct(RUN, "a", t=[1]), "--t is [1], must be a number or auto"),
-        (lambda: sddlm.evaluate(RUN, rows=1.5), "--rows is 1.5, must be a whole number"),
-        (lambda: sddlm.evaluate(RUN, data="x.txt"), "--data is 'x.txt', must be DataArgs"),
-        (lambda: sddlm.evaluate(RUN, metrics=[1]), "--metrics is [1], must be text"),
-        (lambda: sddlm.distill(RUN, dt="x"), "--dt is 'x', must be a number"),
-        (lambda: sddlm.train_model(["r"]), "--out is ['r'], must be text"),
-        (lambda: sddlm.train_model("r", data={}), "--data is {}, must be DataArgs"),
+        (lambda: sddlm.correct(RUN, "a", t=[1]), "`t` is [1], must be a number or auto"),
+        (lambda: sddlm.evaluate(RUN, rows=1.5), "`rows` is 1.5, must be a whole number"),
+        (lambda: sddlm.evaluate(RUN, data="x.txt"), "`data` is 'x.txt', must be DataArgs"),
+        (lambda: sddlm.evaluate(RUN, metrics=[1]), "`metrics` is [1], must be text"),
+        (lambda: sddlm.distill(RUN, dt="x"), "`dt` is 'x', must be a number"),
+        (lambda: sddlm.train_model(["r"]), "`out` is ['r'], must be text"),
+        (lambda: sddlm.train_model("r", data={}), "`data` is {}, must be DataArgs"),
         (lambda: sddlm.train_model("r", objective="SDDLMX"), "did you mean SDDLM?"),
-        (lambda: sddlm.train_model("r", objective=SDDLM), "--objective is "),
-        (lambda: sddlm.train_model("r", seed=None), "--seed is None, must be a whole number"),
-        (lambda: sddlm.prepare("x.txt"), "--args is 'x.txt', must be DataArgs"),
+        (lambda: sddlm.train_model("r", objective=SDDLM), "`objective` is "),
+        (lambda: sddlm.train_model("r", seed=None), "`seed` is None, must be a whole number"),
+        (lambda: sddlm.prepare("x.txt"), "`args` is 'x.txt', must be DataArgs"),
         (
             lambda: sddlm.prepare(DataArgs(), split="x"),
-            "--split is 'x', must be one of both, validation, all",
+            "`split` is 'x', must be one of both, validation, all",
         ),
-        (lambda: sddlm.make_plan(1, 2, 3, 4), "--data is 1, must be DataArgs"),
-        (lambda: DataArgs(path=["a"]), "--data.path is ['a'], must be text"),
-        (lambda: DataArgs(length="9"), "--data.length is '9', must be a whole number"),
-        (lambda: DataArgs(mixture={"a": "b"}), "--data.mixture is {'a': 'b'}, must be"),
-        (lambda: DataArgs(ends="no"), "--data.ends is 'no', must be true or false"),
-        (lambda: TrainArgs(steps=2**63), "--train.steps is 9223372036854775808, must be"),
-        (lambda: TrainArgs(lr=10**400), "--train.lr is 1000"),
-        (lambda: sddlm.ModelArgs(width="x"), "--model.width is 'x', must be a whole number"),
+        (lambda: sddlm.make_plan(1, 2, 3, 4), "`data` is 1, must be DataArgs"),
+        (lambda: DataArgs(path=["a"]), "`path` is ['a'], must be text"),
+        (lambda: DataArgs(length="9"), "`length` is '9', must be a whole number"),
+        (lambda: DataArgs(mixture={"a": "b"}), "`mixture` is {'a': 'b'}, must be"),
+        (lambda: DataArgs(ends="no"), "`ends` is 'no', must be true or false"),
+        (lambda: TrainArgs(steps=2**63), "`steps` is 9223372036854775808, must be"),
+        (lambda: TrainArgs(lr=10**400), "`lr` is 1000"),
+        (lambda: sddlm.ModelArgs(width="x"), "`width` is 'x', must be a whole number"),
         (lambda: sddlm.ModelArgs(width=10**9).build(vocab_size=9, length=9), "must be at most"),
-        (lambda: sddlm.SamplerConfig(top_p="x"), "--top_p is 'x', must be a number"),
-        (lambda: sddlm.Truncation(top_k=1.5), "--top_k is 1.5, must be a whole number"),
-        (lambda: Lazy(steps="8"), "--steps is '8', must be a whole number"),
-        (lambda: SDDLM("uniform"), "--objective.process is 'uniform', must be UniformProcess"),
-        (lambda: NELBO(process=Cosine()), "--objective.process is Cosine(eps"),
-        (lambda: UniformProcess(3), "--objective.process.schedule is 3, must be one of LogLinear"),
-        (lambda: Cosine(eps="x"), "--objective.process.schedule.eps is 'x', must be a number"),
-        (lambda: UniformNegatives([1]), "--objective.negatives.count is [1], must be a whole"),
-        (lambda: sddlm.Request(count="x"), "--count is 'x', must be a whole number"),
+        (lambda: sddlm.SamplerConfig(top_p="x"), "`top_p` is 'x', must be a number"),
+        (lambda: sddlm.Truncation(top_k=1.5), "`top_k` is 1.5, must be a whole number"),
+        (lambda: Lazy(steps="8"), "`steps` is '8', must be a whole number"),
+        (lambda: SDDLM("uniform"), "`process` is 'uniform', must be UniformProcess"),
+        (lambda: NELBO(process=Cosine()), "`process` is Cosine(eps"),
+        (lambda: UniformProcess(3), "`schedule` is 3, must be one of LogLinear"),
+        (lambda: Cosine(eps="x"), "`eps` is 'x', must be a number"),
+        (lambda: UniformNegatives([1]), "`count` is [1], must be a whole"),
+        (lambda: sddlm.Request(count="x"), "`count` is 'x', must be a whole number"),
     ],
 )
 def test_python_is_answered_as_the_command_line_is(

@@ -150,7 +150,7 @@ def write(sampler: Sampler, process: Process) -> None:
     assert (drawn.tokens < V).all()
 
 
-@pytest.mark.filterwarnings("ignore:--objective.eps")
+@pytest.mark.filterwarnings("ignore:`objective.eps")
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=lambda x: x if type(x) is str else x.__name__)
 def test_a_number_at_its_extremes_is_refused_by_name_or_works(kind: type, name: str) -> None:
     usual = getattr(kind(), name)
@@ -174,11 +174,11 @@ def test_all_options_are_here() -> None:
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
-        (TrainArgs, {"weight_decay": -0.1}, "--train.weight_decay is -0.1, must be at least 0"),
-        (TrainArgs, {"weight_decay": math.nan}, "--train.weight_decay is nan"),
-        (TrainArgs, {"lr": math.inf}, "--train.lr is inf"),
-        (ModelArgs, {"head_init": math.nan}, "--model.head_init is nan, must be a number"),
-        (Truncation, {"temperature": 1e-320}, "--temperature is 1e-320"),
+        (TrainArgs, {"weight_decay": -0.1}, "`weight_decay` is -0.1, must be at least 0"),
+        (TrainArgs, {"weight_decay": math.nan}, "`weight_decay` is nan"),
+        (TrainArgs, {"lr": math.inf}, "`lr` is inf"),
+        (ModelArgs, {"head_init": math.nan}, "`head_init` is nan, must be a number"),
+        (Truncation, {"temperature": 1e-320}, "temperature`? is 1e-320"),
     ],
 )
 def test_what_it_says(kind: type, given: dict[str, float], message: str) -> None:
@@ -191,5 +191,5 @@ def test_a_float_of_no_sense_is_refused_in_a_class_of_ones_own() -> None:
     class Mine(NELBO):
         strength: float = 1.0
 
-    with pytest.raises(ConfigError, match=r"--objective\.strength is nan, must be a number"):
+    with pytest.raises(ConfigError, match=r"`strength` is nan, must be a number"):
         replace(Mine(), strength=math.nan)

@@ -11,33 +11,26 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from pathlib import Path
-from traceback import format_exception
 from typing import TYPE_CHECKING, Any
 
-from sddlm.errors import ConfigError, visible
+from sddlm.errors import ConfigError, did_you_mean, visible
 
 if TYPE_CHECKING:
     from sddlm.inherit import File
 
-#: verb: (module, function, required arguments are positional, what it does)
+#: verb: (module, function, required arguments are positional, what it does); a verb of two words is
+#: a subcommand, the first one listed of its kind is what the first word alone means
 VERBS: dict[str, tuple[str, str, bool, str]] = {
     "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
     "plan": ("sddlm.plan.run", "plan", False, "tell what a training will need and cost"),
     "train": ("sddlm.train.run", "train_model", False, "train a model on text"),
-    "distill": (
-        "sddlm.train.distill",
-        "distill",
-        True,
-        "make a trained model need fewer steps",
-    ),
+    "distill": ("sddlm.train.distill", "distill", True, "make a trained model need fewer steps"),
     "sample": ("sddlm.generation.run", "sample", True, "write text with a trained model"),
     "correct": (
         "sddlm.generation.correct",
@@ -46,11 +39,12 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
         "replace what a trained model finds wrong in a text",
     ),
     "demo": ("sddlm.demo.run", "demo", True, "watch a trained model write"),
-    "eval": ("sddlm.eval.run", "evaluate", True, "measure a trained model"),
+    "eval report": ("sddlm.eval.report", "evaluate", True, "measure a trained model"),
+    "eval frontier": ("sddlm.eval.frontier", "evaluate_frontier", True, "quality and diversity"),
+    "eval zero-shot": ("sddlm.eval.zero_shot", "evaluate_zero_shot", True, "other kinds of text"),
+    "eval tasks": ("sddlm.eval.task_scores", "evaluate_tasks", True, "tasks of lm-eval"),
+    "eval correction": ("sddlm.eval.correction", "evaluate_correction", True, "corrupted text"),
 }
-
-#: brings classes of the user's own; a file, which may come from anywhere, must not
-IMPORT = "--import"
 
 #: verbs that take a recipe for ``train`` and leave aside the sections that are not theirs
 READS_RECIPES = {"prepare", "plan"}
@@ -78,9 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         exit code: 0, 2 for a wrong choice of the user, 1 for a failure, 130 after Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    verb = arguments[0] if arguments else "--help"
+    verb, *rest = arguments or ["--help"]
     try:
-        code = _run(verb, arguments[1:])
+        verb, rest = _subcommand(verb, rest)
+        code = _run(verb, rest)
         sys.stdout.flush()
         return code
     except ConfigError as error:
@@ -95,12 +90,28 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as end:  # after a verb's --help
         return end.code if isinstance(end.code, int) else 0
     except BaseException as error:  # also a panic of a library in Rust, which is no Exception
-        return _fail(verb, error, 1, _saved_traceback(error))
+        from sddlm.cli_errors import saved_traceback
+
+        return _fail(verb, error, 1, saved_traceback(error))
+
+
+def _subcommand(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb with the subcommand that is typed or meant, and what follows it."""
+    there = [name.removeprefix(f"{verb} ") for name in VERBS if name.startswith(f"{verb} ")]
+    if not there:
+        return verb, arguments
+    word = arguments[0] if arguments else ""
+    if word in there:
+        return f"{verb} {word}", arguments[1:]
+    if not Path(word).exists() and (meant := did_you_mean(word, there)):
+        raise ConfigError(f"{verb} has no subcommand {word}, only {', '.join(there)}{meant}")
+    return f"{verb} {there[0]}", arguments
 
 
 def _run(verb: str, arguments: list[str]) -> int:
     if verb in ("-h", "--help"):
-        print(USAGE.format(verbs="\n".join(f"  {v:<8} {row[3]}" for v, row in VERBS.items())))
+        width = max(map(len, VERBS))
+        print(USAGE.format(verbs="\n".join(f"  {v:<{width}} {r[3]}" for v, r in VERBS.items())))
         return 0
     if verb == "--version":
         from sddlm import __version__
@@ -108,14 +119,26 @@ def _run(verb: str, arguments: list[str]) -> int:
         print(__version__)
         return 0
     if verb not in VERBS:
-        close = "".join(f"; did you mean {v}?" for v in get_close_matches(verb, VERBS, 1))
-        raise ConfigError(f"there is no verb {verb}, only {', '.join(VERBS)}{close}")
+        raise ConfigError(
+            f"there is no verb {verb}, only {', '.join(VERBS)}{did_you_mean(verb, VERBS)}"
+        )
     function, chosen = _parse(verb, arguments)
+    if verb.startswith("eval ") and chosen["out"] is None:
+        name = "evaluation" if verb == "eval report" else verb.split()[1].replace("-", "_")
+        chosen["out"] = str(Path(chosen["model"]) / f"{name}.json")
     if verb == "sample" and chosen["out"] is None:
         chosen["out"] = str(Path(chosen["model_dir"]) / "samples.jsonl")
-    with _messages():
+    with _messages(verb):
         result = function(**chosen)
+    _show(verb, result, chosen)
+    return 0
+
+
+def _show(verb: str, result: Any, chosen: dict[str, Any]) -> None:
+    """Print what a verb returned, in the first process of a run."""
     first = _is_first()
+    if verb.startswith("eval ") and first:
+        _write(f"{result}written to {chosen['out']}\n")
     if verb == "sample" and first:
         _write("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)) + "\n")
     if verb == "correct" and chosen.get("out") is None:
@@ -125,7 +148,6 @@ def _run(verb: str, arguments: list[str]) -> int:
         run = shlex.quote(str(result))
         _write(f"{each} in {result}, the model in {result / 'model'}\n")
         _write(f"next:  sddlm sample {run}\n       sddlm eval {run}\n")
-    return 0
 
 
 def _write(text: str) -> None:
@@ -140,10 +162,10 @@ def _write(text: str) -> None:
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def _messages(verb: str) -> Iterator[None]:
     """What the library reports goes to stderr; what other libraries report does not."""
     logger, handler = logging.getLogger("sddlm"), logging.StreamHandler()
-    handler.setFormatter(_Visible())
+    handler.setFormatter(_Visible(verb))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -153,11 +175,27 @@ def _messages() -> Iterator[None]:
 
 
 class _Visible(logging.Formatter):
-    """Reports may quote file names and generated text."""
+    """Reports name arguments, and may quote file names and generated text."""
+
+    def __init__(self, verb: str) -> None:
+        super().__init__()
+        self.verb = verb
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message, safe on a terminal."""
-        return visible(super().format(record))
+        """The message with flags, safe on a terminal."""
+        return visible(_with_flags(super().format(record), self.verb))
+
+
+def _with_flags(message: str, verb: str) -> str:
+    """The message with the verb's flags in the place of arguments in backquotes."""
+    if "`" not in message or verb not in VERBS or VERBS[verb][0] not in sys.modules:
+        return message
+    from sddlm.cli_errors import option_types, required, with_flags
+
+    module, name, positional, _ = VERBS[verb]
+    function = getattr(sys.modules[module], name)
+    options = option_types(function).keys() - (required(function) if positional else ())
+    return with_flags(message, options)
 
 
 def _fail(verb: str, error: BaseException, code: int, traceback: str = "") -> int:
@@ -165,7 +203,7 @@ def _fail(verb: str, error: BaseException, code: int, traceback: str = "") -> in
     if code == 2 and not _is_first():
         return code
     name = f"sddlm {verb}" if verb in VERBS else "sddlm"
-    line = visible(" ".join(str(error).split())) or type(error).__name__
+    line = visible(_with_flags(" ".join(str(error).split()), verb)) or type(error).__name__
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     print(f"{name}: {line}{traceback}", file=sys.stderr)
@@ -174,17 +212,6 @@ def _fail(verb: str, error: BaseException, code: int, traceback: str = "") -> in
 
 def _is_first() -> bool:
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
-
-
-def _saved_traceback(error: BaseException) -> str:
-    """Save the traceback of an error that nobody foresaw; returns the end of its line."""
-    try:
-        handle, path = tempfile.mkstemp(prefix="sddlm-", suffix=".txt")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(format_exception(error))
-    except OSError as full:
-        return f" ({type(error).__name__}, not foreseen; no traceback: {full.strerror})"
-    return f" ({type(error).__name__}, not foreseen: please report it with {path})"
 
 
 def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any], Any]:
@@ -209,8 +236,19 @@ def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any],
 def _built(verb: str, module: str, name: str, positional: bool) -> tuple[Callable[..., Any], Any]:
     from jsonargparse import ArgumentParser
 
+    from sddlm.flags import IMPORT
+
     function = getattr(importlib.import_module(module), name)
-    parser = ArgumentParser(prog=f"sddlm {verb}", exit_on_error=False, allow_abbrev=False)
+    first = verb.split()[0]
+    beside = [each for each in VERBS if each.startswith(f"{first} ") and each != verb]
+    parser = ArgumentParser(
+        prog=f"sddlm {verb}",
+        description=f"See also: {', '.join(f'sddlm {each}' for each in beside)}"
+        if beside
+        else None,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "--config",
         action="config",
@@ -231,22 +269,23 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     """The verb's function, and its arguments from the command line and YAML files."""
     import yaml
 
-    from sddlm.explain import explain
-    from sddlm.flags import chosen_over, prepared, taken
+    from sddlm.cli_errors import check_moved, explain, made
+    from sddlm.flags import IMPORT, chosen_over, import_modules, prepared, taken
     from sddlm.inherit import merged, origins
 
     imports, arguments = taken(IMPORT, "MODULE", arguments)
     paths, arguments = taken("--config", "FILE", arguments)
-    _import(imports)
+    import_modules(imports)
     function, parser = _parser(verb, imports)
     defaults = dict(parser.get_defaults().items())
+    check_moved(verb, arguments)
     flags = prepared(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
     files = _read(verb, function, paths)
     options = chosen_over(merged(files), flags)
     config = [f"--config={yaml.safe_dump(options)}"] if files else []
     try:
         parsed = parser.parse_args([*config, *flags])
-        chosen = parser.instantiate(parsed)
+        chosen = parser.instantiate(parsed, instantiators=[(partial(made, function), object, True)])
     except ConfigError:
         raise
     except Exception as error:
@@ -258,26 +297,10 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     return function, chosen.as_dict()
 
 
-def _import(modules: Sequence[str]) -> None:
-    """Import modules of the user, also from the current folder, after all others."""
-    if modules and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    for module in modules:
-        wrong = not all(part.isidentifier() for part in module.split("."))
-        if wrong or module.split(".")[0] == "jsonargparse":
-            raise ConfigError(f"{IMPORT} is {module!r}, must be a module, such as my_objective")
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"{IMPORT} {module}: {error}; it must be installed, or a file {module}.py here"
-            ) from error
-
-
 def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[File]:
     """The YAML files and those they inherit from, with what the verb is to know of them."""
-    from sddlm.explain import check_sections
-    from sddlm.flags import check_depth
+    from sddlm.cli_errors import check_sections
+    from sddlm.flags import IMPORT, check_depth
     from sddlm.inherit import File, read_files
 
     files = read_files(paths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
@@ -23,8 +23,29 @@ _BELOW = 2**63
 class ConfigError(ValueError):
     """A wrong choice of the user: what was given, what is allowed, and what to type instead.
 
-    The command line prints the message as one line and exits with code 2; nothing is left behind.
+    A message names arguments in backquotes, as Python has them: `` `top_p` ``, `` `data.length` ``,
+    or with a value to type, `` `objective=NELBO()` ``. The command line turns them into flags,
+    prints the message as one line and exits with code 2; nothing is left behind.
     """
+
+
+def closest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The word that was probably meant, whatever its case, or None.
+
+    Args:
+        word: what was given.
+        words: what there is.
+        cutoff: least likeness, from 0 to 1.
+    """
+    known = {each.lower(): each for each in words}
+    close = get_close_matches(word.lower(), known, 1, cutoff)
+    return known[close[0]] if close else None
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The end of a message that refuses a word: ``; did you mean that?``, or nothing."""
+    meant = closest(word, words)
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def visible(text: str) -> str:
@@ -59,27 +80,26 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
         bound, hints = signature.bind(*args, **named), _hints(function)
         for name, value in bound.arguments.items():
             if signature.parameters[name].kind is not inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = _fitted(f"--{name}", value, hints.get(name, Any))
+                bound.arguments[name] = _fitted(name, value, hints.get(name, Any))
         return function(*bound.args, **bound.kwargs)
 
     return call
 
 
-def check_choices(knobs: Any, flag: str) -> None:
+def check_choices(knobs: Any) -> None:
     """Refuse a value that the annotation of a dataclass's field does not allow.
 
     Args:
         knobs: the dataclass object.
-        flag: what stands before the field's name on the command line, such as ``--train.``.
 
     Raises:
-        ConfigError: names the flag, the value and what is allowed.
+        ConfigError: names the field, the value and what is allowed.
     """
     kind: Any = type(knobs)
     hints = _hints(kind)
     for field in fields(knobs):
         value = getattr(knobs, field.name)
-        fitted = _fitted(f"{flag}{field.name}", value, hints.get(field.name, Any))
+        fitted = _fitted(field.name, value, hints.get(field.name, Any))
         if fitted is not value:
             object.__setattr__(knobs, field.name, fitted)  # which may be frozen
 
@@ -102,7 +122,7 @@ def _fitted(name: str, value: Any, hint: Any) -> Any:
         return _fit(value, hint)
     except _MisfitError:
         wanted = allowed(hint, value if isinstance(value, str) else "")
-        raise ConfigError(f"{name} is {reprlib.repr(value)}, must be {wanted}") from None
+        raise ConfigError(f"`{name}` is {reprlib.repr(value)}, must be {wanted}") from None
 
 
 def _fit(value: Any, hint: Any) -> Any:
@@ -163,11 +183,8 @@ def _sure(value: Any, fits: bool) -> Any:
 def allowed(hint: Any, value: str) -> str:
     """What a type allows, and which of it was probably meant."""
     words = [word for kind in kinds(hint) for word in _words(kind)]
-    close = get_close_matches(value.lower(), [word.lower() for word in words], 1)
-    meant = [f"; did you mean {word}?" for word in words if [word.lower()] == close]
-    words = words or ["something else"]
     listed = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
-    return listed + "".join(meant)
+    return (listed or "something else") + did_you_mean(value, words)
 
 
 def _words(kind: Any) -> Iterator[str]:

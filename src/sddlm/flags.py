@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
@@ -11,6 +14,9 @@ import yaml
 
 from sddlm.errors import ConfigError
 from sddlm.inherit import Options, class_name
+
+#: brings classes of the user's own; a file, which may come from anywhere, must not
+IMPORT = "--import"
 
 #: what begins with one dash and is a value all the same: ``-.jsonl``, standard input as JSON lines
 _VALUE = re.compile(r"-\.")
@@ -116,3 +122,19 @@ def _chosen(options: Options, path: Sequence[str], name: str) -> Options:
         return {**options, key: _chosen(there, rest if key == first else path, name)}
     other = "class_path" in there and class_name(there, {}) != name.rpartition(".")[2]
     return {k: v for k, v in options.items() if k != key} if other else options
+
+
+def import_modules(modules: Sequence[str]) -> None:
+    """Import modules of the user, also from the current folder, after all others."""
+    if modules and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for module in modules:
+        wrong = not all(part.isidentifier() for part in module.split("."))
+        if wrong or module.split(".")[0] == "jsonargparse":
+            raise ConfigError(f"{IMPORT} is {module!r}, must be a module, such as my_objective")
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"{IMPORT} {module}: {error}; it must be installed, or a file {module}.py here"
+            ) from error

@@ -183,9 +183,9 @@ class LanguageModel:
         """
         from sddlm.eval.questions import LoglikelihoodScorer
 
-        ask = LoglikelihoodScorer(self, draws=draws, seed=seed, batch=batch).ask
+        score = LoglikelihoodScorer(self, draws=draws, seed=seed, batch=batch).score
         texts = [texts] if isinstance(texts, str) else list(texts)
-        found = [ask([("", text)], ask_greedy=False) for text in texts]
+        found = [score([("", text)], greedy=False) for text in texts]
         lengths = map(len, self.tokenizer.encode_batch(texts))
         return [
             NLL(-each["log_p"][0], each["stderr"][0], tokens)

@@ -51,7 +51,7 @@ def read_model_dir(path: str | Path, device: str) -> dict[str, Any]:
     """
     place = _find(Path(path))
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: torch finds no GPU here; use --device cpu")
+        raise ConfigError(f"`device` is {device}, but torch finds no GPU here; use `device='cpu'`")
     config = _read_config(place / CONFIG_NAME)
     for name in (WEIGHTS_NAME, TOKENIZER_NAME):
         if not (place / name).is_file():
@@ -171,7 +171,7 @@ def _our_class(class_path: str) -> Any:
             return kind
     raise ConfigError(
         f"class_path {class_path!r} is no class of sddlm; if it is your own, import its module "
-        "first: --import MODULE"
+        "first: `import MODULE`"
     )
 
 

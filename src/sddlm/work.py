@@ -165,7 +165,7 @@ def _note(path: Path, rank: int, line: str) -> None:
     except OSError as error:
         raise ConfigError(
             f"cannot keep results in {path.parent}: {error.strerror}; choose another place with "
-            "--out"
+            "`out`"
         ) from error
     append(file, line)
 

@@ -65,9 +65,9 @@ name -- a definition that goes on
 
 def test_a_python_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(ConfigError, match=r"--data.path FILE"):
+    with pytest.raises(ConfigError, match=r"`data.path='FILE'`"):
         _builtin.__wrapped__()
-    with pytest.raises(ConfigError, match=r"--data.path FILE"):
+    with pytest.raises(ConfigError, match=r"`data.path='FILE'`"):
         Builtin().signature()
 
 

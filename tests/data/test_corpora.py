@@ -306,7 +306,7 @@ def test_the_builtin_corpus_needs_no_hub() -> None:
 
 
 def test_a_corpus_for_evaluation_is_not_for_training() -> None:
-    with pytest.raises(ConfigError, match=r"--data.corpus lambada is for evaluation.*--data.path"):
+    with pytest.raises(ConfigError, match=r"`data.corpus` lambada is for evaluation.*`data.path="):
         CORPORA["lambada"].documents()
     assert set(names()) - set(names("train")) == {"lambada"}
 

@@ -217,8 +217,8 @@ PROBLEMS: list[tuple[str, str | bytes, list[str]]] = [
 {"text": "\ud83d\ude42"}
 {"text": "\udc80"}
 ''', [
-        "line 1: no field 'text'; there are: body, id; choose one with --data.field",
-        "line 2: the field 'text' is null, not text; choose another with --data.field",
+        "line 1: no field 'text'; there are: body, id; choose one with `data.field`",
+        "line 2: the field 'text' is null, not text; choose another with `data.field`",
         "line 3: the field 'text' is a int, not text",
         "line 4: the field 'text' holds half a surrogate pair",
         "line 5: the field 'text' holds a NUL character",
@@ -356,7 +356,7 @@ def test_several_frames_are_one_file(tmp_path: Path, suffix: str) -> None:
         (
             "a.csv",
             "id,body\n1,a\n",
-            r"line 1: no field 'text'; there are: id, body; .*--data.field",
+            r"line 1: no field 'text'; there are: id, body; .*`data.field`",
         ),
         ("a.tsv", "id,text\n1,a\n", r"a.tsv, line 1: no field 'text'; there are: id,text; choose"),
         ("a.csv", '"x', r"a.csv, line 1: not CSV"),
@@ -374,7 +374,9 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: str, mess
 def test_parquet_without_the_column_or_its_end(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"id": [1], "text": ["x"]}), path)
-    with pytest.raises(ConfigError, match=r"a.parquet: no field 'body'; there are: id, text;.*--d"):
+    with pytest.raises(
+        ConfigError, match=r"a.parquet: no field 'body'; there are: id, text;.*`data"
+    ):
         read(str(path), field="body")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ConfigError, match=r"a.parquet cannot be read as Parquet"):

@@ -73,7 +73,7 @@ def test_a_slice_of_a_split(tmp_path: Path) -> None:
     folder = splits(tmp_path / "set")
     assert read(HubDataset(folder, split="train[:-2]")) == [f"train {i}" for i in range(598)]
     assert read(HubDataset(folder, split="train[-2:]")) == ["train 598", "train 599"]
-    with pytest.raises(ConfigError, match=r"train\[:-2\].*cannot be streamed: leave out --data.st"):
+    with pytest.raises(ConfigError, match=r"train\[:-2\].*cannot be streamed: leave out `data.s"):
         read(HubDataset(folder, split="train[:-2]", streaming=True))
 
 
@@ -112,7 +112,7 @@ def test_a_stream_of_parquet_reads_no_other_column(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"split": "dev"}, r"split dev cannot be read: .*\['train', 'test'\]; check"),
-        ({"field": "body"}, r"no field 'body'; there are: id, text; choose one with --data.field"),
+        ({"field": "body"}, r"no field 'body'; there are: id, text; choose one with `data.field`"),
         ({"field": "id"}, r"row 1: the field 'id' is a int, not text"),
         ({"config": "other"}, r"BuilderConfig 'other' not found. Available: \['default'\]; check"),
     ],

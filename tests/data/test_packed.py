@@ -62,7 +62,7 @@ def test_rows_drop_the_rest_and_counts_do_not(tmp_path: Path) -> None:
     for i in (-1, 4):
         with pytest.raises(IndexError):
             rows[i]
-    with pytest.raises(ConfigError, match=r"--data.length 0"):
+    with pytest.raises(ConfigError, match=r"`length` is 0"):
         packed(tmp_path, length=0)
 
 

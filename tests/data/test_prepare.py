@@ -138,7 +138,7 @@ def test_a_models_tokenizer_scores_a_whole_text(args: DataArgs) -> None:
     assert prepared.validation.characters == len(text)
     assert tokenizer.decode(tokens(prepared.validation)) == text
     assert prepared.validation.tokens == len(text) + len(DOCS)
-    with pytest.raises(ConfigError, match=r"--data.validation_path"):
+    with pytest.raises(ConfigError, match=r"`data.validation_path`"):
         prepare(replace(args, validation_path=args.path), tokenizer, split="all")
 
 
@@ -175,7 +175,7 @@ def test_little_text_gives_fewer_tokens_and_says_so(
 ) -> None:
     prepared = prepare(replace(args, vocab_size=5000))
     assert prepared.tokenizer.vocab_size < 5000
-    assert "--data.vocab_size" in caplog.text
+    assert "`data.vocab_size`" in caplog.text
 
 
 def test_large_vocabularies_get_wide_tokens(args: DataArgs, tmp_path: Path) -> None:
@@ -191,12 +191,12 @@ def test_large_vocabularies_get_wide_tokens(args: DataArgs, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"length": 0}, "--data.length 0"),
-        ({"validation": 0.0}, "--data.validation 0.0 .*between 0"),
-        ({"validation": 1.5}, "--data.validation 1.5"),
-        ({"validation": -1}, "--data.validation -1"),
-        ({"vocab_size": 1}, "--data.vocab_size 1"),
-        ({"corpus": "owt"}, "--data.corpus owt is unknown; there are: builtin.*--data.path"),
+        ({"length": 0}, "`length` is 0"),
+        ({"validation": 0.0}, "`validation` is 0.0, .*between 0"),
+        ({"validation": 1.5}, "`validation` is 1.5"),
+        ({"validation": -1}, "`validation` is -1"),
+        ({"vocab_size": 1}, "`vocab_size` is 1"),
+        ({"corpus": "owt"}, "`corpus` is 'owt', must be one of builtin.*`path='FILE'`"),
     ],
 )
 def test_what_can_never_work_is_refused_at_once(wrong: dict[str, Any], message: str) -> None:
@@ -205,13 +205,13 @@ def test_what_can_never_work_is_refused_at_once(wrong: dict[str, Any], message: 
 
 
 def test_what_does_not_work_with_this_text_is_refused(args: DataArgs, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train split has \d+ tokens.*--data.length \(now 9999"):
+    with pytest.raises(ConfigError, match=r"train split has \d+ tokens.*`data.length` \(now 9999"):
         prepare(replace(args, length=99_999))
-    with pytest.raises(ConfigError, match=r"--data.vocab_size 20 .*at least 257"):
+    with pytest.raises(ConfigError, match=r"`data.vocab_size` is 20, .*at least 257"):
         prepare(replace(args, vocab_size=20))
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(ConfigError, match=r"--data.cache .*SDDLM_CACHE"):
+    with pytest.raises(ConfigError, match=r"`data.cache` .*SDDLM_CACHE"):
         prepare(replace(args, cache=str(file / "cache")))
 
 
@@ -226,7 +226,7 @@ def test_a_text_shorter_than_a_row_of_a_model_is_refused_as_that(
     line = str(caught.value)
     assert f"{short} has 11 tokens, fewer than one row of 16" in line
     assert "give a longer text" in line
-    assert "--data" not in line
+    assert "`data" not in line
 
 
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +241,7 @@ def test_bad_documents_stop_everything_before_anything_is_written(args: DataArgs
     path = Path(args.path or "")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:5], "{broken", *lines[5:]]) + "\n")
-    with pytest.raises(ConfigError, match=r"docs.jsonl, line 6: not JSON.*--data.max_bad"):
+    with pytest.raises(ConfigError, match=r"docs.jsonl, line 6: not JSON.*`data.max_bad`"):
         prepare(args)
     assert not args.cache_folder.exists()
     prepared = prepare(replace(args, max_bad=1))
@@ -264,7 +264,7 @@ def test_so_many_documents_at_the_end_and_the_first_ones_only(args: DataArgs) ->
     decode = prepared.tokenizer.decode
     assert decode(tokens(prepared.train)) == "".join(DOCS[:23])
     assert decode(tokens(prepared.validation)) == "".join(DOCS[23:30])
-    with pytest.raises(ConfigError, match=r"--data.validation 30 holds out all 30 documents"):
+    with pytest.raises(ConfigError, match=r"`data.validation` 30 holds out all 30 documents"):
         prepare(replace(args, validation=30))
 
 
@@ -295,7 +295,7 @@ def test_documents_that_are_cut_are_spoken_of(
 ) -> None:
     prepare(replace(args, tokenizer="bytes", packing="document"))
     assert "tokens for train are cut off" in caplog.text
-    assert "--data.packing wrap" in caplog.text
+    assert "`data.packing='wrap'`" in caplog.text
 
 
 def test_a_mixture(args: DataArgs, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_mixture(args: DataArgs, tmp_path: Path) -> None:
     # one vocabulary, learnt from both
     learnt = prepare(replace(mixed, tokenizer="bpe", vocab_size=300)).tokenizer
     assert learnt.fingerprint != prepare(args).tokenizer.fingerprint
-    with pytest.raises(ConfigError, match=r"--data.mixture has no place where a whole text"):
+    with pytest.raises(ConfigError, match=r"`data.mixture` has no place where a whole text"):
         prepare(mixed, split="all")
 
 

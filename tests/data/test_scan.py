@@ -45,7 +45,7 @@ BAD = ["good", "!file, line 2: broken", ["begun", "!file, line 3: broken"], "las
 
 @pytest.mark.parametrize("limit", [0, 1])
 def test_bad_documents_end_the_scan(limit: int) -> None:
-    with pytest.raises(ConfigError, match=rf"line {limit + 2}: broken .*--data.max_bad {limit}"):
+    with pytest.raises(ConfigError, match=rf"line {limit + 2}: broken .*`data.max_bad` {limit}"):
         scan(MemorySource(BAD), limit)
 
 
@@ -85,7 +85,7 @@ def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     second = scan(source, 2, remember=tmp_path / "cache")
     assert source.readings == 1
     assert first == second
-    with pytest.raises(ConfigError, match=r"--data.max_bad 1"):  # the limit still holds
+    with pytest.raises(ConfigError, match=r"`data.max_bad` 1"):  # the limit still holds
         scan(source, 1, remember=tmp_path / "cache")
     source.state = "b" * 64
     scan(source, 2, remember=tmp_path / "cache")

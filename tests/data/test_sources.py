@@ -81,11 +81,11 @@ def test_suffixes_in_capitals(tmp_path: Path) -> None:
 
 def test_what_is_not_there_or_unknown(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.txt", tmp_path / "*.txt"):
-        with pytest.raises(ConfigError, match=r"--data.path .*: no such file.*quoted pattern"):
+        with pytest.raises(ConfigError, match=r"`data.path` .*: no such file.*quoted pattern"):
             open_source(str(path))
     with pytest.raises(ConfigError, match=r"no documents in the folder .*\.parquet"):
         open_source(str(tmp_path))
-    with pytest.raises(ConfigError, match=r"--data.separator is empty"):
+    with pytest.raises(ConfigError, match=r"`data.separator` is empty"):
         open_source(write(tmp_path / "a.txt", "a"), separator="")
     with pytest.raises(ConfigError, match=r"unknown kind.*\.txt, \.md, \.jsonl.*\.zst: rename"):
         open_source(write(tmp_path / "a.pdf", "x"))
@@ -95,7 +95,7 @@ def test_what_is_not_there_or_unknown(tmp_path: Path) -> None:
     write(tmp_path / "some" / "a.txt", "a")
     with pytest.raises(ConfigError, match=r"empty.txt is empty; remove it"):
         open_source(str(tmp_path / "some"))
-    with pytest.raises(ConfigError, match=r"no documents in .*b.txt.*--data.path"):
+    with pytest.raises(ConfigError, match=r"no documents in .*b.txt.*`data.path`"):
         documents(write(tmp_path / "b.txt", " \n "))
 
 
@@ -297,5 +297,5 @@ def test_limited_counts_documents_good_and_bad() -> None:
     assert list(Limited(Conditioned(*given), 1).parts()) == given[:2]
     assert list(Limited(Conditioned(*given), 2).parts()) == given[:3]
     assert list(Limited(Conditioned(*given), 9).parts()) == given
-    with pytest.raises(ConfigError, match=r"--data.limit 0 is too small; use at least 1"):
+    with pytest.raises(ConfigError, match=r"`data.limit` is 0, must be at least 1"):
         Limited(Conditioned(), 0)

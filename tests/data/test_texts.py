@@ -70,7 +70,7 @@ def test_a_corpus_that_is_only_scored_cannot_be_trained_on(
 ) -> None:
     only = replace(PLAIN, roles={"test": SPLITS["test"]}, scored="test")
     assert read(only, monkeypatch, "all") == {"validation": TEST}
-    with pytest.raises(ConfigError, match=r"--data.corpus corpus is for evaluation"):
+    with pytest.raises(ConfigError, match=r"`data.corpus` corpus is for evaluation"):
         read(only, monkeypatch)
 
 

@@ -77,7 +77,7 @@ def test_the_end_of_text_is_shown_or_left_out(tokenizer: Tokenizer) -> None:
 
 def test_unknown_characters_are_named() -> None:
     tokenizer = Tokenizer.characters(["abc"])
-    with pytest.raises(ConfigError, match=r"'é' \(U\+00E9\).*--data.tokenizer bytes"):
+    with pytest.raises(ConfigError, match=r"'é' \(U\+00E9\).*`data.tokenizer='bytes'`"):
         tokenizer.encode_batch(["ab", "aé"])
 
 
@@ -180,7 +180,7 @@ def test_choices(tmp_path: Path) -> None:
 
 
 def test_too_small_vocabularies_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"--data.vocab_size 256.*at least 257"):
+    with pytest.raises(ConfigError, match=r"`data.vocab_size` is 256.*at least 257"):
         Tokenizer.train_bpe(["text"], 256)
     with pytest.raises(ConfigError, match="at least 2"):
         Tokenizer.characters([])
@@ -191,7 +191,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     broken.write_text(json.dumps({"model": "nonsense"}))
     with pytest.raises(ConfigError, match=r"is not a tokenizer.json"):
         Tokenizer.load(broken)
-    with pytest.raises(ConfigError, match=r"--data.tokenizer .*absent.json: no such file"):
+    with pytest.raises(ConfigError, match=r"`data.tokenizer` .*absent.json: no such file"):
         Tokenizer.load(tmp_path / "absent.json")
 
     def offline(*_: object) -> str:

@@ -178,7 +178,7 @@ def test_what_it_takes_to_watch():
 
 @pytest.mark.parametrize("fps", [-1, float("nan"), float("inf")])
 def test_a_wrong_rate(fps):
-    with pytest.raises(ConfigError, match="--fps is"):
+    with pytest.raises(ConfigError, match="`fps` is"):
         TerminalView(Words(), fps=fps)
 
 

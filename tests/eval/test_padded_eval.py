@@ -14,10 +14,10 @@ from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
-from sddlm.eval.bounded import bounded
-from sddlm.eval.measures import figures
+from sddlm.eval.metrics import Diversity
+from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood
-from sddlm.eval.run import evaluate
+from sddlm.eval.report import evaluate
 from sddlm.eval.texts import END, held_out
 from sddlm.generation.args import sampler_for
 from sddlm.generation.batching import cuts
@@ -117,15 +117,15 @@ def test_the_exact_value_of_real_rows(tmp_path, packing, other):
     data = DataArgs(path=write(tmp_path / "other.txt", OTHER)) if other else None
     found = evaluate(str(run), data=data, metrics="likelihood,baselines", rows=0, batch=4)
     rows = rows_by_hand(OTHER if other else HELD, **packing)
-    own = found["likelihood"]
+    own = found.likelihood
     nats, tokens = exact_nats(LanguageModel.load(run).network, rows), sum(map(len, rows))
-    assert (own["rows"], own["tokens"]) == (len(rows), tokens - len(rows))
-    assert own["nll"] == pytest.approx(nats / own["tokens"], rel=1e-5)
+    assert (own.rows, own.tokens) == (len(rows), tokens - len(rows))
+    assert own.nll == pytest.approx(nats / own.tokens, rel=1e-5)
     characters = sum(int((row != END_ID).sum()) for row in rows)
     # the first token is not scored; where it is text, what it stands for does not count either
     covered = tokens - len(rows) if packing.get("ends") else tokens
-    assert own["bpc"] == pytest.approx(own["nll"] * covered / characters / math.log(2), rel=1e-9)
-    assert found["baselines"]["characters"] == characters
+    assert own.bpc == pytest.approx(own.nll * covered / characters / math.log(2), rel=1e-9)
+    assert found.baselines.characters == characters
 
 
 KINDS = [
@@ -143,7 +143,7 @@ def test_the_bound_is_that_of_rows_cut_to_their_documents(tmp_path, estimate, pr
     run = make_run(tmp_path / "run", DOCS, HELD, estimate, process, packing="document")
     loaded = LanguageModel.load(run)
     text, _ = held_out(run, loaded, None, None)
-    objective, n, draws = bounded(process, estimate), len(HELD), 2
+    objective, n, draws = nll_estimator(loaded), len(HELD), 2
     total, count, rows = 0.0, 0, rows_by_hand(HELD, "document")
     assert text.lengths.tolist() == [len(row) for row in rows]
     with torch.inference_mode():
@@ -153,14 +153,14 @@ def test_the_bound_is_that_of_rows_cut_to_their_documents(tmp_path, estimate, pr
                 draw = Draw(5, d, deal[i : i + 1], n)
                 nats = objective.nats(loaded.network, row[None], draw).published
                 total, count = total + float(nats.double().sum()), count + len(row)
-    found = likelihood(loaded.network, objective, text, seed=5, batch=4, draws=draws)
+    found = likelihood(loaded, text, seed=5, batch=4, draws=draws)
     assert found.nll == pytest.approx(total / count, rel=1e-5)
     assert found.tokens == count // draws
     # whatever stands behind the documents
     other = torch.where(before_padding(text.lengths, L), text.tokens, 7)
     assert not torch.equal(other, text.tokens)
     again = replace(text, tokens=other)
-    assert likelihood(loaded.network, objective, again, seed=5, batch=4, draws=draws) == found
+    assert likelihood(loaded, again, seed=5, batch=4, draws=draws) == found
 
 
 @pytest.mark.parametrize("estimate", [Estimate.NEXT_TOKEN, Estimate.LEAVE_ONE_OUT])
@@ -170,7 +170,7 @@ def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate
     make_run(tmp_path / "judge", DOCS, HELD)
     judge = str(tmp_path / "judge")
     result = evaluate(str(run), judge=judge, count=9, steps=4, batch=4, seed=3, top_p=1.0)
-    found, loaded = result["samples"], LanguageModel.load(run)
+    found, loaded = result.samples, LanguageModel.load(run)
     _, training = held_out(run, loaded, None, None)
     ends = loaded.bos_in_rows
     sampler = sampler_for(estimate, loaded.tokenizer, steps=4, ends=ends)
@@ -184,14 +184,16 @@ def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate
     ]
     assert len({len(row) for row in drawn}) > 2
     texts = TOKENIZER.decode_batch([row.tolist() for row in drawn])
-    assert found["generated"] == pytest.approx(figures(drawn, texts, training), nan_ok=True)
-    assert found["length"] == max(map(len, drawn))
-    assert found["origin"].get("steps") == (4 if estimate.diffusion else None)
+    expected = Diversity.of(drawn, texts, training).as_dict()
+    assert found.generated.as_dict() == pytest.approx(expected, nan_ok=True)
+    assert found.length == max(map(len, drawn))
+    assert found.origin.get("steps") == (4 if estimate.diffusion else None)
     real = [rows_by_hand(HELD, **packing)[i * len(HELD) // 9] for i in range(9)]
     texts = TOKENIZER.decode_batch([row.tolist() for row in real])
-    real = [row[: found["length"]] for row in real]
-    assert found["real"] == pytest.approx(figures(real, texts, training))
-    assert result["generative"]["real"]["samples"] == 9
+    real = [row[: found.length] for row in real]
+    expected = Diversity.of(real, texts, training).as_dict()
+    assert found.real.as_dict() == pytest.approx(expected)
+    assert result.generative.real.samples == 9
 
 
 def test_texts_of_rows_end_with_their_documents(tmp_path):
@@ -230,9 +232,10 @@ def test_models_of_older_versions_are_evaluated_as_they_were(tmp_path, estimate)
     after = [evaluate(str(run), count=3, steps=2, **more) for more in options]
     for a, b in zip(before, after, strict=True):
         for result in (a, b):
-            del result["samples"]["origin"], result["seconds"]
-        assert repr(a) == repr(b)  # without a word, the share of known ones is no number
-        assert a["likelihood"]["rows"] > 1
+            del result.samples.origin["seconds"]
+        # as text: without a word, the share of known ones is NaN
+        assert repr(replace(a, provenance=None)) == repr(replace(b, provenance=None))
+        assert a.likelihood.rows > 1
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -253,4 +256,4 @@ def test_a_text_that_is_gone_is_found_in_the_cache(tmp_path):
     (run / "docs.txt").unlink()
     (run / "held.txt").unlink()
     after = evaluate(str(run), metrics="likelihood,baselines")
-    assert {**before, "seconds": 0} == {**after, "seconds": 0}
+    assert before == after

@@ -8,8 +8,9 @@ from torch import nn
 from sddlm import worlds
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.bounded import NLLEstimate, bounded
+from sddlm.eval.nll import NLLEstimate, nll_estimator
 from sddlm.eval.perplexity import likelihood, spread
+from sddlm.lm import LanguageModel
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives.bound import bound
@@ -50,10 +51,13 @@ class TimesValue:
     def counted(self, x0, loss_mask=None):
         return x0 % 2 == 0
 
+    def prior_kl(self, model):
+        return 0.0
+
 
 def test_sorted_rows_do_not_bias_the_estimate():
     rows = Rows(torch.arange(0, 80, 2)[:, None].expand(40, 3))  # sorted: row i is only i
-    result = likelihood(nn.Identity(), TimesValue(), rows, draws=300, batch=64)
+    result = known(TimesValue(), rows, draws=300, batch=64)
     exact = rows.tokens.double().mean() * (1e-3 + 0.999 / 2)
     # strata in the order of the rows would give 2/3 of the largest value instead of 1/2: 26
     assert result.nll == pytest.approx(float(exact), rel=0.01)
@@ -67,7 +71,7 @@ def test_standard_error_is_that_of_the_mean_over_rows():
             return x0.double()
 
     tokens = torch.randint(0, 50, (200, 4), generator=torch.Generator().manual_seed(0)) * 2
-    result = likelihood(nn.Identity(), Value(), Rows(tokens))
+    result = known(Value(), Rows(tokens))
     means = tokens.double().mean(1)
     assert result.nll == pytest.approx(float(means.mean()))
     assert result.complete_nll == pytest.approx(2 * float(means.mean()))
@@ -84,8 +88,17 @@ def test_positions_that_do_not_count_are_left_out_even_when_not_a_number():
             return torch.where(x0 % 2 == 0, x0.double(), torch.nan)
 
     tokens = torch.tensor([[2, 1, 4], [3, 5, 6]])
-    result = likelihood(nn.Identity(), Holes(), Rows(tokens))
+    result = known(Holes(), Rows(tokens))
     assert (result.nll, result.tokens) == (pytest.approx(4.0), 3)
+
+
+def lm(network, process=None, estimate=Estimate.LEAVE_ONE_OUT):
+    return LanguageModel(network, process or UniformProcess(), estimate, None, {}, {})
+
+
+def known(estimator, rows, network=None, **options):
+    """With an estimator of known values instead of the model's own."""
+    return likelihood(lm(network or nn.Identity()), rows, estimator=estimator, **options)
 
 
 WORLD = worlds.World.random(4, 2, seed=1)
@@ -93,8 +106,7 @@ PROCESS = UniformProcess()
 
 
 def scored(model, rows, *, process=PROCESS, estimate=Estimate.LEAVE_ONE_OUT, **options):
-    prior_kl = process.prior_kl(model.vocab_size)
-    return likelihood(model, bounded(process, estimate), rows, prior_kl=prior_kl, **options)
+    return likelihood(lm(model, process, estimate), rows, **options)
 
 
 KINDS = [UniformProcess(), MaskedProcess(), HybridProcess()]
@@ -184,7 +196,7 @@ def test_does_not_depend_on_the_batch():
 
 def test_units():
     rows = Rows(torch.full((8, 5), 4))
-    result = likelihood(nn.Identity(), TimesValue(), rows)
+    result = known(TimesValue(), rows)
     assert result.ppl == pytest.approx(math.exp(result.nll))
     assert result.bpc == pytest.approx(result.nll / 2 / math.log(2))
     assert result.as_dict()["bpc"] == result.bpc
@@ -192,7 +204,7 @@ def test_units():
 
 def test_the_model_is_put_back_into_training():
     model = nn.Dropout()
-    likelihood(model, TimesValue(), Rows(torch.full((4, 2), 2)))
+    known(TimesValue(), Rows(torch.full((4, 2), 2)), model)
     assert model.training
 
 
@@ -200,18 +212,18 @@ def test_evenly_spread_rows():
     assert spread(10, None) == spread(10, 99) == list(range(10))
     assert spread(10, 3) == [0, 3, 6]
     rows = Rows(torch.full((9, 2), 2))
-    assert likelihood(nn.Identity(), TimesValue(), rows, max_rows=4).rows == 4
+    assert known(TimesValue(), rows, max_rows=4).rows == 4
 
 
 @pytest.mark.parametrize("wrong", [{"batch": 0}, {"draws": 0}, {"max_rows": 0}])
 def test_impossible_amounts_are_refused(wrong):
     with pytest.raises(ConfigError, match="must be at least 1"):
-        likelihood(nn.Identity(), TimesValue(), Rows(torch.ones(3, 2).long()), **wrong)
+        known(TimesValue(), Rows(torch.ones(3, 2).long()), **wrong)
 
 
 def test_no_rows_are_refused():
-    with pytest.raises(ConfigError, match="number of rows must be at least 1"):
-        likelihood(nn.Identity(), TimesValue(), Rows(torch.ones(0, 2).long()))
+    with pytest.raises(ConfigError, match="`rows` must be at least 1"):
+        known(TimesValue(), Rows(torch.ones(0, 2).long()))
 
 
 def test_every_process_has_a_bound():
@@ -221,7 +233,8 @@ def test_every_process_has_a_bound():
         config = ModelArgs(preset="mini", blocks=1).build(
             vocab_size=12, length=5, input_only=process.extra_tokens
         )
-        nats, _ = bounded(process, Estimate.LEAVE_ONE_OUT).nats(DiT(config), x0, draw)
+        model = lm(DiT(config), process)
+        nats, _ = nll_estimator(model).nats(model.network, x0, draw)
         assert nats.shape == x0.shape
         assert (nats >= 0).all()
         assert 0 < nats.mean() < 20

@@ -1,20 +1,22 @@
+import importlib
 import json
 import math
 import random
+import shlex
+from dataclasses import dataclass
 
 import pytest
 import torch
 import yaml
 
-from sddlm.cli import main
+from sddlm.cli import VERBS, _parse, _subcommand, main
 from sddlm.data.args import trained_on
 from sddlm.data.prepare import DataArgs
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval import report
-from sddlm.eval import run as eval_run
 from sddlm.eval.ngram import NGram
-from sddlm.eval.run import evaluate
+from sddlm.eval.report import evaluate
+from sddlm.eval.result import Plotted, Result
 from sddlm.eval.texts import END, read_samples, with_ends
 from sddlm.generation.args import SamplerConfig
 from sddlm.lm import LanguageModel
@@ -63,7 +65,7 @@ def trained(tmp_path):
 def test_samples_are_drawn_as_the_verb_sample_draws_them(trained):
     def origin(**how):
         found = evaluate(str(trained), metrics="samples", rows=4, count=2, **how)
-        return found["samples"]["origin"]
+        return found.samples.origin
 
     usual = SamplerConfig()
     assert (origin()["steps"], origin()["top_p"]) == (usual.steps, usual.truncation().top_p)
@@ -74,28 +76,33 @@ def test_samples_are_drawn_as_the_verb_sample_draws_them(trained):
 
 def test_everything_at_once(trained, tmp_path, capsys):
     make_run(tmp_path / "judge", Estimate.NEXT_TOKEN)
-    result = evaluate(str(trained), judge=str(tmp_path / "judge"), count=3, steps=4, batch=2)
+    options = {"judge": str(tmp_path / "judge"), "count": 3, "steps": 4, "batch": 2}
+    result = evaluate(str(trained), **options)
+    assert sorted(p.name for p in trained.iterdir()) == ["config.yaml", "model"]  # writes nothing
+    assert capsys.readouterr().out == ""
     names = ["likelihood", "baselines", "samples", "copying", "generative"]
-    assert result["metrics"] == names
+    assert result.metrics == names
     # an untrained network predicts uniformly: its bound is log V a token, a token is a character
-    own = result["likelihood"]
-    assert own["nll"] == pytest.approx(math.log(257), abs=6 * own["stderr"] + 0.05)
-    assert own["bpc"] == pytest.approx(own["nll"] / math.log(2), rel=0.01)
-    assert own["complete_nll"] == pytest.approx(own["nll"], abs=0.2)
-    assert own["prior_kl"] > 0
-    bpc = result["baselines"]["bpc"]
+    own = result.likelihood
+    assert own.nll == pytest.approx(math.log(257), abs=6 * own.stderr + 0.05)
+    assert own.bpc == pytest.approx(own.nll / math.log(2), rel=0.01)
+    assert own.complete_nll == pytest.approx(own.nll, abs=0.2)
+    assert own.prior_kl > 0
+    bpc = result.baselines.bpc
     assert 0 < bpc["5-gram"] < bpc["unigram"] < 5
-    drawn, real = result["samples"]["generated"], result["samples"]["real"]
-    assert drawn["entropy"] > real["entropy"]
-    assert real["known_words"] > 0.5 > drawn["known_words"]
-    assert real["bpc_5gram"] < 3 < drawn["bpc_5gram"]
-    assert result["copying"]["samples"]["overlap"] < result["copying"]["real"]["overlap"]
-    assert result["copying"]["real"]["longest_max"] >= 8
-    verdict = result["generative"]["real"]
-    assert (verdict["samples"], verdict["context"]) == (3, 23)
-    assert verdict["ppl"] == pytest.approx(257, rel=0.01)
+    drawn, real = result.samples.generated, result.samples.real
+    assert drawn.entropy > real.entropy
+    assert real.known_words > 0.5 > drawn.known_words
+    assert real.bpc_5gram < 3 < drawn.bpc_5gram
+    assert result.copying.samples.overlap < result.copying.real.overlap
+    assert result.copying.real.longest_max >= 8
+    verdict = result.generative.real
+    assert (verdict.samples, verdict.context) == (3, 23)
+    assert verdict.ppl == pytest.approx(257, rel=0.01)
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    assert main(["eval", str(trained), *flags]) == 0
     written = json.loads((trained / "evaluation.json").read_text())
-    assert written["likelihood"] == own
+    assert written["likelihood"] == own.as_dict()
     assert written["generative"]["real"]["nats_per_character"] is None  # a text was cut
     shown = " ".join(capsys.readouterr().out.split())
     for word in (
@@ -103,43 +110,57 @@ def test_everything_at_once(trained, tmp_path, capsys):
         "real", "longest copy", "convention sddlm", "drawn in float64", "leave-one-out",
     ):  # fmt: skip
         assert word in shown
+        assert word in " ".join(str(result).split())
     left = sorted(p.name for p in trained.iterdir())
     assert left == ["config.yaml", "evaluation.json", "model"]  # nothing half done
 
 
+def test_a_loaded_model_is_evaluated_as_its_directory(trained, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(a_text(1))
+    options = {"data": DataArgs(path=str(other)), "metrics": "likelihood,samples", "count": 2}
+    lm = LanguageModel.load(trained)
+    by_name, loaded = (evaluate(model, steps=4, **options) for model in (str(trained), lm))
+    assert loaded.likelihood == by_name.likelihood
+    assert loaded.samples.generated.entropy == by_name.samples.generated.entropy
+    assert loaded.provenance.model_fingerprint == by_name.provenance.model_fingerprint
+    with pytest.raises(ConfigError, match="a loaded model does not state what it was trained on"):
+        evaluate(lm, metrics="likelihood")
+
+
 def test_the_same_again_whatever_the_batch(trained):
     a, b = (evaluate(str(trained), count=5, steps=4, batch=n) for n in (2, 5))
-    assert a["samples"]["generated"] == b["samples"]["generated"]
-    assert a["likelihood"]["nll"] == pytest.approx(b["likelihood"]["nll"], rel=1e-5)
+    assert a.samples.generated == b.samples.generated
+    assert a.likelihood.nll == pytest.approx(b.likelihood.nll, rel=1e-5)
 
 
 def test_an_autoregressive_model_is_exact(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(a_text(0))
     make_run(tmp_path / "run", Estimate.NEXT_TOKEN, path=str(text), validation=0.2)
-    own = evaluate(str(tmp_path / "run"), metrics="likelihood", batch=64)["likelihood"]
-    assert own["nll"] == pytest.approx(math.log(257), rel=1e-5)
-    assert own["prior_kl"] == 0
-    assert not own["bound"]
-    assert own["tokens"] == own["rows"] * 23  # the first token has no prediction
+    own = evaluate(str(tmp_path / "run"), metrics="likelihood", batch=64).likelihood
+    assert own.nll == pytest.approx(math.log(257), rel=1e-5)
+    assert own.prior_kl == 0
+    assert not own.bound
+    assert own.tokens == own.rows * 23  # the first token has no prediction
 
 
 def test_another_text_is_scored_as_a_whole(trained, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("a very short other text " * 4)
     result = evaluate(str(trained), data=DataArgs(path=str(other)), metrics="likelihood,baselines")
-    assert result["likelihood"]["rows"] == 4
-    assert result["baselines"]["learnt_from"] > 1000  # still of the training text
+    assert result.likelihood.rows == 4
+    assert result.baselines.learnt_from > 1000  # still of the training text
 
 
 def test_the_training_text_by_name_is_scored_by_its_held_out_part(trained, tmp_path):
     by_name = DataArgs(path=str(tmp_path / "run" / ".." / "text.txt"))
     a = evaluate(str(trained), data=by_name, metrics="likelihood", rows=0)
     b = evaluate(str(trained), metrics="likelihood", rows=0)
-    assert a["likelihood"] == b["likelihood"]
+    assert a.likelihood == b.likelihood
     elsewhere = DataArgs(cache=str(tmp_path / "another cache"))  # says where, not what
     c = evaluate(str(trained), data=elsewhere, metrics="likelihood", rows=0)
-    assert c["likelihood"] == b["likelihood"]
+    assert c.likelihood == b.likelihood
 
 
 def test_without_the_training_text_baselines_are_left_out_or_refused(tmp_path):
@@ -148,11 +169,11 @@ def test_without_the_training_text_baselines_are_left_out_or_refused(tmp_path):
     text.write_text(a_text(0))
     data = DataArgs(path=str(text))
     result = evaluate(str(tmp_path / "run" / "model"), data=data, rows=8, count=2, steps=2)
-    assert result["metrics"] == ["likelihood", "samples"]
-    assert "known_words" not in result["samples"]["generated"]
+    assert result.metrics == ["likelihood", "samples"]
+    assert "known_words" not in result.as_dict()["samples"]["generated"]
     with pytest.raises(ConfigError, match="needs the training text"):
         evaluate(str(tmp_path / "run"), data=data, metrics="baselines")
-    with pytest.raises(ConfigError, match=r"give a text to evaluate on: --data\.path FILE"):
+    with pytest.raises(ConfigError, match=r"give a text to evaluate on: `data\.path` FILE"):
         evaluate(str(tmp_path / "run"))
 
 
@@ -171,10 +192,10 @@ def test_samples_from_a_file(trained, tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)))
     read = read_samples(path, Tokenizer.bytes())
     assert [row.tolist() for row in read.rows] == [[5, 6, 7, 8], [5, 5, 5]]
-    result = evaluate(str(trained), metrics="samples", samples=str(path))["samples"]
-    assert (result["count"], result["length"]) == (2, 4)
-    assert result["generated"]["entropy"] == pytest.approx(math.log(4) / 2)
-    assert result["origin"] == {"file": str(path)}
+    result = evaluate(str(trained), metrics="samples", samples=str(path)).samples
+    assert (result.count, result.length) == (2, 4)
+    assert result.generated.entropy == pytest.approx(math.log(4) / 2)
+    assert result.origin == {"file": str(path)}
 
 
 def test_samples_without_tokens_are_encoded(tmp_path):
@@ -202,44 +223,87 @@ def test_files_that_are_no_samples(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("verb", "wrong", "message"),
     [
-        ({"metrics": "ppl,likelihood"}, "ppl is unknown; allowed: likelihood, baselines, samples"),
-        ({"metrics": "likelihod"}, "likelihod is unknown; .*; did you mean likelihood"),
-        ({"metrics": ""}, r"\(empty\) is unknown; allowed"),
-        ({"metrics": ["generative"]}, "needs a judge"),
-        ({"metrics": "mauve"}, "needs a judge"),
-        ({"metrics": "likelihood", "judge": "gpt2"}, "used by metrics generative and mauve"),
-        ({"count": 0}, "--count is 0, must be at least 1"),
-        ({"rows": -1}, "--rows is -1, must be at least 0"),
-        ({"draws": 0}, "--draws is 0, must be at least 1"),
-        ({"context": 0}, "--context is 0, must be at least 1"),
-        ({"steps": 0}, "steps"),
-        ({"temperature": math.nan}, "temperature"),
-        ({"precision": "float16"}, "--precision is 'float16', must be float64 or float32"),
-        ({"precision": "float32", "sampler": "psi"}, "float32 draws ancestral steps"),
-        ({"kappa": "1"}, "--kappa belongs to another sampler"),
-        ({"convention": "dou"}, "did you mean duo"),
-        ({"zero_shot": "ptp"}, "--zero_shot ptp is unknown; .*; did you mean ptb"),
-        ({"zero_shot": "all", "data": DataArgs(path="x")}, "names its own texts"),
-        ({"zero_shot": "all", "metrics": "samples"}, "--metrics and --zero_shot are different"),
-        ({"frontier": True}, "--frontier needs a judge"),
-        ({"frontier": True, "judge": "gpt2", "against": "x"}, "x is no model directory"),
-        ({"against": "x"}, "--against belongs to --frontier"),
-        ({"limit": 3}, "--limit belongs to --tasks"),
-        ({"task_files": "x"}, "--task_files belongs to --tasks"),
-        ({"tasks": ""}, "--tasks needs names"),
-        ({"tasks": "piqa", "draws": 40}, "try --draws 32"),
-        ({"zero_shot": ""}, r"\(empty\) is unknown"),
-        ({"tasks": "piqa,piqa"}, "--tasks names piqa twice"),
-        ({"tasks": "piqa", "task_files": "/no/such"}, "/no/such"),
-        ({"out": "/no/such/folder/x.json"}, "cannot write"),
+        (
+            "eval report",
+            {"metrics": "ppl,likelihood"},
+            "ppl is unknown; allowed: likelihood, baselines",
+        ),
+        (
+            "eval report",
+            {"metrics": "likelihod"},
+            "likelihod is unknown; .*; did you mean likelihood",
+        ),
+        ("report", {"metrics": ""}, r"\(empty\) is unknown; allowed"),
+        ("report", {"metrics": ["generative"]}, "needs a judge"),
+        ("report", {"metrics": "mauve"}, "needs a judge"),
+        (
+            "eval report",
+            {"metrics": "likelihood", "judge": "gpt2"},
+            "used by metrics generative and",
+        ),
+        ("report", {"count": 0}, "`count` is 0, must be at least 1"),
+        ("report", {"rows": -1}, "`rows` is -1, must be at least 0"),
+        ("report", {"draws": 0}, "`draws` is 0, must be at least 1"),
+        ("report", {"context": 0}, "`context` is 0, must be at least 1"),
+        ("report", {"steps": 0}, "steps"),
+        ("report", {"temperature": math.nan}, "temperature"),
+        (
+            "eval report",
+            {"precision": "float16"},
+            "precision.* is 'float16', must be float64 or float32",
+        ),
+        (
+            "eval report",
+            {"precision": "float32", "sampler": "psi"},
+            "float32 draws ancestral steps",
+        ),
+        ("report", {"kappa": "1"}, "kappa.* belongs to another sampler"),
+        ("report", {"convention": "dou"}, "did you mean duo"),
+        ("zero-shot", {"sets": "ptp"}, "`sets` ptp is unknown; .*; did you mean ptb"),
+        ("zero-shot", {"sets": ""}, r"\(empty\) is unknown"),
+        ("frontier", {}, "`judge` is missing"),
+        ("frontier", {"judge": "gpt2", "against": "x"}, "x is no model directory"),
+        ("frontier", {"judge": "gpt2", "against": "RUN"}, "RUN.* twice|the model itself"),
+        ("tasks", {}, "`tasks` is empty"),
+        ("tasks", {"tasks": "piqa", "draws": 40}, "draws.* 32"),
+        ("tasks", {"tasks": "piqa,piqa"}, "tasks.* names piqa twice"),
+        ("tasks", {"tasks": "/no/such.yaml"}, "/no/such"),
+        ("correction", {"shares": "2"}, "`shares` is '2'"),
+        ("correction", {"out": "x.png"}, "name it .json"),
+        ("report", {"out": "/no/such/folder/x.json"}, "cannot write"),
+        ("frontier", {"judge": "gpt2", "out": "/no/such/f.json"}, "cannot write"),
     ],
 )
-def test_wrong_choices_are_refused_before_anything_is_loaded(trained, monkeypatch, wrong, message):
-    monkeypatch.setattr(eval_run, "LanguageModel", None)
+def test_wrong_choices_are_refused_before_anything_is_loaded(
+    trained, monkeypatch, verb, wrong, message
+):
+    monkeypatch.setattr(LanguageModel, "load", None)
+    if wrong.get("against") == "RUN":
+        wrong, message = wrong | {"against": str(trained)}, message.replace("RUN", str(trained))
+    module, function, *_ = VERBS[f"eval {verb}"]
     with pytest.raises(ConfigError, match=message):
-        evaluate(str(trained), **wrong)
+        getattr(importlib.import_module(module), function)(str(trained), **wrong)
+
+
+@pytest.mark.parametrize("flag", ["frontier", "zero_shot=all", "tasks", "correction"])
+def test_options_of_former_versions_name_the_command_of_today(trained, capsys, flag):
+    assert main(["eval", str(trained), f"--{flag}"]) == 2
+    name = flag.partition("=")[0]
+    err = capsys.readouterr().err
+    assert err.startswith(f"sddlm eval report: --{name} is a command of its own now: sddlm eval ")
+    assert err.count("\n") == 1
+    command = shlex.split(err.rpartition("now: sddlm ")[2])
+    verb, rest = _subcommand(command[0], command[1:])
+    assert verb == f"eval {name.replace('_', '-')}"
+    if name != "tasks":  # which looks for lm-eval
+        assert _parse(verb, rest)[1]["model"] == "RUN"
+
+
+def test_the_report_is_the_default(trained):
+    report = ("eval report", ["RUN"])
+    assert _subcommand("eval", ["report", "RUN"]) == _subcommand("eval", ["RUN"]) == report
 
 
 def test_no_such_directory(tmp_path):
@@ -249,8 +313,10 @@ def test_no_such_directory(tmp_path):
 
 def test_what_is_no_number_becomes_null(trained):
     # one row: no standard error
-    result = evaluate(str(trained), metrics="likelihood", rows=1)
-    assert math.isnan(result["likelihood"]["stderr"])
+    result = evaluate(
+        str(trained), metrics="likelihood", rows=1, out=str(trained / "evaluation.json")
+    )
+    assert math.isnan(result.likelihood.stderr)
     written = json.loads((trained / "evaluation.json").read_text())
     assert written["likelihood"]["stderr"] is None
 
@@ -273,9 +339,9 @@ def test_baseline_is_that_of_the_scored_rows(trained):
     text = (trained.parent / "text.txt").read_text()
     cut = text.rfind(" ", 0, round(len(text) * 0.8)) + 1
     rows = [text[cut:][i : i + 24] for i in range(0, len(text) - cut - 23, 24)]
-    assert len(rows) == result["likelihood"]["rows"]
+    assert len(rows) == result.likelihood.rows
     by_hand = NGram(5).fit([text[:cut]]).bits_per_character(rows)
-    assert result["baselines"]["bpc"]["5-gram"] == pytest.approx(by_hand, rel=0.02)
+    assert result.baselines.bpc["5-gram"] == pytest.approx(by_hand, rel=0.02)
     assert torch.tensor(by_hand) < 2
 
 
@@ -286,12 +352,13 @@ def test_another_result_does_not_replace_the_first(trained, caplog):
     """At 7bd1212 any second evaluation overwrote ``evaluation.json`` without a word."""
     caplog.set_level("INFO")
     file = trained / "evaluation.json"
-    evaluate(str(trained), metrics="likelihood", rows=4)
+    options = {"metrics": "likelihood", "rows": 4, "out": str(file)}
+    evaluate(str(trained), **options)
     first = file.read_text()
-    evaluate(str(trained), metrics="likelihood", rows=4)  # the same: nothing is lost
+    evaluate(str(trained), **options)  # the same: nothing is lost
     assert sorted(p.name for p in trained.glob("*.json")) == ["evaluation.json"]
     for number, seed in ((1, 5), (2, 6)):
-        evaluate(str(trained), metrics="likelihood", rows=4, seed=seed)
+        evaluate(str(trained), **options, seed=seed)
         assert f"kept as evaluation-{number}.json" in caplog.text
     kept = [json.loads((trained / f"evaluation-{n}.json").read_text()) for n in (1, 2)]
     assert [each["seed"] for each in kept] == [0, 5]
@@ -302,39 +369,55 @@ def test_another_result_does_not_replace_the_first(trained, caplog):
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\x00", b"[" * 100_000, b"[1, 2]"])
 def test_a_damaged_result_is_kept_and_no_obstacle(trained, damage):
     (trained / "evaluation.json").write_bytes(damage)
-    evaluate(str(trained), metrics="likelihood", rows=4)
+    out = str(trained / "evaluation.json")
+    evaluate(str(trained), metrics="likelihood", rows=4, out=out)
     assert json.loads((trained / "evaluation.json").read_text())["seed"] == 0
     assert (trained / "evaluation-1.json").read_bytes() == damage
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found(Result):
+    """A result with figures of any kind."""
+
+    figures: object
+
+    def fill(self, table):
+        return []
+
+
+class Drawn(Found, Plotted):
+    """And with a picture."""
+
+    def plot(self, path):
+        path.write_text(str(self.figures))
+
+
 def test_a_picture_is_kept_with_its_figures(tmp_path):
-    path = tmp_path / "frontier.json"
     for value in (1, 2):
-        report.write_results(
-            path, {"value": value}, lambda found, to: to.write_text(str(found["value"]))
-        )
+        Drawn(figures=value).save(tmp_path / "frontier.json")
     assert [p.read_text() for p in sorted(tmp_path.glob("*.png"))] == ["1", "2"]
-    assert json.loads((tmp_path / "frontier-1.json").read_text()) == {"value": 1}
+    assert json.loads((tmp_path / "frontier-1.json").read_text()) == {"figures": 1}
 
 
-def test_what_is_no_number_is_named(tmp_path, caplog):
-    result = {"a": [{"nll": math.nan, "nll_stderr": math.nan}], "b": math.inf, "c": 1.0}
-    report.write_results(tmp_path / "x.json", result)
-    assert caplog.text.strip().endswith("no number: a.0.nll, b")
-    assert json.loads((tmp_path / "x.json").read_text())["a"] == [{"nll": None, "nll_stderr": None}]
+def test_undefined_figures_are_named(tmp_path, caplog):
+    figures = {"a": [{"nll": math.nan, "nll_stderr": math.nan}], "b": math.inf, "c": 1.0}
+    Found(figures=figures).save(tmp_path / "x.json")
+    assert caplog.text.strip().endswith("undefined figures: figures.a.0.nll, figures.b")
+    written = json.loads((tmp_path / "x.json").read_text())["figures"]
+    assert written["a"] == [{"nll": None, "nll_stderr": None}]
 
 
 def test_a_directory_whose_name_looks_like_markup(trained, capsys):
     """At 7bd1212 the table was a MarkupError, after all the work."""
     place = trained.parent / "[bold]:cat:[" / "red]"
     place.parent.mkdir()
-    evaluate(str(trained.rename(place)), metrics="likelihood", rows=4)
+    command = ["eval", str(trained.rename(place)), "--metrics", "likelihood", "--rows", "4"]
+    assert main(command) == 0
     assert "/[bold]:cat:[/red]" in " ".join(capsys.readouterr().out.split())
 
 
-def test_one_row_has_no_error(trained, capsys):
-    evaluate(str(trained), metrics="likelihood", rows=1)
-    shown = " ".join(capsys.readouterr().out.split())
+def test_one_row_has_no_error(trained):
+    shown = " ".join(str(evaluate(str(trained), metrics="likelihood", rows=1)).split())
     assert "nan" not in shown
     assert "1 row, too few for an error" in shown
 

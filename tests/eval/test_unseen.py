@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import yaml
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.eval import answers
-from sddlm.eval.run import evaluate
+from sddlm.eval import report
+from sddlm.eval.report import evaluate
+from sddlm.eval.result import SeenByJudge
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -61,19 +63,19 @@ def learnt_by(judge):
 def judged(monkeypatch, run, judge, **more):
     """Results, and the real text that the judge was given."""
     read = []
-    ask = answers.generative_perplexity
+    ask = report.generative_perplexity
 
     def asking(judge, samples, *rest, **how):
         read.append(samples.texts)
         return ask(judge, samples, *rest, **how)
 
-    monkeypatch.setattr(answers, "generative_perplexity", asking)
+    monkeypatch.setattr(report, "generative_perplexity", asking)
     samples = run.parent / "samples.jsonl"
     samples.write_text((json.dumps({"text": "some", "tokens": [5] * 32}) + "\n") * 99)
     result = evaluate(
         str(run), judge=str(judge), metrics="generative", samples=str(samples), **more
     )
-    return result, read[1]
+    return result.real_text, read[1]
 
 
 def parts(rows):
@@ -91,15 +93,15 @@ def test_rows_that_the_judge_was_trained_on_are_left_out(monkeypatch, tmp_path, 
     run = a_run(tmp_path / "run", Estimate.LEAVE_ONE_OUT, **data, validation=shares[0])
     judge = a_run(tmp_path / "judge", **data, validation=shares[1])
     learnt = learnt_by(judge)
-    result, read = judged(monkeypatch, run, judge)
+    seen, read = judged(monkeypatch, run, judge, out=str(run / "evaluation.json"))
     assert read
     assert not [part for part in parts(read) if part in learnt]
-    assert result["real_text"]["seen_by_judge"] == "no"
+    assert seen.seen_by_judge == "no"
     stored = json.loads((run / "evaluation.json").read_text())
-    assert stored["real_text"] == result["real_text"]
+    assert stored["real_text"] == asdict(seen)
     # the rows of the model's own figures are the same whoever judges
-    held = evaluate(str(run), metrics="likelihood", out=str(tmp_path / "x.json"))["likelihood"]
-    assert (held["rows"] == len(read)) == (shares[0] <= shares[1])
+    held = evaluate(str(run), metrics="likelihood").likelihood
+    assert (held.rows == len(read)) == (shares[0] <= shares[1])
 
 
 def test_another_text_is_read_as_far_as_the_judge_held_it_out(monkeypatch, tmp_path):
@@ -108,15 +110,13 @@ def test_another_text_is_read_as_far_as_the_judge_held_it_out(monkeypatch, tmp_p
     run = a_run(tmp_path / "run", Estimate.LEAVE_ONE_OUT, path=own, validation=0.1)
     judge = a_run(tmp_path / "judge", path=other, separator="\n==\n", validation=0.2)
     data = DataArgs(path=other, separator="\n==\n")
-    result, read = judged(monkeypatch, run, judge, data=data)
+    seen, read = judged(monkeypatch, run, judge, data=data)
     learnt = learnt_by(judge)
     assert not [part for part in parts(read) if part in learnt]
-    assert result["real_text"]["seen_by_judge"] == "no"
+    assert seen.seen_by_judge == "no"
     # the model's own text is another one
-    result, read = judged(monkeypatch, run, judge)
-    assert result["real_text"] == {
-        "seen_by_judge": "no", "reason": f"judge {judge} was trained on other text"
-    }  # fmt: skip
+    seen, read = judged(monkeypatch, run, judge)
+    assert seen == SeenByJudge("no", f"judge {judge} was trained on other text")
 
 
 @pytest.mark.parametrize(
@@ -129,19 +129,17 @@ def test_another_text_is_read_as_far_as_the_judge_held_it_out(monkeypatch, tmp_p
         ({}, "unknown", "no run states"),
     ],
 )
-def test_where_that_cannot_be_it_is_stated(
-    monkeypatch, tmp_path, caplog, capsys, trained, seen, reason
-):
+def test_where_that_cannot_be_it_is_stated(monkeypatch, tmp_path, caplog, trained, seen, reason):
     put(tmp_path / "own.txt", ONE)
     monkeypatch.chdir(tmp_path)
     data = {"path": put(tmp_path / "t.txt", MANY), "separator": "\n==\n"}
     run = a_run(tmp_path / "run", Estimate.LEAVE_ONE_OUT, **data, validation=0.3)
     judge = a_run(tmp_path / "judge", **({"path": data["path"]} | trained if trained else {}))
-    result, read = judged(monkeypatch, run, judge)
+    found, read = judged(monkeypatch, run, judge)
     assert read
-    assert result["real_text"]["seen_by_judge"] == seen
-    assert reason in result["real_text"]["reason"]
-    assert f"real text seen by the judge: {seen}" in capsys.readouterr().out
+    assert found.seen_by_judge == seen
+    assert reason in found.reason
+    assert str(found).startswith(f"real text seen by the judge: {seen}")
     warned = [record for record in caplog.records if "is too low to compare" in record.message]
     assert len(warned) == (seen != "unknown")
 
@@ -152,12 +150,12 @@ def test_what_a_judge_was_started_from_counts(monkeypatch, tmp_path):
     first = a_run(tmp_path / "first", **data, validation=0.2)
     own = put(tmp_path / "own.txt", ONE)
     judge = a_run(tmp_path / "judge", start=str(first), path=own)
-    result, read = judged(monkeypatch, run, judge)
-    assert result["real_text"]["seen_by_judge"] == "no"
+    seen, read = judged(monkeypatch, run, judge)
+    assert seen.seen_by_judge == "no"
     learnt = learnt_by(first)
     assert not [part for part in parts(read) if part in learnt]
     (first / "config.yaml").unlink()
-    assert judged(monkeypatch, run, judge)[0]["real_text"]["seen_by_judge"] == "unknown"
+    assert judged(monkeypatch, run, judge)[0].seen_by_judge == "unknown"
 
 
 def test_a_mixture_and_a_text_of_it(monkeypatch, tmp_path):
@@ -165,8 +163,8 @@ def test_a_mixture_and_a_text_of_it(monkeypatch, tmp_path):
     mixture = {"mixture": {one: 1.0, two: 1.0}, "separator": "\n==\n"}
     run = a_run(tmp_path / "run", Estimate.LEAVE_ONE_OUT, **mixture, validation=0.5)
     judge = a_run(tmp_path / "judge", path=two, separator="\n==\n", validation=0.2)
-    result, read = judged(monkeypatch, run, judge)
-    assert result["real_text"]["seen_by_judge"] == "no"
+    seen, read = judged(monkeypatch, run, judge)
+    assert seen.seen_by_judge == "no"
     learnt = learnt_by(judge)
     assert not [part for part in parts(read) if part in learnt]
 

@@ -11,7 +11,7 @@ import yaml
 
 from processes import Command, several
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.eval.run import evaluate
+from sddlm.eval.report import evaluate
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -69,7 +69,7 @@ def test_a_killed_evaluation_goes_on_and_processes_agree(place):
 
     partial = place / "killed.json.partial"
     # in the fifth batch of the likelihood
-    fifth = ("sddlm.eval.bounded:DiffusionNLL.nats", 4)
+    fifth = ("sddlm.eval.nll:DiffusionNLL.nats", 4)
     Command(*arguments(place, killed), hold=fifth).kill()
     assert not killed.exists()
     kept = {file.name: file.read_text() for file in partial.iterdir()}

@@ -13,8 +13,7 @@ from sddlm.cli import main
 from sddlm.data.corpora import CORPORA
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval.run import evaluate
-from sddlm.eval.zero_shot import ZERO_SHOT, zero_shot_sets
+from sddlm.eval.zero_shot import ZERO_SHOT, evaluate_zero_shot, zero_shot_sets
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -54,8 +53,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_convention_written_out(place):
-    found = evaluate(str(place), zero_shot="lambada,ptb")
-    assert found["question"] == "zero_shot"
+    out = place / "zero_shot.json"
+    found = evaluate_zero_shot(str(place), sets="lambada,ptb", out=str(out))
     loaded = LanguageModel.load(place)
     # straight quotes, a new line in front, blanks at the ends gone: then one text, no ends between
     text = '\n"Go", he said.\nAnd she went, but not at once.\nThey met again in May.'
@@ -67,27 +66,27 @@ def test_the_convention_written_out(place):
         hidden = loaded.network(x0, torch.zeros(len(x0)))
         log_p = loaded.network.head.logits(hidden.flatten(0, 1)).log_softmax(-1)
     log_p = log_p.view(*x0.shape, -1)[:, :-1].gather(2, x0[:, 1:, None])
-    own = found["zero_shot"]["lambada"]
-    assert own["nll"] == pytest.approx(-float(log_p.mean()), rel=1e-5)
-    assert (own["rows"], own["tokens"]) == (len(rows), len(rows) * 11)
-    assert "nowhere" in found["zero_shot"]["ptb"]["error"]
-    assert (
-        json.loads((place / "zero_shot.json").read_text())["zero_shot"]["lambada"]["nll"]
-        == own["nll"]
-    )
+    own = found.zero_shot["lambada"].likelihood
+    assert own.nll == pytest.approx(-float(log_p.mean()), rel=1e-5)
+    assert (own.rows, own.tokens) == (len(rows), len(rows) * 11)
+    written = json.loads(out.read_text())
+    assert written["question"] == "zero_shot"
+    assert written["zero_shot"]["lambada"]["nll"] == own.nll
+    assert "nowhere" in written["zero_shot"]["ptb"]["error"]
 
 
 def test_none_can_be_read(place):
     with pytest.raises(ConfigError, match=r"none of the sets can be read: .*nowhere"):
-        evaluate(str(place), zero_shot="ptb")
+        evaluate_zero_shot(str(place), sets="ptb", out=str(place / "zero_shot.json"))
     assert not (place / "zero_shot.json").exists()
 
 
 def test_by_the_command_line(place, capsys):
-    assert main(["eval", str(place), "--zero_shot", "lambada"]) == 0
+    assert main(["eval", "zero-shot", str(place), "--sets", "lambada"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "lambada" in shown
     assert "no end of text between documents" in shown
+    assert (place / "zero_shot.json").exists()
 
 
 def test_names():

@@ -286,7 +286,7 @@ def test_unfit_weights_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_measures_name_the_flag(changes: dict[str, Any], flag: str) -> None:
-    with pytest.raises(ConfigError, match=rf"--model\.{flag} "):
+    with pytest.raises(ConfigError, match=rf"`{flag}` "):
         small(**changes)
 
 
@@ -294,7 +294,7 @@ def test_arguments_build_a_configuration() -> None:
     config = ModelArgs(preset="mini", blocks=1, tie=True).build(vocab_size=30, length=5)
     assert config == DiTConfig(vocab_size=30, length=5, width=192, blocks=1, heads=6, tie=True)
     assert ModelArgs().build(vocab_size=30, length=5, causal=True).causal
-    with pytest.raises(ConfigError, match=r"--model.preset is 'huge'"):
+    with pytest.raises(ConfigError, match=r"`preset` is 'huge'"):
         DiTConfig.preset("huge")
     assert set(get_args(Preset)) == set(PRESETS)
     ours, theirs = ({f.name for f in fields(c)} for c in (ModelArgs, DiTConfig))

@@ -182,9 +182,9 @@ def test_knobs() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gate_init": 1.0}, r"--model\.gate_init has no meaning in a llama"),
-        ({"cond_dim": 8}, r"--model\.cond_dim has no meaning in a llama"),
-        ({"architecture": "gpt"}, r"--model\.architecture is 'gpt', must be dit or llama"),
+        ({"gate_init": 1.0}, r"`gate_init` has no meaning in a llama"),
+        ({"cond_dim": 8}, r"`cond_dim` has no meaning in a llama"),
+        ({"architecture": "gpt"}, r"`architecture` is 'gpt', must be dit or llama"),
     ],
 )
 def test_what_has_no_meaning_is_refused(

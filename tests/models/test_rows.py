@@ -129,5 +129,5 @@ def test_a_time_free_network_sees_all_positions_and_no_time() -> None:
     changed = X_T.clone()
     changed[:, -1] = (changed[:, -1] + 1) % V
     assert ((model(changed, SIGMA) - out).abs().amax(-1) > 1e-9).all()
-    with pytest.raises(ConfigError, match=r"--model\.gate_init has no meaning in a time-free"):
+    with pytest.raises(ConfigError, match=r"`gate_init` has no meaning in a time-free"):
         network(time_free=True, gate_init=1.0)

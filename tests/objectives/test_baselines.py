@@ -142,7 +142,7 @@ def test_d3pm_draws_the_steps_of_the_chain() -> None:
         assert k.max() <= steps + 1e-9
     k = (D3PM(steps=4).times(draw) * 4).round().long()
     assert torch.bincount(k).tolist() == [0, 16, 16, 16, 16]
-    with pytest.raises(ConfigError, match=r"--objective.steps"):
+    with pytest.raises(ConfigError, match=r"`steps`"):
         D3PM(steps=0)
 
 

@@ -215,15 +215,15 @@ def test_the_efficient_form_builds_nothing_of_the_size_of_the_vocabulary(monkeyp
 @pytest.mark.parametrize(
     ("knobs", "named"),
     [
-        ({"until": -1}, "--objective.until"),
-        ({"tau_from": -1}, "--objective.tau_from"),
-        ({"tau_from": 11, "until": 10}, "--objective.tau_from"),
-        ({"tau_start": 0.0}, "--objective.tau_start"),
-        ({"tau_end": float("nan")}, "--objective.tau_end"),
-        ({"alpha_min": 0.0}, "--objective.alpha_min"),
-        ({"alpha_max": 1.0}, "--objective.alpha_max"),
-        ({"alpha_min": 0.9, "alpha_max": 0.1}, "--objective.alpha_min"),
-        ({"top_k": 0}, "--objective.top_k"),
+        ({"until": -1}, "`until`"),
+        ({"tau_from": -1}, "`tau_from`"),
+        ({"tau_from": 11, "until": 10}, "`tau_from`"),
+        ({"tau_start": 0.0}, "`tau_start`"),
+        ({"tau_end": float("nan")}, "`tau_end`"),
+        ({"alpha_min": 0.0}, "`alpha_min`"),
+        ({"alpha_max": 1.0}, "`alpha_max`"),
+        ({"alpha_min": 0.9, "alpha_max": 0.1}, "`alpha_min`"),
+        ({"top_k": 0}, "`top_k`"),
     ],
 )
 def test_wrong_knobs_are_named(knobs, named):
@@ -234,7 +234,7 @@ def test_wrong_knobs_are_named(knobs, named):
 def test_top_k_must_fit_the_vocabulary():
     model = network(V)
     x0 = torch.zeros(2, 6, dtype=torch.int64)
-    with pytest.raises(ConfigError, match=r"--objective\.top_k is 11, allowed is 1 to 10"):
+    with pytest.raises(ConfigError, match=r"`top_k` is 11, allowed is 1 to 10"):
         DuoCurriculum(top_k=V).loss(model, x0, Draw.simple(0, 0, 2))
     DuoCurriculum(top_k=V - 1).loss(model, x0, Draw.simple(0, 0, 2))
 

@@ -332,21 +332,21 @@ def test_it_is_its_configuration():
 
 @pytest.mark.parametrize("dt", [0.0, -0.1, 1.01, float("nan")])
 def test_a_share_of_time_that_is_none(dt):
-    with pytest.raises(ConfigError, match=r"--objective\.dt is"):
+    with pytest.raises(ConfigError, match=r"`dt` is"):
         DCD("x", dt=dt)
 
 
 def test_wrong_teachers(taught, tmp_path):
-    with pytest.raises(ConfigError, match=r"--objective\.divergence is 'both'"):
+    with pytest.raises(ConfigError, match=r"`divergence` is 'both'"):
         DCD("x", divergence="both")
-    with pytest.raises(ConfigError, match=r"--objective\.teacher is missing"):
+    with pytest.raises(ConfigError, match=r"`teacher` is missing"):
         DCD().check(length=L)
-    with pytest.raises(ConfigError, match=r"--objective\.teacher: no such directory"):
+    with pytest.raises(ConfigError, match=r"`teacher`: no such directory"):
         DCD(str(tmp_path / "nothing")).check(length=L)
     place, _ = taught()
-    with pytest.raises(ConfigError, match=r"process is .*eps=0\.5.*trained with .*0\.001"):
+    with pytest.raises(ConfigError, match=r"process` is .*eps=0\.5.*trained with .*0\.001"):
         DCD(place, process=UniformProcess(LogLinear(0.5))).check(length=L)
-    with pytest.raises(ConfigError, match=r"--data\.length is 7, .*--data\.length 6"):
+    with pytest.raises(ConfigError, match=r"`data\.length` is 7, .*`data\.length=6`"):
         DCD(place).check(length=7)
     DCD(place).check(length=L, tokenizer=TOKENIZER.fingerprint)
     with pytest.raises(ConfigError, match="tokenizer is not that of"):

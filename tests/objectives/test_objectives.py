@@ -239,11 +239,11 @@ def test_what_each_objective_declares():
 @pytest.mark.parametrize(
     ("knob", "named"),
     [
-        ({"weight": -1.0}, "--objective.weight"),
-        ({"eps": 0.0}, "--objective.eps"),
-        ({"eps": 1e-50}, "--objective.eps"),
-        ({"weight": float("inf")}, "--objective.weight"),
-        ({"negatives": 0}, "--objective.negatives"),
+        ({"weight": -1.0}, "`weight`"),
+        ({"eps": 0.0}, "`eps`"),
+        ({"eps": 1e-50}, "`eps`"),
+        ({"weight": float("inf")}, "`weight`"),
+        ({"negatives": 0}, "`negatives`"),
     ],
 )
 def test_wrong_knobs_are_named(knob, named):

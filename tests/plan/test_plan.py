@@ -214,23 +214,23 @@ def test_vocabulary(tmp_path: Path) -> None:
     assert Tokenizer.bytes().vocab_size == 257
     assert vocabulary(DataArgs(tokenizer="characters"), 27) == 27
     for name in ("characters", "someone/something"):
-        with pytest.raises(ConfigError, match="say it with --vocab_size"):
+        with pytest.raises(ConfigError, match="give it as `vocab_size`"):
             vocabulary(DataArgs(tokenizer=name), None)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "h1000"}, f"--device h1000 is unknown; there are {', '.join(DEVICES)}"),
-        ({**GPU, "utilization": 0.0}, "--utilization is 0.0, must be above 0, at most 1"),
-        ({**GPU, "utilization": 1.1}, "--utilization is 1.1, must be above 0, at most 1"),
-        ({"device": "here", "utilization": 0.5}, "--utilization has no meaning for --device here"),
-        ({"device": "here", "devices": 2}, "--devices is 2, but here is one machine"),
-        ({"device": "l4", "devices": 0}, "--devices is 0, must be at least 1"),
-        ({"device": "l4", "devices": 3}, "--train.batch is 64, must be a multiple of the 3"),
-        ({**GPU, "tokens": 0.0}, "--tokens is 0.0, must be above 0"),
-        ({**GPU, "vocab_size": 1}, "--vocab_size is 1, must be at least 2"),
-        ({**GPU, "strategy": "dpp"}, "--strategy is 'dpp', must be ddp or fsdp"),
+        ({"device": "h1000"}, f"`device` is 'h1000', must be one of {', '.join(DEVICES)}"),
+        ({**GPU, "utilization": 0.0}, "`utilization` is 0.0, must be above 0, at most 1"),
+        ({**GPU, "utilization": 1.1}, "`utilization` is 1.1, must be above 0, at most 1"),
+        ({"device": "here", "utilization": 0.5}, "`utilization` has no meaning for `device` here"),
+        ({"device": "here", "devices": 2}, "`devices` is 2, but here is one machine"),
+        ({"device": "l4", "devices": 0}, "`devices` is 0, must be at least 1"),
+        ({"device": "l4", "devices": 3}, "`train.batch` is 64, must be a multiple of the 3"),
+        ({**GPU, "tokens": 0.0}, "`tokens` is 0.0, must be above 0"),
+        ({**GPU, "vocab_size": 1}, "`vocab_size` is 1, must be at least 2"),
+        ({**GPU, "strategy": "dpp"}, "`strategy` is 'dpp', must be ddp or fsdp"),
     ],
 )  # fmt: skip
 def test_errors(options: dict[str, Any], message: str) -> None:
@@ -248,7 +248,7 @@ def test_the_table_and_the_file(
     printed = " ".join(capsys.readouterr().out.split())
     for words in ("8 x h100-sxm", "40%", "No GPU was measured", f"{made.parameters['all']:,}"):
         assert words in printed
-    with pytest.raises(ConfigError, match="cannot write to --json"):
+    with pytest.raises(ConfigError, match="cannot write to `json`"):
         plan(DATA, TOY, SDDLM(), TRAIN, json=str(tmp_path / "no" / "plan.json"), **GPU)
 
 

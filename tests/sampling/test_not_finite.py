@@ -17,8 +17,8 @@ from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.bounded import bounded
-from sddlm.eval.conditional import Choice, conditional_bounds, greedy
+from sddlm.eval.conditional import Choice, conditional_bounds, is_greedy
+from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood
 from sddlm.generation.args import SamplerConfig
 from sddlm.generation.corrector import Corrector
@@ -106,18 +106,18 @@ def test_nothing_is_written_from_left_to_right(damage: Callable[[DiT], None]) ->
 def test_nothing_is_scored(damage: Callable[[DiT], None], estimate: Estimate) -> None:
     process = UniformProcess()
     loaded = spoilt(damage, process, estimate)
-    model, prompt, said = loaded.network, [104, 101], [108, 108, 111]
+    prompt, said = [104, 101], [108, 108, 111]
 
     class Rows(list[torch.Tensor]):
         lengths, ends, characters_per_token = None, False, 1.0
 
     rows = Rows(torch.randint(256, (4, L), generator=torch.Generator().manual_seed(0)))
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        likelihood(model, bounded(process, estimate), rows)
+        likelihood(loaded, rows)
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        conditional_bounds(model, process, estimate, [Choice(prompt, said)])
+        conditional_bounds(loaded, [Choice(prompt, said)])
     with pytest.raises(FloatingPointError, match="output is not finite"):
-        greedy(model, process, estimate, prompt, said)
+        is_greedy(loaded, prompt, said)
 
 
 @damaged
@@ -175,5 +175,5 @@ def test_finite_output_is_let_through() -> None:
         .sample(loaded.network, process=loaded.process, estimate=LOO, batch=2, length=L)
     )
     assert drawn.tokens.shape == (2, L)
-    nats = bounded(loaded.process, LOO).nats(loaded.network, drawn.tokens, Draw.simple(0, 0, 2))
+    nats = nll_estimator(loaded).nats(loaded.network, drawn.tokens, Draw.simple(0, 0, 2))
     assert nats.complete.isfinite().all()

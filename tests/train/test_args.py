@@ -40,17 +40,17 @@ def test_averaged_weights_follow_the_published_decay():
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        ({"steps": 0}, "--train.steps"),
-        ({"lr": 0.0}, "--train.lr"),
-        ({"ema": 1.0}, "--train.ema"),
-        ({"curriculum": -0.1}, "--train.curriculum"),
-        ({"curriculum_start": 0.0}, "--train.curriculum_start"),
-        ({"batch": 10, "micro_batch": 4}, "--train.micro_batch"),
-        ({"steps": 0, "clip": -1.0}, "--train.clip"),
+        ({"steps": 0}, "`steps`"),
+        ({"lr": 0.0}, "`lr`"),
+        ({"ema": 1.0}, "`ema`"),
+        ({"curriculum": -0.1}, "`curriculum`"),
+        ({"curriculum_start": 0.0}, "`curriculum_start`"),
+        ({"batch": 10, "micro_batch": 4}, "`micro_batch`"),
+        ({"steps": 0, "clip": -1.0}, "`clip`"),
     ],
 )
 def test_wrong_values_are_named_all_at_once(wrong, named):
     with pytest.raises(ConfigError) as error:
         TrainArgs(**wrong)
-    for name in [named, *(f"--train.{name}" for name in wrong if name != "batch")]:
+    for name in [named, *(f"`{name}`" for name in wrong if name != "batch")]:
         assert name in str(error.value)

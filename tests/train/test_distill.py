@@ -196,7 +196,7 @@ def test_a_round_killed_before_its_first_checkpoint_begins_anew(run, tmp_path, c
     base = ["distill", run, "--out", out, *FEW]
     refused(capsys, [*base, *more], "is not empty", out / "model")
     changed = [*base, "--rounds", "2", "--dt", "0.2", "--train.steps", "4", "--resume"]
-    refused(capsys, changed, "--resume: --dt was 0.1 and is 0.2", out / "model")
+    refused(capsys, changed, "cannot resume: --dt was 0.1 and is 0.2", out / "model")
     assert distil(run, out, *more, "--resume", "true") == 0
     assert_same(done, weights(out))
 

@@ -1,4 +1,4 @@
-"""What to learn from, and as which tokens: the options under ``--data``."""
+"""What to learn from, and as which tokens: the section `data` of the options."""
 
 from __future__ import annotations
 
@@ -71,28 +71,26 @@ class DataArgs:
         """Refuse what can never work.
 
         Raises:
-            ConfigError: names the flag, the value and what is allowed.
+            ConfigError: names the argument, the value and what is allowed.
         """
-        check_choices(self, "--data.")
+        check_choices(self)
         if self.length < 1:
-            raise ConfigError(f"--data.length {self.length} is too small; use at least 1")
+            raise ConfigError(f"`length` is {self.length}, must be at least 1")
         if self.ends and self.length < 3:
-            raise ConfigError(
-                f"--data.length {self.length} leaves no place between --data.ends; use at least 3"
-            )
+            raise ConfigError(f"`length` is {self.length}, must be at least 3 with `ends=True`")
         if self.vocab_size < 2:
-            raise ConfigError(f"--data.vocab_size {self.vocab_size} is too small; use at least 2")
+            raise ConfigError(f"`vocab_size` is {self.vocab_size}, must be at least 2")
         for name, least in (("limit", 1), ("workers", 1), ("max_bad", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ConfigError(f"--data.{name} {value} is too small; use at least {least}")
+                raise ConfigError(f"`{name}` is {value}, must be at least {least}")
         self._check_validation()
         if self.mixture is not None:
             self._check_mixture(self.mixture)
         elif self.path is None and self.sources[0] not in CORPORA:
             raise ConfigError(
-                f"--data.corpus {self.corpus} is unknown; there are: {', '.join(CORPORA)}; for "
-                "your own text use --data.path FILE"
+                f"`corpus` is {self.corpus!r}, must be one of {', '.join(CORPORA)}; for your own "
+                "text use `path='FILE'`"
             )
 
     def _check_validation(self) -> None:
@@ -100,19 +98,17 @@ class DataArgs:
         if share is None or 0 < share < 1 or (share >= 1 and share == int(share)):
             return
         raise ConfigError(
-            f"--data.validation {share} is neither a share nor a number of documents; use a number "
-            "between 0 and 1, such as 0.05, or a whole number, such as 1000"
+            f"`validation` is {share}, must be a share between 0 and 1, such as 0.05, or a number "
+            "of documents, such as 1000"
         )
 
     def _check_mixture(self, mixture: dict[str, float]) -> None:
         if self.path is not None:
-            raise ConfigError(
-                "--data.mixture names its own texts; leave --data.path out, or put it in there"
-            )
+            raise ConfigError("`mixture` names its own texts; leave `path` out, or put it in there")
         if len(mixture) < 2 or not all(isfinite(w) and w > 0 for w in mixture.values()):
             raise ConfigError(
-                f"--data.mixture {mixture} must name at least 2 texts with weights above 0, such "
-                "as {tinystories: 3, my.txt: 1}"
+                f"`mixture` is {mixture}, must name at least 2 texts with weights above 0, such as "
+                "{'tinystories': 3, 'my.txt': 1}"
             )
 
     @property

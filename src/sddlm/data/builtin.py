@@ -113,9 +113,9 @@ def _modules() -> list[Path]:
     paths = sorted(p for p in root.rglob("*.py") if _SKIPPED.isdisjoint(p.relative_to(root).parts))
     if not paths:
         raise ConfigError(
-            f"--data.corpus builtin needs the standard library's sources, and {root} has no .py "
+            f"`data.corpus` builtin needs the standard library's sources, and {root} has no .py "
             "files (a zipped or embedded Python); use another Python, or your own text: "
-            "--data.path FILE"
+            "`data.path='FILE'`"
         )
     return paths
 

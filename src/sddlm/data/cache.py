@@ -165,7 +165,7 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"--data.cache {folder} cannot be written to ({error.strerror}); give a folder that "
+            f"`data.cache` {folder} cannot be written to ({error.strerror}); give a folder that "
             "can, or set SDDLM_CACHE"
         ) from error
 

@@ -19,7 +19,7 @@ class Corpus:
     """A corpus known by name.
 
     Attributes:
-        name: what the user types (``--data.corpus``).
+        name: what the user types (`data.corpus`).
         description: one line for people.
         licence: as stated where it lies; of the text, where that is another.
         size: as published.
@@ -61,8 +61,8 @@ class Corpus:
         source = self.source("train", streaming=streaming)
         if source is None:
             raise ConfigError(
-                f"--data.corpus {self.name} is for evaluation and has nothing to train on; use "
-                "another one (docs/data.md lists them) or your own text: --data.path FILE"
+                f"`data.corpus` {self.name} is for evaluation and has nothing to train on; use "
+                "another one (docs/data.md lists them) or your own text: `data.path='FILE'`"
             )
         return source
 

@@ -51,7 +51,7 @@ class HubDataset(Source):
     def __post_init__(self) -> None:
         if not self.dataset:
             raise ConfigError(
-                "--data.path hf: names no data set; use hf:OWNER/NAME, hf:OWNER/NAME:CONFIG or "
+                "`data.path` hf: names no data set; use hf:OWNER/NAME, hf:OWNER/NAME:CONFIG or "
                 "hf:./FOLDER"
             )
         config = f":{self.config}" if self.config else ""
@@ -130,9 +130,9 @@ class HubDataset(Source):
         except Exception as error:
             cause = error.__cause__
             reason = one_line(error).rstrip(".") + (f" ({one_line(cause)})" if cause else "")
-            advice = "check the name, the split and the network, or give files: --data.path FILE"
+            advice = "check the name, the split and the network, or give files: `data.path='FILE'`"
             if self.streaming and "[" in self.split:
-                advice = "a slice of a split cannot be streamed: leave out --data.streaming"
+                advice = "a slice of a split cannot be streamed: leave out `data.streaming`"
             raise ConfigError(f"{self.name} cannot be read: {reason}; {advice}") from error
 
 

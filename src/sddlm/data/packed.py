@@ -128,7 +128,7 @@ class _TokenFile(Rows):
         ends: tuple[int, int] | None = None,
     ) -> None:
         if length < 1:
-            raise ConfigError(f"--data.length {length} is too small; a row has at least 1 token")
+            raise ConfigError(f"`length` is {length}, must be at least 1 token")
         self.path = Path(path)
         self.length = length
         self.inner = length - (2 if ends else 0)
@@ -153,7 +153,7 @@ class _TokenFile(Rows):
 
     def _damaged(self, wrong: str) -> ConfigError:
         return ConfigError(
-            f"{self.path} is damaged: {wrong}; sddlm prepare with the same --data options makes "
+            f"{self.path} is damaged: {wrong}; sddlm prepare with the same `data` options makes "
             "it anew"
         )
 

@@ -24,7 +24,7 @@ def _parquet_records(file: Input, field: str) -> Iterator[Record]:
 
     if file.path is None:
         raise ConfigError(
-            f"--data.path -{file.suffix}: a Parquet file is read from its end, which standard "
+            f"`data.path` -{file.suffix}: a Parquet file is read from its end, which standard "
             "input has not; save it in a file"
         )
     try:

@@ -62,7 +62,7 @@ def find(path: str) -> list[Path]:
     found = sorted({f for f in map(Path, glob.glob(str(given), recursive=True)) if f.is_file()})
     if not found:
         raise ConfigError(
-            f"--data.path {path}: no such file or folder, and no file matches it as a pattern; "
+            f"`data.path` {path}: no such file or folder, and no file matches it as a pattern; "
             "give a file, a folder, a quoted pattern such as 'texts/*.txt', hf:NAME for a data set "
             "of the hub, or - for standard input"
         )

@@ -175,7 +175,7 @@ def _tokenizer(args: DataArgs, found: list[Text]) -> Tokenizer:
         tokenizer.save(temporary)
     if tokenizer.vocab_size < args.vocab_size:
         logger.warning(
-            "the text gives no more than %d tokens of the %d asked for with --data.vocab_size",
+            "the text gives no more than %d tokens of the %d asked for with `data.vocab_size`",
             tokenizer.vocab_size,
             args.vocab_size,
         )
@@ -268,8 +268,8 @@ def _rows(
         raise _too_short(name, rows.tokens, args, whole)
     if isinstance(rows, DocumentRows) and rows.lost > _LOST:
         logger.warning(
-            "%.1f%% of the tokens for %s are cut off: documents are longer than --data.length %d; "
-            "--data.packing wrap uses all of them",
+            "%.1f%% of the tokens for %s are cut off: documents are longer than `data.length` %d; "
+            "`data.packing='wrap'` uses all of them",
             100 * rows.lost,
             name,
             args.length,
@@ -285,7 +285,7 @@ def _too_short(name: str, tokens: int, args: DataArgs, whole: bool) -> ConfigErr
         )
     return ConfigError(
         f"the {name} split has {tokens} tokens, fewer than one row: give more text, lower "
-        f"--data.length (now {args.length}) or change --data.validation "
+        f"`data.length` (now {args.length}) or change `data.validation` "
         f"(now {args.validation or 'the default'})"
     )
 

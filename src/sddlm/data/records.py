@@ -52,7 +52,7 @@ def _wrong(text: object, field: str, unit: str) -> str:
     if not isinstance(text, str):
         kind = "null" if text is None else f"a {type(text).__name__}"
         return (
-            f"the field {field!r} is {kind}, not text; choose another with --data.field or repair "
+            f"the field {field!r} is {kind}, not text; choose another with `data.field` or repair "
             f"the {unit}"
         )
     if not text or text.isspace():
@@ -82,7 +82,7 @@ def too_long(unit: str) -> str:
 def no_field(field: str, there: Iterable[str]) -> str:
     """What is wrong where a key or column is missing."""
     found = shorten(", ".join(map(str, there)), 200) or "none"
-    return f"no field {field!r}; there are: {found}; choose one with --data.field"
+    return f"no field {field!r}; there are: {found}; choose one with `data.field`"
 
 
 def one_line(error: BaseException) -> str:

@@ -111,6 +111,6 @@ class Text8:
             found = f"the character {other[0]!r}" if other else f"{len(text):,} characters"
             raise ConfigError(
                 f"this is not text8: it has {found}, where {self.characters:,} of a-z and blank "
-                "are expected; give your own copy of the corpus as --data.path"
+                "are expected; give your own copy of the corpus as `data.path`"
             )
         return text

@@ -69,7 +69,7 @@ def scan(source: Source, max_bad: int = 0, *, remember: Path | None = None) -> S
         raise _too_many(list(found.bad.values()), max_bad)
     if not found.documents:
         raise ConfigError(
-            f"no documents in {source.name}: nothing but white space; give --data.path text"
+            f"no documents in {source.name}: nothing but white space; give `data.path` text"
         )
     for problem in list(found.bad.values())[:_SHOWN]:
         logger.warning("left out: %s", problem)
@@ -185,8 +185,8 @@ class _Names:
 
 def _too_many(problems: list[str], max_bad: int) -> ConfigError:
     return ConfigError(
-        f"{problems[-1]} (bad document number {len(problems)}, --data.max_bad {max_bad}: repair "
-        f"it, or leave up to N such documents out with --data.max_bad N)"
+        f"{problems[-1]} (bad document number {len(problems)}, `data.max_bad` {max_bad}: repair "
+        "it, or leave up to N such documents out with `data.max_bad=N`)"
     )
 
 

@@ -84,7 +84,7 @@ def open_source(
         ConfigError: there is no such thing, a file is empty or of an unknown kind.
     """
     if separator == "":
-        raise ConfigError("--data.separator is empty; leave it out, or give what to cut at")
+        raise ConfigError("`data.separator` is empty; leave it out, or give what to cut at")
     if spec == "-" or spec.startswith("-."):
         return StandardInput(spec[1:] or ".txt", field=field, separator=separator)
     if spec.startswith("hf:"):
@@ -111,7 +111,7 @@ class Files(Source):
         self.files = [Input(str(file), *known_suffixes(str(file)), file) for file in find(path)]
         for file in self._paths:
             if file.stat().st_size == 0:
-                raise ConfigError(f"{file} is empty; remove it or give --data.path another file")
+                raise ConfigError(f"{file} is empty; remove it or give `data.path` another file")
 
     @property
     def _paths(self) -> list[Path]:
@@ -153,7 +153,7 @@ class StandardInput(Source):
         if self._read:
             raise ConfigError(
                 "standard input can be read only once, and has been; save it in a file and give "
-                "--data.path FILE"
+                "`data.path='FILE'`"
             )
         self._read = True
         return some(read(self._input, self.field, self.separator), self.name)
@@ -209,7 +209,7 @@ class Limited(Source):
             count: how many to take, at most.
         """
         if count < 1:
-            raise ConfigError(f"--data.limit {count} is too small; use at least 1, or leave it out")
+            raise ConfigError(f"`data.limit` is {count}, must be at least 1; or leave it out")
         self.name, self.once = source.name, source.once
         self.source, self.count = source, count
 
@@ -240,4 +240,4 @@ def some(found: Iterator[Part], name: str) -> Iterator[Part]:
             return
     if bad:
         raise ConfigError(f"no documents in {name}: {bad} with problems; {first}")
-    raise ConfigError(f"no documents in {name}: nothing but white space; give --data.path text")
+    raise ConfigError(f"no documents in {name}: nothing but white space; give `data.path` text")

@@ -162,7 +162,7 @@ def standard_input(suffix: str, packing: str) -> Input:
     """
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         raise ConfigError(
-            "--data.path - reads standard input, and nothing is piped into it; for example: "
+            "`data.path` - reads standard input, and nothing is piped into it; for example: "
             "cat FILE | sddlm prepare --data.path -, or give a file"
         )
     return Input(_STANDARD_INPUT, suffix, packing)

@@ -133,8 +133,8 @@ def _whole(args: DataArgs, until_done: ExitStack) -> Text:
     for name in ("validation_path", "mixture"):
         if getattr(args, name) is not None:
             raise ConfigError(
-                f"--data.{name} has no place where a whole text is scored; give the text as "
-                "--data.path or --data.corpus"
+                f"`data.{name}` has no place where a whole text is scored; give the text as "
+                "`data.path` or `data.corpus`"
             )
     name = args.sources[0]
     only = ("validation",)
@@ -217,7 +217,7 @@ def _reading(
         return Reading(source, found, rule)
     if rule >= found.documents:
         raise ConfigError(
-            f"--data.validation {rule:g} holds out all {found.documents} documents of "
+            f"`data.validation` {rule:g} holds out all {found.documents} documents of "
             f"{source.name}; give fewer, or a share such as 0.05"
         )
     return Reading(source, found, Split(rule, found), only)

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 import tokenizers as hf
@@ -18,7 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from sddlm.data.pieces import cut
 from sddlm.data.tokenizer_files import FILE_NAME, byte_level, download, read, vocabulary
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, closest
 from sddlm.files import atomic_write
 
 #: The end of a text, where a tokenizer file has none of ``END_OF_TEXTS``.
@@ -103,7 +102,7 @@ class Tokenizer:
         if self.vocab_size < 2:
             raise ConfigError(
                 "a tokenizer of 1 token has nothing to tell apart; at least 2 are needed: give it "
-                "text, or use --data.tokenizer bytes"
+                "text, or use `data.tokenizer='bytes'`"
             )
 
     def __getstate__(self) -> str:
@@ -153,8 +152,8 @@ class Tokenizer:
             )
         if vocab_size < 257:
             raise ConfigError(
-                f"--data.vocab_size {vocab_size} is too small for bpe, which starts from 256 bytes "
-                "and the end of text; use at least 257, or --data.tokenizer characters"
+                f"`data.vocab_size` is {vocab_size}, must be at least 257 for bpe, which starts "
+                "from 256 bytes and the end of text; or use `data.tokenizer='characters'`"
             )
         tokenizer = byte_level({}, use_regex=True)
         trainer = trainers.BpeTrainer(
@@ -268,7 +267,7 @@ class Tokenizer:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         return ConfigError(
             f"the tokenizer does not know {shown}{more}; it knows the {len(known) - 1} characters "
-            "of the text it was made from: remove the others, or use --data.tokenizer bytes"
+            "of the text it was made from: remove the others, or use `data.tokenizer='bytes'`"
         )
 
 
@@ -311,10 +310,10 @@ def _is_local(tokenizer: hf.Tokenizer) -> bool:
 def _found(name: str) -> Path:
     """The file of a tokenizer on the hub."""
     advice = f"use one of {', '.join(KINDS)}, a {FILE_NAME}, a folder with one, or a hub name"
-    meant = get_close_matches(name, KINDS, 1)
+    meant = closest(name, KINDS)
     if meant:  # the hub would be asked for it, for half a minute where there is no network
-        raise ConfigError(f"--data.tokenizer {name}: did you mean {meant[0]}? {advice}")
+        raise ConfigError(f"`data.tokenizer` {name}: did you mean {meant}? {advice}")
     try:
         return download(name)
     except OSError as error:
-        raise ConfigError(f"--data.tokenizer {name}: no such file{error}; {advice}") from error
+        raise ConfigError(f"`data.tokenizer` {name}: no such file{error}; {advice}") from error

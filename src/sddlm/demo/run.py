@@ -113,8 +113,8 @@ def varied(how: SamplerConfig, against: str) -> SamplerConfig:
             name, value = "sampler", name
         if name not in hints:
             raise ConfigError(
-                f"--against {against}: {name} is unknown, there are {', '.join(hints)}: "
-                "try --against steps=8"
+                f"`against` {against}: {name} is unknown, there are {', '.join(hints)}: "
+                "try `against='steps=8'`"
             )
         kinds = {hints[name], *get_args(hints[name])}
         try:
@@ -123,14 +123,14 @@ def varied(how: SamplerConfig, against: str) -> SamplerConfig:
             )
         except ValueError as error:
             raise ConfigError(
-                f"--against {against}: {value!r} is no number: try {name}=8"
+                f"`against` {against}: {value!r} is no number: try {name}=8"
             ) from error
     if "sampler" in changes:  # the options of the sampler that it replaces are not its own
         changes = {**dict.fromkeys(OWN), **changes}
     try:
         return replace(how, **changes)
     except ConfigError as error:
-        raise ConfigError(f"--against {against}: {error}") from error
+        raise ConfigError(f"`against` {against}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def wish_of(writer: Generator) -> SamplingJob:
     """
     first, *more = writer.round()
     if more:
-        raise ConfigError("--count: texts of unequal lengths need a page each: try --count 1")
+        raise ConfigError("`count`: texts of unequal lengths need a page each: try `count=1`")
     B, L = first.condition.given.shape
     return SamplingJob((B, L), writer.seed, first.condition, first.index)
 

@@ -242,7 +242,7 @@ def check_fps(fps: float | None) -> float | None:
         ConfigError: if it is no rate.
     """
     if fps is not None and not (fps >= 0 and math.isfinite(fps)):
-        raise ConfigError(f"--fps is {fps}, allowed is 0 (no waiting) and above: try --fps 10")
+        raise ConfigError(f"`fps` is {fps}, allowed is 0 (no waiting) and above: try `fps=10`")
     return fps
 
 

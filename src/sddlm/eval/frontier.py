@@ -12,233 +12,217 @@ compared with anything; the perplexity at an entropy does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal  # noqa: F401 (Literal: for SamplerConfig's)
 
-import numpy as np
+from rich.table import Table
 
-from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError, check_choices
-from sddlm.eval.conventions import Convention
-from sddlm.eval.diversity import entropies
-from sddlm.eval.drawing import Drawing, draw_set
-from sddlm.eval.equal_entropy import NEUTRAL, SHARPNESS, Curves, Point, report
-from sddlm.eval.generative import scored
+from sddlm.errors import ConfigError
+from sddlm.eval.conventions import Convention, convention_of
+from sddlm.eval.equal_entropy import (
+    BEST,
+    NEUTRAL,
+    Difference,
+    ModelFigures,
+    PointFigures,
+    differences,
+)
+from sddlm.eval.evaluation import JudgedConfig, Subject, names_in, run
 from sddlm.eval.judge import Judge
-from sddlm.eval.measures import fingerprint
-from sddlm.eval.resampling import mean, ratio, resamples
+from sddlm.eval.metrics import reference_rows
+from sddlm.eval.pictures import draw_frontier
+from sddlm.eval.resampling import LEVEL, RESAMPLES
+from sddlm.eval.result import Plotted, SeenByJudge
+from sddlm.eval.sweep import Scoring, Sweep, model_curves
 from sddlm.eval.texts import SampleSet
-from sddlm.files import check_writable
 from sddlm.lm import LanguageModel
+from sddlm.model_dir import is_model_dir
 from sddlm.work import ResumableJob
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """The settings that are drawn beside the neutral one, one knob turned at a time.
+class FrontierConfig(JudgedConfig):
+    """Options of the frontier; that of the sampler is where the sweep begins."""
 
-    Neutral is the chosen sampler without truncation. The defaults go in small steps from there,
-    because lines join them, and as far as sharp samples do in practice. Temperature goes above 1
-    too: samples of a model that is sharp by itself must be made blunter to have the entropy of real
-    text. The result states where a line does not reach.
-
-    Attributes:
-        temperature: of every prediction.
-        top_p: most likely tokens up to this mass.
-        top_k: number of most likely tokens.
-        min_p: share of the most likely token.
-        tail_cut: every probability below tail_cut / V is cut to zero; 1 is what SDDLM-V1 with its
-            weight of 1 learns to cut.
-        steps: of diffusion samplers; not swept for autoregressive models.
-        kappa: of psi.
-        hold: of psi.
-        budget: of adaptive.
-    """
-
-    temperature: list[float] = field(default_factory=lambda: [0.7, 0.8, 0.9, 1.1, 1.25, 1.5])
-    top_p: list[float] = field(default_factory=lambda: [0.6, 0.8, 0.9, 0.95])
-    top_k: list[int] = field(default_factory=list)
-    min_p: list[float] = field(default_factory=list)
-    tail_cut: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0, 4.0])
-    steps: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
-    kappa: list[str] = field(default_factory=list)
-    hold: list[float] = field(default_factory=list)
-    budget: list[float] = field(default_factory=list)
+    top_p: float | None = NEUTRAL["top_p"]
+    """swept, from 1"""
+    against: str | list[str] | None = None
+    """more model directories, comma-separated"""
+    sweep: Sweep | None = None
+    """the settings beside the neutral one"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--sweep.")
+        super().__post_init__()
+        if self.judge is None:
+            raise ConfigError("`judge` is missing: `judge='gpt2-large'`, or a directory")
+        for knob, neutral in NEUTRAL.items():
+            value = getattr(self, knob)
+            if value != neutral:
+                raise ConfigError(
+                    f"`{knob}` is {value}, but the frontier sweeps it, from {neutral}: leave it "
+                    f"out, or try `sweep.{knob}=[{value}]`"
+                )
+        if not (self.sweep or Sweep()).curves(self.how):
+            raise ConfigError(
+                "`sweep` has no setting beside the neutral one; leave it out, or try "
+                "`sweep.temperature=[0.9]`"
+            )
+        if self.count < 2:
+            raise ConfigError(f"`count` is {self.count}; the frontier needs at least 2: try 256")
+        for place in self.others:
+            if not is_model_dir(place):
+                raise ConfigError(f"{place} is no model directory; `against` takes those of runs")
+            if self.others.count(place) > 1:
+                raise ConfigError(f"`against` has {place} twice; name each model once")
 
-    def curves(self, drawing: Drawing, *, diffusion: bool = True) -> dict[str, list[Drawing]]:
-        """For each knob that is turned the drawings along it, the neutral one in its place.
-
-        Args:
-            drawing: the neutral one.
-            diffusion: the model has steps.
-
-        Raises:
-            ConfigError: a value that its knob cannot have.
-        """
-        found = {}
-        for knob in [each.name for each in fields(self)]:
-            values = {*getattr(self, knob), getattr(drawing.how, knob)}
-            if len(values) > 1 and (diffusion or knob in SHARPNESS):
-                ordered = sorted(values, key=lambda value: (value is None, value))
-                found[knob] = [_turned(drawing, knob, value) for value in ordered]
-        return found
+    @property
+    def others(self) -> list[str]:
+        """The directories of the other models."""
+        return names_in(self.against) if self.against else []
 
 
-def _turned(drawing: Drawing, knob: str, value: Any) -> Drawing:
-    try:
-        return replace(drawing, how=replace(drawing.how, **{knob: value}))
-    except ConfigError as error:
-        raise ConfigError(
-            f"--sweep.{knob} has {value}: {error}; --sweep.{knob} '[]' leaves it alone"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How every set of texts of a frontier is scored.
+@dataclass(frozen=True, kw_only=True)
+class Frontier(Plotted):
+    """Perplexity of samples against their entropy, of one or several models.
 
     Attributes:
-        judge: the scoring model.
-        convention: how it reads them.
-        tokenizer: of the samples.
-        batch: rows per call of the judge.
-        work: does the batches.
+        real_text: whether the judge was trained on the real text.
+        judge: its name.
+        convention: how it read the texts.
+        precision: of the draws.
+        steps: of the neutral setting.
+        resamples: number of them behind each interval.
+        level: of the intervals.
+        real: real text.
+        models: by name.
+        differences: of the first model and each of the others, at equal entropy.
     """
 
-    judge: Judge
+    real_text: SeenByJudge | None = None
+    judge: str
     convention: Convention
-    tokenizer: Tokenizer
-    batch: int
-    work: ResumableJob
+    precision: str
+    steps: int
+    resamples: int = RESAMPLES
+    level: float = LEVEL
+    real: PointFigures
+    models: Mapping[str, ModelFigures]
+    differences: list[Difference]
 
-    def point(self, texts: SampleSet, drawing: Drawing | None, label: str) -> Point:
-        """Where a set of texts lies.
+    def fill(self, table: Table) -> list[str]:
+        """See `Result`."""
+        real = f"real {self.real.gen_ppl}, entropy {self.real.entropy.value:.3f}"
+        for name, model in self.models.items():
+            best = model.ppl_at_real_entropy.get(BEST)
+            if best is not None:
+                by = f"by {model.best_knob}; {real}" if model.best_knob else best.reason
+                table.add_row(f"{name}: perplexity at real entropy", str(best.ppl), by)
+        for one in self.differences:
+            if one.knob == BEST:
+                why = one.reason or f"times its perplexity, at the entropy of {one.at}"
+                table.add_row(f"{one.model} against {one.against}", str(one.nats.exp()), why)
+        judge = f"judge {self.judge}, convention {self.convention.name}; intervals of 95%"
+        return [judge, *([str(self.real_text)] if self.real_text else [])]
 
-        Args:
-            texts: the set.
-            drawing: how it was drawn; None for real text, which is resampled by itself.
-            label: of the bar.
-        """
-        found = scored(
-            self.judge, texts, self.convention, self.batch, self.work, label,
-            tokenizer=self.tokenizer,
-        )  # fmt: skip
-        rows = [texts.rows[k] for k in found.kept]
-        times = resamples(len(rows), stream=0 if drawing is None else 1)
-        nats, tokens = found.nats.numpy(), found.tokens.double().numpy()
-        if self.convention.mean == "corpus":
-            nll = ratio(times, nats, tokens)
-        else:
-            some = (tokens > 0).astype(float)
-            nll = np.log(ratio(times, some * np.exp(nats / np.maximum(tokens, 1)), some))
-        # an autoregressive model's samples have no steps
-        setting = {
-            each.name: texts.origin[each.name]
-            for each in fields(Sweep)
-            if drawing and each.name in texts.origin
-        }
-        return Point(
-            setting=setting,
-            entropy=mean(times, entropies(rows).numpy()),
-            nll=nll,
-            nfe=float(texts.origin.get("nfe", 0)),
-            count=len(rows),
-            length=sum(map(len, rows)) / len(rows),
-        )
+    def plot(self, path: Path) -> None:
+        """Draw `draw_frontier`'s picture, a PNG."""
+        draw_frontier(self, path)
 
 
-def check(models: Sequence[str], sweep: Sweep, drawing: Drawing, picture: Path) -> None:
-    """Refuse what cannot be done, before anything is loaded.
+def evaluate_frontier(
+    model: str | LanguageModel,
+    *,
+    device: str = "auto",
+    out: str | None = None,
+    **options: Annotated[Any, FrontierConfig],
+) -> Frontier:
+    """Draw the perplexity of samples against their entropy, over a sweep of sampler settings.
 
     Args:
-        models: their names.
-        sweep: the settings.
-        drawing: the neutral one.
-        picture: the PNG to write.
+        model: run or model directory, or a loaded model (which needs a text: ``data``).
+        device: cpu, cuda, or auto.
+        out: the JSON file to write, with a picture beside it; on the command line frontier.json in
+            the model's directory.
+        options: text, judge, sweep, and the sampler without truncation.
 
     Raises:
-        ConfigError: a drawing that is not neutral, a sweep of nothing else, too few samples, a
-            model named twice, or a picture that cannot be written.
+        ConfigError: a wrong choice, before anything is loaded where that is possible; models that
+            cannot be compared.
     """
-    for knob, neutral in NEUTRAL.items():
-        value = getattr(drawing.how, knob)
-        if value != neutral:
-            raise ConfigError(
-                f"--{knob} is {value}, but --frontier turns it itself, from {neutral}: leave it "
-                f"out, or try --sweep.{knob} '[{value}]'"
-            )
-    if not sweep.curves(drawing):
-        raise ConfigError(
-            "--sweep has no setting beside the neutral one; leave it out, or try "
-            "--sweep.temperature '[0.9]'"
-        )
-    if drawing.count < 2:
-        raise ConfigError(f"--count is {drawing.count}; --frontier needs at least 2: try 256")
-    twice = sorted({name for name in models if models.count(name) > 1})
-    if twice:
-        raise ConfigError(f"--frontier has {twice[0]} twice; name each model once")
-    if picture.suffix != ".png":
-        raise ConfigError(f"cannot draw {picture}: pictures are PNG; name it {picture.stem}.png")
-    check_writable(picture)
+    config = FrontierConfig(**options)
+    if model in config.others:
+        raise ConfigError(f"`against` has {model}, the model itself; name each model once")
+    return run("frontier", _measure, config, model, device, out, picture=True)
 
 
-def run_frontier(
-    loaded: Mapping[str, LanguageModel],
+def _measure(config: FrontierConfig, subject: Subject) -> Frontier:
+    first = "model" if subject.place is None else str(subject.place)
+    short = {place: Path(place).name for place in (first, *config.others)}
+    if len(set(short.values())) < len(short):
+        short = {place: place for place in short}
+    models = {short[first]: subject.lm} | {
+        short[place]: LanguageModel.load(place, device=subject.device) for place in config.others
+    }
+    text, _ = config.held_out(subject)
+    for_judge = config.real_text(subject, text)
+    judge = Judge.load(config.judge or "", device=subject.device)
+    rules = convention_of(config.convention).at(config.context, judge.limit, judge.name)
+    real = reference_rows(for_judge.rows, len(for_judge.rows), subject.lm.network.length)
+    found = sweep_models(models, judge, rules, real, config, subject.job)
+    return replace(found, text=text.source, real_text=SeenByJudge(for_judge.seen, for_judge.reason))
+
+
+def sweep_models(
+    models: Mapping[str, LanguageModel],
     judge: Judge,
     convention: Convention,
     real: SampleSet,
-    sweep: Sweep,
-    drawing: Drawing,
-    work: ResumableJob,
-) -> dict[str, Any]:
+    config: FrontierConfig,
+    job: ResumableJob,
+) -> Frontier:
     """Draw and judge every setting of every model, and compare them.
 
     Sample k has the same noise in all models and settings, and all sets are resampled alike, so
-    models are compared in pairs. Every setting is a work of its own, which an interrupted frontier
-    does not do again.
+    models are compared in pairs. Every setting is a job of its own, which an interrupted frontier
+    does not repeat.
 
     Args:
-        loaded: name of a model to the model.
+        models: name to model.
         judge: the scoring model.
         convention: how it reads; its context already chosen, or its own.
         real: as many rows of real text, as long as the samples.
-        sweep: the settings.
-        drawing: the neutral one.
-        work: does the units.
-
-    Returns:
-        what belongs in the file (see `report`).
+        config: the settings.
+        job: does the shards.
 
     Raises:
         ConfigError: models that cannot be compared.
     """
-    comparable(loaded)
-    tokenizer = next(iter(loaded.values())).tokenizer
+    comparable(models)
     rules = convention.at(None, judge.limit, judge.name)
-    scoring = Scoring(judge, rules, tokenizer, drawing.batch, work)
-    truth = scoring.point(real, None, "judge real text")
-    models = {name: _curves(name, model, sweep, drawing, scoring) for name, model in loaded.items()}
-    return {
-        "judge": judge.name,
-        "convention": asdict(rules),
-        "seed": drawing.seed,
-        "precision": drawing.how.precision,
-        "steps": drawing.how.steps,
-    } | report(truth, models)
+    scoring = Scoring(judge, rules, next(iter(models.values())).tokenizer, config.batch, job)
+    truth = scoring.point(real, "judge real text")
+    sweep = config.sweep or Sweep()
+    curves = {name: model_curves(name, lm, sweep, config, scoring) for name, lm in models.items()}
+    return Frontier(
+        judge=judge.name,
+        convention=rules,
+        precision=config.precision,
+        steps=config.steps,
+        real=truth.figures(),
+        models={name: each.figures(truth.entropy) for name, each in curves.items()},
+        differences=differences(truth, curves),
+    )
 
 
-def comparable(loaded: Mapping[str, LanguageModel]) -> None:
+def comparable(models: Mapping[str, LanguageModel]) -> None:
     """Refuse models whose entropies are of different things.
 
     Raises:
         ConfigError: another tokenizer or another length than the first model's.
     """
-    (first, one), *others = loaded.items()
+    (first, one), *others = models.items()
     for name, other in others:
         if other.tokenizer.fingerprint != one.tokenizer.fingerprint:
             raise ConfigError(
@@ -252,23 +236,3 @@ def comparable(loaded: Mapping[str, LanguageModel]) -> None:
                 "documents of other lengths, so their entropies cannot be compared; evaluate each "
                 "by itself"
             )
-
-
-def _curves(
-    name: str, model: LanguageModel, sweep: Sweep, drawing: Drawing, scoring: Scoring
-) -> Curves:
-    """The points of a model along each knob; the neutral one is on every curve, and drawn once."""
-    mine = scoring.work.about(model=fingerprint(model))
-
-    def point(one: Drawing, label: str) -> Point:
-        return scoring.point(draw_set(model, one, mine, label), one, f"judge {label}")
-
-    neutral = point(drawing, f"{name} neutral")
-    along = {
-        knob: [
-            neutral if one == drawing else point(one, f"{name} {knob} {getattr(one.how, knob)}")
-            for one in drawings
-        ]
-        for knob, drawings in sweep.curves(drawing, diffusion=model.estimate.diffusion).items()
-    }
-    return Curves(neutral, along)

@@ -25,7 +25,6 @@ from sddlm.eval.reading import (
     Window,
     all_windows,
     counted,
-    kept_samples,
     longest_read,
     read,
 )
@@ -52,8 +51,6 @@ class Scored:
     Attributes:
         nats: of the tokens that count ``[n]`` float64.
         tokens: how many these are ``[n]`` int64; 0 for a text without any.
-        kept: which samples these are, ascending ``[n]``.
-        dropped: samples that the convention leaves out.
         empty: texts without a token.
         cut: texts that were longer than the convention reads.
         characters: of the texts as they were read, whether cut or not.
@@ -63,8 +60,6 @@ class Scored:
 
     nats: Tensor
     tokens: Tensor
-    kept: list[int]
-    dropped: int
     empty: int
     cut: int
     characters: int
@@ -77,9 +72,9 @@ class GenerativePerplexity:
     """A judge's verdict with the convention it was reached under.
 
     Attributes:
-        ppl: generative perplexity (``gen_ppl``), the convention's mean.
+        ppl: generative perplexity (``gen_ppl``), exp(sum of nats / sum of tokens).
         ppl_stderr: its standard error over texts; NaN for one text.
-        nll: its logarithm: for a corpus mean nats per token of the judge.
+        nll: its logarithm, nats per token of the judge.
         nll_stderr: its standard error.
         nats_per_character: nats of all tokens per character of the texts; NaN unless every token
             of every text was scored.
@@ -87,7 +82,6 @@ class GenerativePerplexity:
         samples: texts with any.
         empty: texts without a token.
         cut: texts that were longer than the convention reads.
-        dropped: samples that the convention leaves out.
         judge: its name.
         context: most tokens that it saw at once.
         precision: of the numbers that the samples were drawn with.
@@ -103,7 +97,6 @@ class GenerativePerplexity:
     samples: int
     empty: int
     cut: int
-    dropped: int
     judge: str
     context: int
     precision: str
@@ -123,7 +116,7 @@ def generative_perplexity(
 ) -> GenerativePerplexity:
     """Perplexity of ``samples`` under ``judge``, float64 sums.
 
-    The standard error treats texts as independent draws. For the corpus mean, a ratio of two sums
+    The standard error treats texts as independent draws. For a ratio of two sums
     N and T over texts, it is that of the delta method: the spread of ``N_i - nll T_i`` over texts,
     divided by the mean of ``T_i`` and the root of n; that of ``ppl`` is ``ppl`` times as large.
 
@@ -147,7 +140,7 @@ def generative_perplexity(
     some = found.tokens > 0
     nats, tokens = found.nats[some], found.tokens[some].double()  # [n]
     total = float(nats.sum())
-    nll, nll_stderr = _texts_mean(nats, tokens) if rules.mean == "texts" else _ratio(nats, tokens)
+    nll, nll_stderr = _ratio(nats, tokens)
     return GenerativePerplexity(
         ppl=exp(nll),
         ppl_stderr=exp(nll) * nll_stderr,
@@ -158,7 +151,6 @@ def generative_perplexity(
         samples=len(nats),
         empty=found.empty,
         cut=found.cut,
-        dropped=found.dropped,
         judge=judge.name,
         context=found.convention.context or judge.limit,
         precision=precision,
@@ -170,13 +162,6 @@ def _ratio(nats: Tensor, tokens: Tensor) -> tuple[float, float]:
     """Sum of nats over sum of tokens, and its standard error by the delta method."""
     nll = nats.sum() / tokens.sum()
     return float(nll), _stderr(nats - nll * tokens) / float(tokens.mean())
-
-
-def _texts_mean(nats: Tensor, tokens: Tensor) -> tuple[float, float]:
-    """Log of the mean perplexity of texts, and its standard error by the delta method."""
-    each = nats / tokens  # [n]
-    log_mean = torch.logsumexp(each, 0) - math.log(len(each))
-    return float(log_mean), _stderr((each - log_mean).exp())
 
 
 def _stderr(values: Tensor) -> float:
@@ -214,31 +199,28 @@ def scored(
     rules = rules.at(None, judge.limit, judge.name)
     if rules.eos != "scored" and judge.eos is None:
         raise ConfigError(
-            f"convention {rules.name} counts ends of text in its own way, and judge {judge.name} "
-            "has none; use --convention sddlm"
+            f"`convention` {rules.name} counts only the first end of text, and judge {judge.name} "
+            "has none: set `convention` to sddlm"
         )
     encoded, characters = read(judge, samples, rules, tokenizer)
-    kept = kept_samples(len(encoded), rules)
     most = longest_read(samples, rules)
-    rows = [encoded[k][:most] for k in kept]
+    rows = [row[:most] for row in encoded]
     windows = all_windows(judge, rows, rules)
     if not windows:
         raise ConfigError("generative perplexity needs text; every sample is empty")
     nats = _score(judge, windows, rules, batch, work or ResumableJob(), label)
-    sums = torch.zeros(len(kept), dtype=torch.float64)
-    tokens = torch.zeros(len(kept), dtype=torch.int64)
+    sums = torch.zeros(len(rows), dtype=torch.float64)
+    tokens = torch.zeros(len(rows), dtype=torch.int64)
     where = torch.tensor([window.row for window in windows])
     sums.index_add_(0, where, torch.tensor(nats, dtype=torch.float64))
     tokens.index_add_(0, where, torch.tensor([len(window.at) for window in windows]))
-    lengths = torch.tensor([len(encoded[k]) for k in kept])
+    lengths = torch.tensor([len(row) for row in encoded])
     return Scored(
         nats=sums,
         tokens=tokens,
-        kept=kept,
-        dropped=len(encoded) - len(kept),
         empty=int((lengths == 0).sum()),
-        cut=sum(len(encoded[k]) > len(row) for k, row in zip(kept, rows, strict=True)),
-        characters=sum(characters[k] for k in kept),
+        cut=sum(len(whole) > len(row) for whole, row in zip(encoded, rows, strict=True)),
+        characters=sum(characters),
         whole=bool((tokens == lengths).all()),
         convention=rules,
     )

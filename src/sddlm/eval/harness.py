@@ -1,10 +1,10 @@
 """Our models for lm-eval: a translation of its requests, and a run of its tasks.
 
 lm-eval knows the model as ``sddlm`` once this module is imported; it imports lm-eval itself, so
-import it only when tasks are asked for. lm-eval loads no foreign packages of itself, and has no
-entry points (0.4.13). Its own command line finds the model in two ways: by a task file that names
-this module, ``lm_eval --tasks OUT/NAME.yaml`` (`sddlm.eval.tasks` writes them, for tasks of the hub
-too); or by ``python -m sddlm.eval.harness`` in place of ``lm_eval``, with the same arguments.
+import it only when tasks are asked for. lm-eval has no entry points (0.4.13). Its own command line
+finds the model in two ways: by ``python -m sddlm.eval.harness`` in place of ``lm_eval``, with the
+same arguments; or by a task file that names this module, with the line
+``metadata: {adapter: !function sddlm.eval.harness.NAME}``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from sddlm.errors import ConfigError
-from sddlm.eval.measures import fingerprint
-from sddlm.eval.questions import LoglikelihoodScorer, figures, number_of
-from sddlm.eval.tasks import check_tasks, local_tasks, task_files
+from sddlm.eval.metrics import fingerprint
+from sddlm.eval.questions import LoglikelihoodScorer, figures
+from sddlm.eval.tasks import check_tasks, task_files
 from sddlm.eval.writing import GenerationConfig, write
 from sddlm.generation.args import SamplerConfig
 from sddlm.lm import LanguageModel
@@ -35,7 +34,7 @@ from sddlm.sampling.base import choose_device
 from sddlm.work import ProcessGroup, ResumableJob, digest
 
 NAME = "sddlm"
-"""What lm-eval calls our models."""
+"""The name of our models in lm-eval."""
 
 
 class SDDLM(LM):
@@ -87,10 +86,10 @@ class SDDLM(LM):
             facts = {} if keep is None else {"model": fingerprint(path)}
             work = ResumableJob(None if keep is None else Path(keep), facts, team, show=True)
         asked = int(batch_size) if str(batch_size).isdigit() else 1
-        self.questions = LoglikelihoodScorer(path, draws, seed, asked if asked > 1 else batch)
+        self.scorer = LoglikelihoodScorer(path, draws, seed, asked if asked > 1 else batch)
         self.steps = steps
         self.work = work
-        #: what was found, for each task in the order of its questions
+        #: results of each task, in the order of its questions
         self.found: dict[str | None, list[dict[str, Any]]] = {}
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -100,7 +99,7 @@ class SDDLM(LM):
         """
         groups = _documents(requests)
         texts = [list(dict.fromkeys(requests[i].args for i in places)) for _, places in groups]
-        done = self._run("likelihood", texts, lambda n: self.questions.ask(texts[n]))
+        done = self._run("likelihood", texts, lambda n: self.scorer.score(texts[n]))
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for (task, places), pairs, each in zip(groups, texts, done, strict=True):
             self.found.setdefault(task, []).append(each)
@@ -111,102 +110,91 @@ class SDDLM(LM):
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """log p of whole texts; long ones in windows, each after what is before it."""
         texts = [[("", request.args[0])] for request in requests]
-        done = self._run("texts", texts, lambda n: self.questions.ask(texts[n], ask_greedy=False))
+        done = self._run("texts", texts, lambda n: self.scorer.score(texts[n], greedy=False))
         for request, each in zip(requests, done, strict=True):
             self.found.setdefault(request.task_name, []).append(each)
         return [each["log_p"][0] for each in done]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """What the model writes after each context, up to the first stop string."""
-        copies: dict[str, Iterator[int]] = {}  # of requests that are asked several times
-        asked = []
-        for request in requests:
-            same = copies.setdefault(digest(*request.args), count())
-            asked.append((*request.args, next(same)))
-        plans = [GenerationConfig.of(options) for _, options, _ in asked]  # refuses before the work
+        """Text after each context, up to the first stop string.
+
+        Requests that are asked several times get as many texts.
+        """
+        places: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            places.setdefault(digest(*request.args), []).append(i)
+        asked = [(requests[same[0]], len(same)) for same in places.values()]
+        # refuses before the work
+        configs = [GenerationConfig.of(request.args[1]) for request, _ in asked]
 
         def unit(n: int) -> dict[str, Any]:
-            context, options, copy = asked[n]
-            seed = (self.questions.seed + number_of([context, options])) % (1 << 62)
-            loaded = self.questions.loaded
-            return write(loaded, context, plans[n], steps=self.steps, seed=seed, copy=copy)
+            request, count = asked[n]
+            own = self.scorer
+            how = {"steps": self.steps, "seed": own.seed, "batch": own.batch}
+            return write(own.lm, request.args[0], configs[n], count=count, **how)
 
-        done = self._run("writing", asked, unit)
-        for request, each in zip(requests, done, strict=True):
+        texts = [[*request.args, count] for request, count in asked]
+        done = self._run("writing", texts, unit)
+        results = [""] * len(requests)
+        for (request, _), same, each in zip(asked, places.values(), done, strict=True):
             self.found.setdefault(request.task_name, []).append(each)
-        return [each["text"] for each in done]
+            for i, text in zip(same, each["texts"], strict=True):
+                results[i] = text
+        return results
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes into its results beside the model's name."""
         tasks = {str(task): figures(each) for task, each in self.found.items()}
-        own = {"draws": self.questions.draws, "seed": self.questions.seed, "steps": self.steps}
-        return {NAME: own | {"tasks": tasks}}
+        return {NAME: self._settings | {"tasks": tasks}}
+
+    @property
+    def _settings(self) -> dict[str, int]:
+        return {"draws": self.scorer.draws, "seed": self.scorer.seed, "steps": self.steps}
 
     def _run(self, name: str, texts: list[Any], unit: Callable[[int], Any]) -> list[Any]:
-        own = {"draws": self.questions.draws, "seed": self.questions.seed, "steps": self.steps}
-        return self.work.run(f"tasks {name}", len(texts), unit, {"texts": digest(texts)} | own)
+        facts = {"texts": digest(texts)} | self._settings
+        return self.work.run(f"tasks {name}", len(texts), unit, facts)
 
 
 def _documents(requests: Sequence[Any]) -> list[tuple[str | None, list[int]]]:
     """Task and places of the requests of each document, in order of appearance."""
     found: dict[Any, tuple[str | None, list[int]]] = {}
     for i, request in enumerate(requests):
-        # who asks by hand may give no number
+        # requests that are made by hand may have no number
         own = ("request", i) if request.doc_id is None else request.doc_id
         found.setdefault((request.task_name, own), (request.task_name, []))[1].append(i)
     return list(found.values())
 
 
-def load_tasks(
-    names: Sequence[str],
-    *,
-    files: Path | None,
-    limit: int | None,
-    out_folder: Path,
-    team: ProcessGroup,
-) -> Any:
+def load_tasks(names: Sequence[str], *, limit: int | None = None) -> Any:
     """Tasks of lm-eval with their questions, before any model is loaded.
 
     Args:
-        names: of tasks; without ``files`` also groups and tags of lm-eval. YAML files of tasks, or
-            folders with some, are the user's own (`task_files`).
-        files: folder with local questions (`local_tasks`); None fetches them from the hub.
+        names: of tasks, groups and tags of lm-eval; or YAML files of tasks, or folders with some.
         limit: most questions of a task; only checked here.
-        out_folder: where local tasks are written.
-        team: the processes; the first one writes.
 
     Raises:
-        ConfigError: see `check_tasks` and `local_tasks`; or a name that lm-eval does not know, or
-            questions that cannot be fetched.
+        ConfigError: see `check_tasks`; or a name that lm-eval does not know, or questions that
+            cannot be loaded.
     """
-    check_tasks(names, files, limit)
-    own = [str(path) for name in names for path in task_files(name, files)]
-    names = [name for name in names if not task_files(name, files)]
-    if files is not None and names:
-        if team.first:
-            local_tasks(names, files, out_folder)
-        team.from_first(None)  # wait for it
-    with _quiet(offline=files is not None):
-        manager = TaskManager(
-            include_path=None if files is None else str(out_folder), include_defaults=files is None
-        )
+    check_tasks(names, limit)
+    own = [str(path) for name in names for path in task_files(name)]
+    names = [name for name in names if not task_files(name)]
+    with _quiet():
+        # its list of all tasks takes half a minute
+        manager = TaskManager(include_defaults=bool(names))
         for name in names:
             if name not in manager.all_tasks:
                 near = get_close_matches(name, manager.all_tasks, 1)
                 meant = f"did you mean {near[0]}?" if near else "type: lm_eval ls tasks"
                 raise ConfigError(f"lm-eval has no task {name}: {meant}")
         try:
-            found = manager.load(own) if own else {"tasks": {}, "groups": {}, "group_map": {}}
-        except Exception as error:  # whatever is wrong in them, or missing in their data
+            found = manager.load([*own, *names])
+        except Exception as error:  # anything can be wrong in a file, or missing in its data
             line = " ".join(str(error).split())
-            raise ConfigError(f"{', '.join(own)} cannot be loaded: {line}") from error
-        try:
-            for key, value in manager.load(list(names)).items():
-                found[key] |= value
-        except OSError as error:
             raise ConfigError(
-                f"questions of {', '.join(names)} cannot be fetched from the hub "
-                f"({str(error).splitlines()[0]}); give a folder with them: --task_files"
+                f"{', '.join([*own, *names])} cannot be loaded: {line} (questions in files of your "
+                "own need a task file: docs/evaluation.md)"
             ) from error
     for task in found["tasks"].values():  # as lm-eval's own command line does
         if task.get_config("num_fewshot") is None:
@@ -241,7 +229,7 @@ def run_tasks(
         computes them, ``version`` of its definition, ``documents``, and its `figures`.
     """
     lm = SDDLM(loaded, draws=draws, seed=seed, batch=batch, work=work or ResumableJob())
-    with _quiet(offline=True):
+    with _quiet():
         result = evaluate(lm, tasks, limit=limit, log_samples=False)
     return {
         name: _metrics(values)
@@ -268,22 +256,14 @@ def _metrics(values: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 @contextmanager
-def _quiet(*, offline: bool) -> Iterator[None]:
-    """What lm-eval prints goes to stderr, it makes no processes, and maybe asks no server.
-
-    ``datasets`` tells a server when it reads local files too, and waits for it where there is no
-    network.
-    """
+def _quiet() -> Iterator[None]:
+    """What lm-eval prints goes to stderr, and it makes no processes."""
     before = os.environ.get("DISABLE_MULTIPROC")
-    config = sys.modules["datasets"].config
-    was = config.HF_HUB_OFFLINE  # read from the environment when it was imported
     os.environ["DISABLE_MULTIPROC"] = "1"
-    config.HF_HUB_OFFLINE = offline or was
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        config.HF_HUB_OFFLINE = was
         os.environ.pop("DISABLE_MULTIPROC")
         os.environ.update({} if before is None else {"DISABLE_MULTIPROC": before})
 

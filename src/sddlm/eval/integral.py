@@ -1,34 +1,30 @@
 """The integral of the bound over all noise levels, a few draws of it at a time.
 
-Noise levels are those of `sddlm.eval.bounded.levels`, u stratified over the draws of a round.
+Noise levels are those of `sddlm.eval.nll.importance_times`, u stratified over the draws of a round.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
-from sddlm.eval.bounded import levels
+from sddlm.eval.nll import importance_times
 from sddlm.eval.windows import Window
 from sddlm.models.conditioned import Conditioned
 from sddlm.objectives.bound import bound
-from sddlm.process.base import Process
-from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import device_of, finite
+from sddlm.sampling.context import Trained
 
 
 @dataclass(frozen=True)
 class Integral:
     """Draws of the bound's integral."""
 
-    model: Any
-    process: Process
-    estimate: Estimate
+    lm: Trained
     seed: int
     question: int
     per_round: int
@@ -51,16 +47,16 @@ class Integral:
     def _some(self, windows: list[Window], number: int, stratum: Tensor) -> Tensor:
         """One draw of each of some windows of one shape ``[b]``, in the given strata."""
         K, M = windows[0].shape
-        device = device_of(self.model)
+        device = device_of(self.lm.network)
         tokens = torch.tensor([w.context + w.scored for w in windows], device=device)
         window = torch.tensor([w.number for w in windows])
         index = (window << 32) + number * self.per_round + stratum
         draw = Draw(self.seed, self.question, index.to(device), 1)
         u = (stratum.to(device) + draw.uniform("level")) / self.per_round  # [b]
-        t, weight = levels(self.process, u)
+        t, weight = importance_times(self.lm.process, u)
         known = torch.arange(K + M, device=device) < K
-        view = Conditioned(self.model, tokens, known)
-        nats = bound(view, self.process, self.estimate, tokens[:, K:], draw, t)  # [b, M]
+        view = Conditioned(self.lm.network, tokens, known)
+        nats = bound(view, self.lm.process, self.lm.estimate, tokens[:, K:], draw, t)  # [b, M]
         return finite(nats.double().sum(1)) * weight
 
 

@@ -8,7 +8,6 @@ alone knows which; what is done with its scores is in `sddlm.eval.generative` an
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ class Judge:
     Attributes:
         name: where it comes from.
         version: digest of its weights, or the hub's commit.
-        numbering: digest of its tokenizer's rules (see `numbering`).
         encode: ``(texts, specials) -> ids``. With ``specials`` as the judge's tokenizer does by
             itself: it finds special tokens that are written in a text, and puts round it what it
             puts there. Without, nothing is added, and judges of ours find none.
@@ -56,7 +54,6 @@ class Judge:
 
     name: str
     version: str
-    numbering: str
     encode: Callable[[Sequence[str], bool], list[list[int]]]
     score: Callable[[Tensor, Tensor], Tensor]
     last: Callable[[Tensor, Tensor], Tensor]
@@ -115,9 +112,8 @@ class Judge:
                 return hidden[torch.arange(len(ids), device=device), at].float().cpu()
 
         version = digest(*(parameter.cpu() for parameter in model.parameters()))
-        rules = numbering(tokenizer.to_json())
         start, end = loaded.first_id, tokenizer.eos_id
-        return cls(name, version, rules, encode, score, last, start, end, model.length - 1)
+        return cls(name, version, encode, score, last, start, end, model.length - 1)
 
     def features(
         self,
@@ -191,20 +187,6 @@ def padded(rows: Sequence[Sequence[int]], filling: int) -> tuple[Tensor, Tensor]
     return ids, mask
 
 
-def numbering(tokenizer_json: str) -> str:
-    """Digest of how a tokenizer numbers pieces of text.
-
-    Two with the same digest give a text the same ids and the ids the same text, whatever else
-    (what is put round a text, truncation, padding) is in their files.
-
-    Args:
-        tokenizer_json: as of ``tokenizers.Tokenizer.to_str``.
-    """
-    rules = json.loads(tokenizer_json)
-    added = sorted([token["content"], token["id"]] for token in rules["added_tokens"])
-    return digest([rules["model"], rules["normalizer"], rules["pre_tokenizer"], added])
-
-
 def _last(mask: Tensor) -> Tensor:
     """Where the last real token of each row is ``[B]``."""
     return mask.sum(1) - 1
@@ -256,12 +238,10 @@ def _hub_judge(spec: str, device: str) -> Judge:
             ).last_hidden_state  # [B, L, D]
             return hidden[torch.arange(len(ids), device=device), at].float().cpu()
 
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = "" if backend is None else numbering(backend.to_str())
     limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     version = _hub_version(spec, model)
     eos = tokenizer.eos_token_id
-    return Judge(spec, version, rules, encode, score, last, int(start), eos, int(limit))
+    return Judge(spec, version, encode, score, last, int(start), eos, int(limit))
 
 
 def _hub_parts(spec: str) -> tuple[Any, Any]:

@@ -1,14 +1,10 @@
-"""MAUVE: how near a set of samples is to a set of real texts, as sets (arXiv:2102.01454).
+"""MAUVE: how near a set of samples is to a set of real texts (arXiv:2102.01454).
 
 The judge turns each text into a vector, both sets are sorted into the same buckets (k-means), and
 the two histograms are compared by the area under their divergence curve: 1 for equal ones, towards
-0 the farther they are. A judge's perplexity asks whether each text is likely; this also sees
-variety that is missing. What is known about it:
-
-- it needs thousands of texts a side: with few it says more about their number than about them;
-- two figures are comparable only at equal counts, with one judge, one context, one scaling factor
-  and one seed;
-- so a figure of real text against real text stands beside it: what could be reached at best.
+0 the farther they are. A judge's perplexity asks whether each text is likely; MAUVE also sees
+variety that is missing. It needs thousands of texts a side, and two figures are comparable only at
+equal counts, with one judge, context, scaling factor and seed.
 """
 
 from __future__ import annotations
@@ -21,16 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sddlm.errors import ConfigError
 from sddlm.eval.judge import Judge
 from sddlm.work import ResumableJob
 
 #: the constant c of the paper, as the package has it
 SCALING = 5.0
-#: fewest texts a side: of less there would not be two buckets of ten
+#: fewest texts a side: fewer would not make two buckets of ten
 FEWEST = 20
 
 
@@ -92,38 +85,6 @@ def mauve(
         ConfigError: the package is missing, or there are fewer than `FEWEST` samples or twice
             that many real texts.
     """
-    compute = _package()
-    context = judge.checked_context(context, batch)
-    total = len(samples)
-    samples, real = ([text for text in texts if text] for texts in (samples, real))
-    if len(samples) < FEWEST or len(real) < 2 * FEWEST:
-        raise ConfigError(
-            f"mauve of {len(samples)} samples and {len(real)} real texts says nothing; it needs "
-            f"at least {FEWEST} and {2 * FEWEST}, and thousands to be believed: --count 2000"
-        )
-    count = min(len(samples), len(real))
-    both = [*samples[:count], *real]
-    vectors = judge.features(both, context=context, batch=batch, work=work).numpy()
-    drawn, true = vectors[:count], vectors[count:]
-    half = min(len(true) // 2, count)
-    score, buckets = _compare(compute, true[:count], drawn, seed)
-    ceiling, _ = _compare(compute, true[::2][:half], true[1::2][:half], seed)
-    return Mauve(
-        mauve=score,
-        real=ceiling,
-        count=count,
-        real_count=half,
-        left_out=total - count,
-        buckets=buckets,
-        scaling=SCALING,
-        seed=seed,
-        judge=judge.name,
-        context=context,
-    )
-
-
-def _package() -> Any:
-    """The function of the package ``mauve-text``."""
     try:
         with warnings.catch_warnings():
             # of the bindings of faiss, at import under Python 3.12 and later
@@ -131,23 +92,45 @@ def _package() -> Any:
             from mauve import compute_mauve
     except ImportError as error:
         raise ConfigError("mauve needs mauve-text; type: pip install 'sddlm[mauve]'") from error
-    return compute_mauve
+    context = judge.checked_context(context, batch)
+    drawn, true = ([text for text in texts if text] for texts in (samples, real))
+    if len(drawn) < FEWEST or len(true) < 2 * FEWEST:
+        raise ConfigError(
+            f"mauve of {len(drawn)} samples and {len(true)} real texts says nothing; it needs at "
+            f"least {FEWEST} and {2 * FEWEST}, and thousands to be believed: set `count` to 2000"
+        )
+    count = min(len(drawn), len(true))
+    half = min(len(true) // 2, count)
+    both = [*drawn[:count], *true]
+    vectors = judge.features(both, context=context, batch=batch, work=work).numpy()  # [n, D]
+    p, q = vectors[count:], vectors[:count]
 
+    def compare(a: Any, b: Any) -> Any:
+        with _silent_stderr():
+            return compute_mauve(
+                p_features=a, q_features=b, seed=seed, mauve_scaling_factor=SCALING
+            )
 
-def _compare(
-    compute: Any, real: NDArray[np.float32], drawn: NDArray[np.float32], seed: int
-) -> tuple[float, int]:
-    """MAUVE of two sets of vectors ``[n, D]``, and the number of buckets."""
-    with _silent_stderr():
-        found = compute(p_features=real, q_features=drawn, seed=seed, mauve_scaling_factor=SCALING)
-    return min(float(found.mauve), 1.0), int(found.num_buckets)
+    found, ceiling = compare(p[:count], q), compare(p[::2][:half], p[1::2][:half])
+    return Mauve(
+        mauve=min(float(found.mauve), 1.0),
+        real=min(float(ceiling.mauve), 1.0),
+        count=count,
+        real_count=half,
+        left_out=len(samples) - count,
+        buckets=int(found.num_buckets),
+        scaling=SCALING,
+        seed=seed,
+        judge=judge.name,
+        context=context,
+    )
 
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Hide what faiss, which is C++, writes to stderr: that ten texts a bucket are few.
+    """Hide faiss's warning of ten texts a bucket, the number that mauve-text chooses.
 
-    The package itself chooses so many buckets, and faiss has no other way to be told.
+    faiss is C++ and has no switch for it, so the file descriptor is replaced.
     """
     sys.stderr.flush()
     kept = os.dup(2)

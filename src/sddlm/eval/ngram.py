@@ -1,4 +1,4 @@
-"""Character n-gram models: the baselines that a likelihood per character is read beside.
+"""Character n-gram models: baselines for a likelihood per character.
 
 Interpolated Witten-Bell smoothing (Witten and Bell 1991; Chen and Goodman 1999, section 2.6):
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,61 +24,46 @@ Ints = NDArray[np.int64]
 _CODE_POINTS = 0x110000
 
 
-@dataclass(frozen=True)
-class _Level:
+class _Level(NamedTuple):
     """All grams of one length; a gram's id is its place in ``keys``.
 
     Attributes:
-        keys: id of the gram without its last character, times ``_CODE_POINTS``, plus that
-            character, sorted.
-        counts: how often each occurs.
+        keys: id of the context (the gram without its last character), times ``_CODE_POINTS``, plus
+            that character, sorted.
+        counts: occurrences of each.
+        total: occurrences of each context, by its id.
+        kinds: T(c) of each context.
     """
 
     keys: Ints
     counts: Ints
-
-    def find(self, keys: Ints) -> Ints:
-        """The id of each key, -1 where it was never seen (and for negative keys)."""
-        place = np.searchsorted(self.keys, keys)
-        place[place == len(self.keys)] = 0
-        return np.where(self.keys[place] == keys, place, -1)
+    total: Ints
+    kinds: Ints
 
 
 def _characters(texts: Iterable[str]) -> tuple[Ints, Ints]:
     """Code points of all texts in a row, and each one's place in its own text."""
-    pieces = [np.frombuffer(t.encode("utf-32-le", "surrogatepass"), "<u4") for t in texts]
-    places = [np.arange(len(p), dtype=np.int64) for p in pieces]
-    if not pieces:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    return np.concatenate(pieces).astype(np.int64), np.concatenate(places)
+    codes = [np.frombuffer(t.encode("utf-32-le", "surrogatepass"), "<u4") for t in texts]
+    places = [np.arange(len(own)) for own in codes]
+    empty = np.empty(0, np.int64)
+    return np.concatenate([empty, *codes]).astype(np.int64), np.concatenate([empty, *places])
 
 
-def _extend(previous: Ints, characters: Ints) -> Ints:
-    """Keys of the grams that end at each place, one longer than those that end just before it."""
-    before = np.empty_like(previous)
-    before[0], before[1:] = -1, previous[:-1]
-    return np.where(before >= 0, before * _CODE_POINTS + characters, -1)
-
-
-@dataclass
 class NGram:
     """A character n-gram model.
 
-    Attributes:
+    Args:
         order: length of the longest gram; 1 is the unigram model, 5 looks at 4 characters.
 
     Raises:
         ConfigError: if the order is below 1, or ``fit`` is given no character.
     """
 
-    order: int
-    _levels: list[_Level] = field(default_factory=list, init=False, repr=False)
-    _totals: list[Ints] = field(default_factory=list, init=False, repr=False)
-    _kinds: list[Ints] = field(default_factory=list, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.order < 1:
-            raise ConfigError(f"order must be at least 1, not {self.order}")
+    def __init__(self, order: int) -> None:
+        if order < 1:
+            raise ConfigError(f"NGram: `order` is {order}, must be at least 1")
+        self.order = order
+        self._levels: list[_Level] = []
 
     def fit(self, texts: Iterable[str]) -> NGram:
         """Count the grams of ``texts``, none across two texts; returns itself.
@@ -88,20 +73,20 @@ class NGram:
         characters, places = _characters(texts)
         if not len(characters):
             raise ConfigError("an n-gram model needs some text; there is none")
-        self._levels, self._totals, self._kinds = [], [], []
-        keys, parents = characters, 1
+        self._levels = []
+        context, contexts = np.zeros(len(characters), np.int64), 1  # ids before each character
         for length in range(1, self.order + 1):
             valid = places >= length - 1
             if not valid.any():  # every text is shorter
                 break
-            seen, inverse, counts = np.unique(keys[valid], return_inverse=True, return_counts=True)
-            self._levels.append(_Level(seen, counts.astype(np.int64)))
-            parent = seen // _CODE_POINTS  # the context that each gram extends
-            self._totals.append(np.bincount(parent, counts, parents).astype(np.int64))
-            self._kinds.append(np.bincount(parent, minlength=parents).astype(np.int64))
-            ids = np.full(len(characters), -1, np.int64)
-            ids[valid] = inverse.reshape(-1)
-            keys, parents = _extend(ids, characters), len(seen)
+            keys = context[valid] * _CODE_POINTS + characters[valid]
+            keys, ids, counts = np.unique(keys, return_inverse=True, return_counts=True)
+            parent = keys // _CODE_POINTS
+            total = np.bincount(parent, counts, contexts).astype(np.int64)
+            kinds = np.bincount(parent, minlength=contexts)
+            self._levels.append(_Level(keys, counts, total, kinds))
+            context[valid] = ids.reshape(-1)
+            context, contexts = np.roll(context, 1), len(keys)
         return self
 
     def nats(self, texts: Iterable[str]) -> NDArray[np.float64]:
@@ -110,16 +95,16 @@ class NGram:
             raise ConfigError("fit the n-gram model first: NGram(order).fit(texts)")
         characters, places = _characters(texts)
         p = np.full(len(characters), 1 / _CODE_POINTS)
-        context = np.zeros(len(characters), np.int64)  # id of the context before each character
-        for level, totals, kinds in zip(self._levels, self._totals, self._kinds, strict=True):
-            known = context >= 0
-            keys = np.where(known, context * _CODE_POINTS + characters, -1)
-            ids = level.find(keys)
+        context = np.zeros(len(characters), np.int64)  # ids before each character; -1 is unseen
+        for level in self._levels:
+            keys = np.where(context >= 0, context * _CODE_POINTS + characters, -1)
+            ids = np.searchsorted(level.keys, keys).clip(max=len(level.keys) - 1)
+            ids = np.where(level.keys[ids] == keys, ids, -1)
             count = np.where(ids >= 0, level.counts[ids], 0)
-            total, kind = totals[context], kinds[context]
+            total, kinds = level.total[context], level.kinds[context]
             # a context seen only at the end of a text has no followers: nothing to interpolate
-            known &= total > 0
-            p = np.where(known, (count + kind * p) / np.maximum(total + kind, 1), p)
+            known = (context >= 0) & (total > 0)
+            p = np.where(known, (count + kinds * p) / np.maximum(total + kinds, 1), p)
             context = np.where(places > 0, np.roll(ids, 1), -1)
         return -np.log(p)
 

@@ -12,10 +12,23 @@ from torch import Tensor
 
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
-from sddlm.eval.bounded import NLLEstimator
+from sddlm.eval.nll import NLLEstimator, nll_estimator
+from sddlm.eval.result import plus_minus
+from sddlm.lm import LanguageModel
 from sddlm.models.padding import hide_padding
+from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import device_of, evaluating, finite
 from sddlm.work import ResumableJob
+
+#: how the network's output is read
+READINGS = {
+    Estimate.LEAVE_ONE_OUT: "leave-one-out prediction, as trained",
+    Estimate.DENOISER: "denoiser, converted to the leave-one-out prediction (exact)",
+    Estimate.WITHOUT_X_T: "leave-one-out prediction without x_t, read as if with it (a bias)",
+    Estimate.TRUNCATED: "truncated leave-one-out prediction, read as it is",
+    Estimate.SCORE: "score, converted to the leave-one-out prediction",
+    Estimate.NEXT_TOKEN: "next-token prediction: exact, no bound",
+}
 
 #: neighbouring strata that share a mean where errors are estimated
 _BIN = 16
@@ -62,6 +75,8 @@ class Likelihood:
         characters: what they stand for, by the split's average characters per token.
         rows: sequences scored.
         draws: noise levels per sequence.
+        bound: whether ``nll`` is an upper bound; else it is exact.
+        reading: how the network's output is read.
     """
 
     nll: float
@@ -75,6 +90,8 @@ class Likelihood:
     characters: float
     rows: int
     draws: int
+    bound: bool
+    reading: str
 
     @property
     def ppl(self) -> float:
@@ -101,8 +118,14 @@ class Likelihood:
         """Standard error of ``bpc``."""
         return self.stderr * self.tokens / self.characters / math.log(2)
 
-    def as_dict(self) -> dict[str, float]:
-        """All figures, measured and derived, for a report."""
+    @property
+    def shown_ppl(self) -> str:
+        """``ppl`` with its error, for a table."""
+        below = "≤ " if self.bound else ""
+        return f"{below}{self.ppl:.4g}{plus_minus(self.stderr * self.ppl)}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures, measured and derived."""
         derived = ("ppl", "complete_ppl", "nats_per_character", "bpc", "bpc_stderr")
         return {**vars(self), **{name: getattr(self, name) for name in derived}}
 
@@ -120,16 +143,15 @@ def spread(total: int, wanted: int | None) -> list[int]:
 
 
 def likelihood(
-    model: Any,
-    objective: NLLEstimator,
+    lm: LanguageModel,
     rows: Rows,
     *,
     seed: int = 0,
     batch: int = 32,
     draws: int = 1,
     max_rows: int | None = None,
-    prior_kl: float = 0.0,
-    work: ResumableJob | None = None,
+    estimator: NLLEstimator | None = None,
+    job: ResumableJob | None = None,
 ) -> Likelihood:
     """The bound (or exact value) of -log p per token over ``rows``, one noise level per draw.
 
@@ -143,26 +165,28 @@ def likelihood(
     explain. The published figure and the complete bound each have their own.
 
     Args:
-        model: the network.
-        objective: gives the nats: see `bounded`.
+        lm: the model.
         rows: packed rows ``[L]``.
         seed: of the noise.
         batch: sequences per network call.
-        draws: noise levels per sequence.
-        max_rows: score only so many rows, spread evenly over the set.
-        prior_kl: the prior term, nats per token (`Process.prior_kl`); 0 where there is none.
-        work: does the batches; None: here and now.
+        draws: noise levels per sequence; an autoregressive model needs one and gets one.
+        max_rows: score only that many rows, spread evenly over the set.
+        estimator: gives the nats; None is the model's own (`nll_estimator`).
+        job: does the batches, and its facts must name the rows; None keeps nothing.
 
     Raises:
         ConfigError: no rows, or ``batch``, ``draws`` or ``max_rows`` below 1.
         FloatingPointError: the network's output is not finite.
     """
     chosen = spread(len(rows), max_rows)
-    for name, value in (("batch", batch), ("draws", draws), ("number of rows", len(chosen))):
+    for name, value in (("batch", batch), ("draws", draws), ("rows", len(chosen))):
         if value < 1:
-            raise ConfigError(f"likelihood: {name} must be at least 1, not {value}")
+            raise ConfigError(f"likelihood: `{name}` must be at least 1, not {value}")
+    draws = draws if lm.estimate.diffusion else 1
+    estimator = estimator or nll_estimator(lm)
+    prior_kl = estimator.prior_kl(lm.network)
     sums, counts, strata, real = _row_sums(
-        model, objective, rows, chosen, seed, batch, draws, work or ResumableJob()
+        lm.network, estimator, rows, chosen, seed, batch, draws, job or ResumableJob()
     )
     tokens = float(counts.sum())
     # a first token that is not scored takes its share of the text with it, if it stands for any
@@ -181,6 +205,8 @@ def likelihood(
         characters=covered * rows.characters_per_token,
         rows=len(chosen),
         draws=draws,
+        bound=lm.estimate.diffusion,
+        reading=READINGS[lm.estimate],
     )
 
 
@@ -216,13 +242,13 @@ def _stderrs(sums: Tensor, counts: Tensor, strata: Tensor) -> tuple[float, float
 
 def _row_sums(
     model: Any,
-    objective: NLLEstimator,
+    estimator: NLLEstimator,
     rows: Rows,
     chosen: list[int],
     seed: int,
     batch: int,
     draws: int,
-    work: ResumableJob,
+    job: ResumableJob,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Nats of each row, published and complete ``[2, draws, n]``, positions counted, strata."""
     n, device = len(chosen), device_of(model)
@@ -238,14 +264,14 @@ def _row_sums(
         lengths = None if rows.lengths is None else rows.lengths[chosen[part]]
         seen, real = hide_padding(model, lengths, x0)
         with evaluating(model):
-            nats = objective.nats(seen, x0, Draw(seed, d, strata[d, part].to(device), n))
-        counted = objective.counted(x0, real)  # [b, L]
+            nats = estimator.nats(seen, x0, Draw(seed, d, strata[d, part].to(device), n))
+        counted = estimator.counted(x0, real)  # [b, L]
         given = torch.ones_like(counted) if real is None else real
         sums = [finite(x.where(counted, x.new_zeros(())).sum(1)).tolist() for x in nats]
         return [*sums, counted.sum(1).tolist(), given.sum(1).tolist()]
 
     facts = {"seed": seed, "draws": draws, "batch": batch, "rows": n}
-    found = work.run("likelihood", draws * len(cuts), one, facts)
+    found = job.run("likelihood", draws * len(cuts), one, facts)
     columns = [[x for unit in found for x in unit[k]] for k in range(4)]
     sums = torch.tensor(columns[:2], dtype=torch.float64).reshape(2, draws, n)
     counts = torch.tensor(columns[2][:n], dtype=torch.float64)

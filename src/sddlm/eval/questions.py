@@ -1,8 +1,7 @@
-"""Questions asked in text: how likely is each continuation after its context?
+"""Log-likelihoods of text: how likely is each continuation after its context?
 
-This is the way from text to `sddlm.eval.conditional` and knows nothing of where questions come
-from. In front of every prompt stands the token that rows begin with, or the end of text where the
-model was trained on documents with an end of text between them, or nothing.
+The way from text to `sddlm.eval.conditional`. In front of every prompt stands what
+`LanguageModel.prompt_ids` puts there, as in generation.
 """
 
 from __future__ import annotations
@@ -12,34 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, greedy
+from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, is_greedy
 from sddlm.lm import LanguageModel
 from sddlm.work import digest
 
 #: (context, continuation)
 Pair = tuple[str, str]
-
-
-def number_of(texts: Any) -> int:
-    """A number for a question, of its own texts: 60 bits."""
-    return int(digest(texts)[:15], 16)
-
-
-def fit(loaded: LanguageModel, prompt: list[int], room: int) -> tuple[list[int], int]:
-    """A prompt cut on the left, and by how much; what rows must begin with is kept.
-
-    Where there is no room at all it is left as it is: `conditional_bounds` then scores in windows.
-
-    Args:
-        loaded: the model.
-        prompt: of `LanguageModel.prompt_ids`.
-        room: tokens that it may have.
-    """
-    over = len(prompt) - room
-    if over <= 0 or room < 1:
-        return prompt, 0
-    kept = [prompt[0], *prompt[over + 1 :]] if loaded.bos_in_rows else prompt[over:]
-    return kept, over
 
 
 def split(
@@ -67,31 +44,31 @@ def split(
 
 @dataclass(frozen=True)
 class LoglikelihoodScorer:
-    """How a model is asked.
+    """Scores the continuations of a question.
 
     Attributes:
-        loaded: the model.
+        lm: the model.
         draws: most noise levels of a question.
         seed: of the noise.
         batch: sequences per network call.
     """
 
-    loaded: LanguageModel
+    lm: LanguageModel
     draws: int
     seed: int
     batch: int
 
-    def ask(self, pairs: Sequence[Pair], *, ask_greedy: bool = True) -> dict[str, Any]:
-        """One question; the noise is a function of the seed and of its texts.
+    def score(self, pairs: Sequence[Pair], *, greedy: bool = True) -> dict[str, Any]:
+        """Score one question; the noise is a function of the seed and of its texts.
 
         All continuations share their noise, and drawing stops when the best one is certain, both
         by log p and by log p over the length of the continuation in characters (without a space in
         front). If some contexts are empty and some are not, the question is about differences
-        (mutual information), which a ranking says nothing of, and every pair gets all draws.
+        (mutual information), for which a ranking is no answer, and every pair gets all draws.
 
         Args:
             pairs: contexts and continuations.
-            ask_greedy: compute ``greedy``, for a single pair.
+            greedy: compute ``greedy``, for a single pair.
 
         Returns:
             for JSON: ``log_p`` and ``stderr`` of each, nats; ``draws``, noise levels; ``cut``,
@@ -99,59 +76,48 @@ class LoglikelihoodScorer:
             one, False if there are several; ``seconds``.
         """
         began = time.perf_counter()
-        number = number_of(sorted(pairs))
+        how = {"seed": self.seed, "batch": self.batch}
+        how["question"] = int(digest(sorted(pairs))[:15], 16)  # 60 bits of its texts
         cuts, choices = zip(*(self._choice(*pair) for pair in pairs), strict=True)
-        scored: list[Conditional] = []
         ranked = len({bool(context) for context, _ in pairs}) == 1
+        found: list[Conditional] = []
         for some in [choices] if ranked else [(choice,) for choice in choices]:
-            scored += conditional_bounds(
-                *self._parts,
-                some,
-                seed=self.seed,
-                question=number,
-                draws=self.draws,
-                batch=self.batch,
-            )
+            found += conditional_bounds(self.lm, some, draws=self.draws, **how)
+        first = choices[0]
         return {
-            "log_p": [each.log_p for each in scored],
-            "stderr": [each.stderr for each in scored],
-            "draws": max(each.draws for each in scored),
-            "cut": sum(own + each.cut > 0 for own, each in zip(cuts, scored, strict=True)),
-            "greedy": ask_greedy and len(pairs) == 1 and self._greedy(choices[0], number),
+            "log_p": [each.log_p for each in found],
+            "stderr": [each.stderr for each in found],
+            "draws": max(each.draws for each in found),
+            "cut": sum(own + each.cut > 0 for own, each in zip(cuts, found, strict=True)),
+            "greedy": greedy
+            and len(pairs) == 1
+            and is_greedy(self.lm, first.prompt, first.continuation, **how),
             "seconds": time.perf_counter() - began,
         }
 
-    def _greedy(self, choice: Choice, number: int) -> bool:
-        return greedy(
-            *self._parts,
-            choice.prompt,
-            choice.continuation,
-            seed=self.seed,
-            question=number,
-            batch=self.batch,
-        )
-
-    @property
-    def _parts(self) -> tuple[Any, Any, Any]:
-        return self.loaded.network, self.loaded.process, self.loaded.estimate
-
     def _choice(self, context: str, continuation: str) -> tuple[int, Choice]:
-        """A choice, and how many tokens of its prompt are cut already."""
-        norm = float(max(1, len(continuation.removeprefix(" "))))
-        prompt, scored = split(self._encode, context, continuation)
-        room = self.loaded.network.length - len(scored)
-        kept, cut = fit(self.loaded, self.loaded.prompt_ids(prompt), room)
-        return cut, Choice(kept, scored, norm)
+        """A choice, and how many tokens of its prompt are cut already.
 
-    def _encode(self, text: str) -> list[int]:
-        return self.loaded.tokenizer.encode_batch([text])[0]
+        The prompt is cut on the left, but for the token that rows must begin with. Where the
+        continuation leaves no room, it is left whole: `conditional_bounds` then scores in windows.
+        """
+        lm = self.lm
+        prompt, scored = split(
+            lambda text: lm.tokenizer.encode_batch([text])[0], context, continuation
+        )
+        norm = float(max(1, len(continuation.removeprefix(" "))))
+        prompt, room = lm.prompt_ids(prompt), lm.network.length - len(scored)
+        cut = max(0, len(prompt) - room) if room >= 1 else 0
+        if cut:
+            prompt = [prompt[0], *prompt[cut + 1 :]] if lm.bos_in_rows else prompt[cut:]
+        return cut, Choice(prompt, scored, norm)
 
 
 def figures(questions: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """What the questions of a task took.
+    """Cost and Monte-Carlo error of the questions of a task.
 
     Args:
-        questions: results of `LoglikelihoodScorer.ask`, or of `sddlm.eval.writing.write`.
+        questions: results of `LoglikelihoodScorer.score`, or of `sddlm.eval.writing.write`.
 
     Returns:
         ``draws``, mean noise levels of a question; ``monte_carlo``, mean standard error of log p,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval.conventions import Convention, tidied
-from sddlm.eval.judge import Judge, numbering
+from sddlm.eval.conventions import Convention, clean_up_spaces
+from sddlm.eval.judge import Judge
 
 
 class WithTokens(Protocol):
@@ -46,10 +46,7 @@ def counted(ids: Tensor, eos: int | None, rule: str) -> Tensor:
     if rule == "scored" or eos is None:
         return torch.ones_like(ids[..., 1:], dtype=torch.bool)
     end = ids.eq(eos)
-    counts = ~end
-    if rule == "first":
-        counts = counts | (end.cumsum(-1) == 1)
-    return counts[..., 1:]
+    return (~end | (end.cumsum(-1) == 1))[..., 1:]
 
 
 @dataclass(frozen=True)
@@ -74,59 +71,39 @@ def read(
     texts: list[str] = []
     if not isinstance(samples, Sequence):
         texts, own = list(samples.texts), [row.tolist() for row in samples.rows]
-    elif rules.special or rules.own_length or not rules.retokenise:
+    elif rules.special_tokens or rules.sample_length:
         raise ConfigError(
-            f"convention {rules.name} needs the tokens of the samples, and only their text is "
-            'there; give {"text": ..., "tokens": [...]}, or use --convention sddlm'
+            f"`convention` {rules.name} needs the tokens of the samples, and only their text is "
+            'there; give {"text": ..., "tokens": [...]}, or set `convention` to sddlm'
         )
     else:
         texts, own = list(samples), []
-    if (rules.special or not rules.retokenise) and tokenizer is None:
+    if rules.special_tokens and tokenizer is None:
         raise ValueError(f"convention {rules.name} needs the tokenizer of the samples")
-    if not rules.retokenise and tokenizer is not None:
-        if numbering(tokenizer.to_json()) != judge.numbering:
-            raise ConfigError(
-                f"judge {judge.name} has another tokenizer than the samples, so it cannot read "
-                "their tokens; use a convention that retokenises"
-            )
-        return own, [len(text) for text in texts]
-    if rules.special and tokenizer is not None:
+    if rules.special_tokens and tokenizer is not None:
         texts = tokenizer.decode_batch(own, skip_special=False)
-    if rules.tidy:
-        texts = [tidied(text) for text in texts]
-    encoded = judge.encode(texts, rules.front == "tokenizer") if texts else []
+    if rules.clean_up_spaces:
+        texts = [clean_up_spaces(text) for text in texts]
+    encoded = judge.encode(texts, rules.bos == "tokenizer") if texts else []
     return encoded, [len(text) for text in texts]
 
 
 def longest_read(samples: Samples, rules: Convention) -> int | None:
     """Most tokens that are read of a text; None is all."""
-    limits = [] if rules.stride is not None else [rules.context]
-    if rules.own_length and not isinstance(samples, Sequence):
+    limits = [] if rules.chunked else [rules.context]
+    if rules.sample_length and not isinstance(samples, Sequence):
         limits.append(max(map(len, samples.rows), default=0))
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _calls(count: int, rules: Convention) -> list[range]:
-    """Which texts are read and padded together."""
-    size = rules.call or max(count, 1)
-    return [range(k, min(k + size, count)) for k in range(0, count, size)]
-
-
-def kept_samples(count: int, rules: Convention) -> list[int]:
-    """The samples that the convention does not leave out."""
-    kept: list[int] = []
-    for call in _calls(count, rules):
-        batch = min(rules.multiple, len(call))
-        kept += call[: len(call) // batch * batch]
-    return kept
 
 
 def all_windows(judge: Judge, rows: list[list[int]], rules: Convention) -> list[Window]:
     """What the judge sees, row by row; windows in which nothing counts are left out."""
     found: list[Window] = []
-    for call in _calls(len(rows), rules):
-        longest = max(len(rows[k]) for k in call)
-        for k in call:
+    size = rules.batch_size or max(len(rows), 1)
+    for first in range(0, len(rows), size):
+        batch = range(first, min(first + size, len(rows)))  # padded together
+        longest = max(len(rows[k]) for k in batch)
+        for k in batch:
             row = rows[k]
             if rules.eos == "first" and judge.eos is not None:  # where padding can count
                 row = row + [judge.eos] * (longest - len(row))
@@ -137,16 +114,13 @@ def all_windows(judge: Judge, rows: list[list[int]], rules: Convention) -> list[
 def _windows_of(judge: Judge, number: int, row: list[int], rules: Convention) -> list[Window]:
     """The windows of one row."""
     assert rules.context is not None
-    stride = rules.stride or rules.context
-    front = [judge.start] if rules.front == "start" and judge.start is not None else []
+    front = [judge.start] if rules.bos == "always" and judge.start is not None else []
     found = []
-    for start in range(0, len(row), stride):
-        known = 0 if start == 0 else rules.context - stride  # those before have been scored
+    for start in range(0, len(row), rules.context):
         text = row[start : start + rules.context]
         # what stands in front is no token of the text, so no end of it either: -1
         counts = counted(torch.tensor([-1] * len(front) + text), judge.eos, rules.eos)
-        scored_from = known + len(front)
-        at = [k for k, counts_too in enumerate(counts, 1) if counts_too and k >= scored_from]
+        at = [k for k, counts_too in enumerate(counts, 1) if counts_too]
         if at:
             found.append(Window(number, (front + text)[: at[-1] + 1], at))
     return found

@@ -1,228 +1,250 @@
-"""What an evaluation leaves behind: one table for people, one file for programs."""
+"""The report: likelihood, samples, copying and a judge's verdict, each beside its reference."""
 
 from __future__ import annotations
 
-import json
-import logging
-import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any, Generic, Literal, TypeVar  # noqa: F401 (Literal: for SamplerConfig's)
 
-from rich.box import SIMPLE
 from rich.table import Table
 
-from sddlm.eval.equal_entropy import frontier_rows
-from sddlm.files import write_keeping
+from sddlm.errors import ConfigError
+from sddlm.eval.copying import Copying, copying
+from sddlm.eval.evaluation import JudgedConfig, Subject, names_in, run
+from sddlm.eval.generative import GenerativePerplexity, generative_perplexity
+from sddlm.eval.judge import Judge
+from sddlm.eval.mauve import Mauve, mauve
+from sddlm.eval.metrics import Baselines, SampleDiversity, draw_samples, need, reference_rows
+from sddlm.eval.perplexity import Likelihood, likelihood
+from sddlm.eval.result import Result, SeenByJudge, plus_minus
+from sddlm.eval.texts import HeldOut, SampleSet, TrainingText, read_samples
+from sddlm.lm import LanguageModel
 
-logger = logging.getLogger(__name__)
+METRICS = ("likelihood", "baselines", "samples", "copying", "generative", "mauve")
+JUDGED = ("generative", "mauve")
 
-#: what differs between two evaluations that find the same
-_VOLATILE = ("seconds", "command", "sddlm_version", "model")
-#: what a single row, a cut text or an undamaged one has none of
-_MAY_BE_NONE = ("stderr", "nats_per_character", "restored", "damaged")
+#: training tokens that copies are looked for in, spread evenly: minutes of a processor
+MOST_SEARCHED = 1_000_000_000
+
+T = TypeVar("T")
 
 
-def write_results(
-    path: Path, result: dict[str, Any], draw: Callable[[dict[str, Any], Path], None] | None = None
-) -> None:
-    """Write ``result`` whole or not at all, and its picture; what is no number becomes null.
+@dataclass(frozen=True)
+class ReportConfig(JudgedConfig):
+    """Options of the report."""
 
-    A former result that is another one is kept, with its picture: ``evaluation-1.json``.
+    metrics: str | list[str] | None = None
+    """comma-separated: likelihood (perplexity and bits per character), baselines (n-gram models of
+    the training text on the same text), samples (diversity, beside real text), copying (what
+    samples repeat of the training text), generative (perplexity of the samples under a judge),
+    mauve; without it all that apply but mauve"""
+    samples: str | None = None
+    """JSON lines with samples to measure; without it they are drawn"""
+    draws: int = 2
+    """noise levels per row"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        judged = [name for name in JUDGED if name in self.chosen]
+        if judged and self.judge is None:
+            raise ConfigError(
+                f"metric {judged[0]} needs a judge: `judge='gpt2-large'`, or a directory"
+            )
+        if self.judge is not None and not judged:
+            raise ConfigError(
+                "`judge` is used by metrics generative and mauve; add one to `metrics`"
+            )
+
+    @property
+    def chosen(self) -> list[str]:
+        """The metrics in the order of `METRICS`; by default all but the costly one."""
+        if self.metrics is None:
+            free = [name for name in METRICS if name not in JUDGED]
+            return [*free, "generative"] if self.judge is not None else free
+        names = names_in(self.metrics)
+        for name in sorted(set(names) - set(METRICS)):
+            close = "".join(f"; did you mean {m}?" for m in get_close_matches(name, METRICS, 1))
+            raise ConfigError(
+                f"`metrics` {name or '(empty)'} is unknown; allowed: {', '.join(METRICS)}{close}"
+            )
+        return [name for name in METRICS if name in names]
+
+
+@dataclass(frozen=True)
+class Compared(Generic[T]):
+    """A figure of samples and of real rows, measured alike."""
+
+    samples: T
+    real: T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Result):
+    """What a model is like; None stands for what was not measured.
+
+    Attributes:
+        metrics: those that were measured.
+        likelihood: of the held-out rows.
+        baselines: of the same rows.
+        samples: diversity.
+        copying: what is repeated of the training text.
+        real_text: whether the judge was trained on the real text.
+        generative: a judge's perplexity.
+        mauve: samples against real rows as sets.
+    """
+
+    metrics: list[str]
+    likelihood: Likelihood | None = None
+    baselines: Baselines | None = None
+    samples: SampleDiversity | None = None
+    copying: Compared[Copying] | None = None
+    real_text: SeenByJudge | None = None
+    generative: Compared[GenerativePerplexity] | None = None
+    mauve: Mauve | None = None
+
+    def fill(self, table: Table) -> list[str]:
+        """See `Result`."""
+        notes = []
+        if self.likelihood:
+            notes += _likelihood_rows(table, self.likelihood, str(self.baselines or ""))
+        elif self.baselines:
+            table.add_row("bits per character", "", str(self.baselines))
+        if self.samples:
+            notes.append(_diversity_rows(table, self.samples))
+        if self.copying:
+            notes.append(_copying_rows(table, self.copying))
+        if self.generative:
+            notes.append(_generative_rows(table, self.generative))
+        if self.real_text:
+            notes.append(str(self.real_text))
+        if self.mauve:
+            table.add_row("MAUVE", f"{self.mauve.mauve:.3f}", f"real {self.mauve.real:.3f}")
+        return notes
+
+
+def evaluate(
+    model: str | LanguageModel,
+    *,
+    device: str = "auto",
+    out: str | None = None,
+    **options: Annotated[Any, ReportConfig],
+) -> Report:
+    """Measure a model: likelihood, samples, copying, and a judge's verdict.
+
+    Nothing is written without ``out``. With it an interrupted evaluation continues when the same
+    call is made again, and ``torchrun --nproc-per-node N -m sddlm eval ...`` shares the work among
+    N processes, with the same result.
 
     Args:
-        path: the JSON file.
-        result: what was found.
-        draw: makes the picture, which stands beside the file.
+        model: run or model directory, or a loaded model (which needs a text: ``data``).
+        device: cpu, cuda, or auto.
+        out: the JSON file to write; on the command line one in the model's directory.
+        options: text, metrics, judge, and the options of the sampler.
+
+    Raises:
+        ConfigError: a wrong choice, before anything is loaded where that is possible.
     """
-    text = json.dumps(_finite(result), indent=2, allow_nan=False) + "\n"
-    if missing := list(_not_finite(result)):
-        logger.warning("null stands in %s for what is no number: %s", path, ", ".join(missing))
-    write_keeping(path, text, _facts, beside=".png" if draw else None)
-    if draw:
-        draw(result, path.with_suffix(".png"))
+    return run("evaluation", _measure, ReportConfig(**options), model, device, out)
 
 
-def _facts(text: bytes) -> Any:
-    """What a file of results says, without what no two runs share; a damaged one is its bytes."""
-    try:
-        return _steady(json.loads(text))
-    except (ValueError, RecursionError):
-        return text
+def _measure(config: ReportConfig, subject: Subject) -> Report:
+    names, lm, job = config.chosen, subject.lm, subject.job
+    text, training = config.held_out(subject)
+    if training is None and config.metrics is None:
+        names = [name for name in names if name not in ("baselines", "copying")]
+    real = config.real_text(subject, text) if config.judge is not None else None
+    found: dict[str, Any] = {}
+    if "likelihood" in names:
+        found["likelihood"] = likelihood(
+            lm, text, seed=config.seed, batch=config.batch, draws=config.draws,
+            job=job.about(text=text.fingerprint),
+        )  # fmt: skip
+    if "baselines" in names and job.team.first:
+        found["baselines"] = Baselines.of(text, need(training, "baselines"))
+    if {"samples", "copying", *JUDGED} & set(names):
+        drawn = _samples(config, subject)
+        reference = reference_rows(text, len(drawn.rows), max(map(len, drawn.rows)))
+        if "samples" in names and job.team.first:
+            found["samples"] = SampleDiversity.of(drawn, reference, training)
+        if "copying" in names:
+            found["copying"] = _copying(drawn, reference, need(training, "copying"), subject)
+        if real is not None:
+            found["real_text"] = SeenByJudge(real.seen, real.reason)
+            found |= _judged(config, subject, names, drawn, real.rows)
+    return Report(text=text.source, metrics=names, **found)
 
 
-def _steady(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _steady(item) for key, item in value.items() if key not in _VOLATILE}
-    return [_steady(item) for item in value] if isinstance(value, list) else value
+def _samples(config: ReportConfig, subject: Subject) -> SampleSet:
+    if config.samples:
+        return read_samples(config.samples, subject.lm.tokenizer)
+    return draw_samples(
+        subject.lm, config.how, count=config.count, seed=config.seed, batch=config.batch,
+        job=subject.job,
+    )  # fmt: skip
 
 
-def _finite(value: Any) -> Any:
-    """The value with NaN and infinities as None, in turn."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _not_finite(value: Any, name: str = "") -> Iterator[str]:
-    """Names of figures that are no numbers and should be."""
-    wrong = isinstance(value, float) and not math.isfinite(value)
-    if wrong and not name.endswith(_MAY_BE_NONE):
-        yield name
-    items = value.items() if isinstance(value, dict) else ()
-    for key, item in items or enumerate(value if isinstance(value, (list, tuple)) else ()):
-        yield from _not_finite(item, f"{name}.{key}".lstrip("."))
-
-
-def table(result: dict[str, Any]) -> Table:
-    """The figures of `sddlm.eval.run.evaluate`, each with what to read it beside."""
-    on = f" on {result['text']}" if "text" in result else ""
-    out = Table(
-        title=f"{result['model']}{on}",
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE,
+def _copying(
+    drawn: SampleSet, reference: SampleSet, training: TrainingText, subject: Subject
+) -> Compared[Copying]:
+    both = copying(
+        [*drawn.rows, *reference.rows],
+        training.rows,
+        most_tokens=MOST_SEARCHED,
+        decode=training.tokenizer.decode_batch,
+        work=subject.job.about(training=training.fingerprint),
     )
-    for name, justify in _COLUMNS:
-        out.add_column(name, justify=justify)
-    out.caption = "\n".join(_ROWS[result["question"]](out, result))
-    return out
+    n = len(drawn.rows)
+    return Compared(both[:n], both[n:])
 
 
-_COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("figure", "left"),
-    ("model", "right"),
-    ("beside", "left"),
-)
+def _judged(
+    config: ReportConfig, subject: Subject, names: list[str], drawn: SampleSet, text: HeldOut
+) -> dict[str, Any]:
+    """What the judge finds in samples and in real text, read alike."""
+    judge = Judge.load(config.judge or "", device=subject.device)
+    longest = max(map(len, drawn.rows))
+
+    def perplexity(texts: SampleSet) -> GenerativePerplexity:
+        return generative_perplexity(
+            judge,
+            # tokens that were made from the text are not the sampler's
+            texts.texts if "tokens" in texts.origin else texts,
+            config.convention,
+            tokenizer=subject.lm.tokenizer,
+            context=config.context,
+            work=subject.job,
+            precision=str(texts.origin.get("precision", "unknown")),
+        )
+
+    found: dict[str, Any] = {}
+    if "generative" in names:
+        reference = reference_rows(text, len(drawn.rows), longest)
+        found["generative"] = Compared(perplexity(drawn), perplexity(reference))
+    if "mauve" in names:
+        real = reference_rows(text, 2 * len(drawn.rows), longest)
+        found["mauve"] = mauve(
+            judge, drawn.texts, real.texts, context=config.context, work=subject.job
+        )
+    return found
 
 
-def _report(out: Table, result: dict[str, Any]) -> list[str]:
-    facts = []
-    if "likelihood" in result:
-        facts += _likelihood_rows(out, result)
-    elif "baselines" in result:
-        out.add_row("bits per character", "", _baselines(result))
-    if "samples" in result:
-        facts.append(_sample_rows(out, result["samples"]))
-    if "copying" in result:
-        facts.append(_copying_rows(out, result["copying"]))
-    if "generative" in result:
-        facts.append(_generative_rows(out, result["generative"]))
-    if "real_text" in result:
-        facts.append(_real_text(result))
-    if "mauve" in result:
-        own = result["mauve"]
-        out.add_row("MAUVE", f"{own['mauve']:.3f}", f"real {own['real']:.3f}")
-    return facts
+def _likelihood_rows(table: Table, own: Likelihood, baselines: str) -> list[str]:
+    below = "≤ " if own.bound else ""
+    table.add_row("perplexity per token", own.shown_ppl, "")
+    if own.bound:
+        error = plus_minus(own.complete_stderr * own.complete_ppl)
+        prior = f"prior term {own.prior_kl:.2g} nats"
+        table.add_row("  complete bound", f"≤ {own.complete_ppl:.4g}{error}", prior)
+    bits = f"{below}{own.bpc:.3f}{plus_minus(own.bpc_stderr)}"
+    table.add_row("bits per character", bits, baselines)
+    rows = "1 row, too few for an error" if own.rows == 1 else f"{own.rows} rows"
+    counts = f"likelihood: {rows}, {own.tokens} tokens"
+    if own.bound:
+        counts += f", noise levels per row: {own.draws}"
+    return [counts, f"read as: {own.reading}"]
 
 
-def _zero_shot(out: Table, result: dict[str, Any]) -> list[str]:
-    for name, own in result["zero_shot"].items():
-        if "error" in own:
-            out.add_row(name, "-", own["error"])
-            continue
-        out.add_row(name, _perplexity(own), f"{own['bpc']:.3f} bits per character")
-    return ["perplexity per token; no end of text between documents (the field's convention)"]
-
-
-def _tasks(out: Table, result: dict[str, Any]) -> list[str]:
-    for name, own in result["tasks"].items():
-        for metric, value in own["metrics"].items():
-            error = own["stderr"].get(metric)
-            shown = f"{value:.4g}{_error(error)}"
-            out.add_row(f"{name}: {metric}", shown, f"{own['documents']} questions")
-    return []
-
-
-def _frontier(out: Table, result: dict[str, Any]) -> list[str]:
-    for row in frontier_rows(result):
-        out.add_row(*row)
-    convention = result["convention"]["name"]
-    judge = f"judge {result['judge']}, convention {convention}; intervals of 95%"
-    return [judge, _real_text(result)]
-
-
-def _correction(out: Table, result: dict[str, Any]) -> list[str]:
-    own = result["correction"]
-    for share in own["shares"]:
-        wrong = share["wrong"] / share["tokens"]
-        out.add_row(f"{share['share']:.3g} replaced", "restored", f"{wrong:.2%} are wrong")
-        named = [(f"  t auto, mean {share['auto']['t']:.3f}", share["auto"])]
-        named += [(f"  t {point['t']:g}", point) for point in share["points"]]
-        for name, point in named:
-            after = f"damaged {_percent(point, 'damaged')}, wrong {point['wrong_after']:.2%}"
-            out.add_row(name, _percent(point, "restored"), after)
-        bits = f"{share['base_bits']:.3f} by their share alone"
-        out.add_row("  bits to say which", f"{share['confidence_bits']:.3f}", bits)
-    how = own["sampler"]
-    return [f"{own['rows']} rows; steps {how['steps']}, tail {how['tail']}; t is the noise level"]
-
-
-def _real_text(result: dict[str, Any]) -> str:
-    """Whether the judge was trained on the real text."""
-    own = result["real_text"]
-    return f"real text seen by the judge: {own['seen_by_judge']} ({own['reason']})"
-
-
-def _percent(point: dict[str, Any], figure: str) -> str:
-    """A share of tokens with its standard error, or a dash."""
-    value = point[figure]
-    return "-" if math.isnan(value) else f"{value:.2%} ± {point[f'{figure}_stderr']:.2%}"
-
-
-def _perplexity(own: dict[str, Any]) -> str:
-    below = "≤ " if own["bound"] else ""
-    return f"{below}{own['ppl']:.4g}{_error(own['stderr'] * own['ppl'])}"
-
-
-def _error(value: float | None) -> str:
-    """A standard error behind its figure; nothing where there is none, as of a single row."""
-    return "" if value is None or math.isnan(value) else f" ± {value:.2g}"
-
-
-def _baselines(result: dict[str, Any]) -> str:
-    bpc = result.get("baselines", {}).get("bpc", {})
-    return ", ".join(f"{name} {value:.3f}" for name, value in bpc.items())
-
-
-def _likelihood_rows(out: Table, result: dict[str, Any]) -> list[str]:
-    own = result["likelihood"]
-    below = "≤ " if own["bound"] else ""
-    out.add_row("perplexity per token", _perplexity(own), "")
-    if own["bound"]:
-        prior = f"prior term {own['prior_kl']:.2g} nats"
-        error = _error(own["complete_stderr"] * own["complete_ppl"])
-        out.add_row("  complete bound", f"≤ {own['complete_ppl']:.4g}{error}", prior)
-    bits = f"{below}{own['bpc']:.3f}{_error(own['bpc_stderr'])}"
-    out.add_row("bits per character", bits, _baselines(result))
-    rows = "1 row, too few for an error" if own["rows"] == 1 else f"{own['rows']} rows"
-    counts = f"likelihood: {rows}, {own['tokens']} tokens"
-    if own["bound"]:
-        counts += f", noise levels a row: {own['draws']}"
-    return [counts, f"read as: {own['reading']}"]
-
-
-def _copying_rows(out: Table, found: dict[str, Any]) -> str:
-    own, real = found["samples"], found["real"]
-    shown = ["-" if one["overlap"] is None else f"{one['overlap']:.3f}" for one in (own, real)]
-    out.add_row(f"in the training text, {own['n']}-grams", shown[0], f"real {shown[1]}")
-    out.add_row("longest copy (tokens)", str(own["longest_max"]), f"real {real['longest_max']}")
-    return f"copying: {own['tokens_searched']} training tokens, {own['share_searched']:.0%} of them"
-
-
-def _generative_rows(out: Table, found: dict[str, Any]) -> str:
-    own, real = found["samples"], found["real"]
-    shown = [f"{one['ppl']:.4g}{_error(one['ppl_stderr'])}" for one in (own, real)]
-    out.add_row("generative perplexity", shown[0], f"real {shown[1]}")
-    return (
-        f"judge {own['judge']}: convention {own['convention']['name']}, {own['samples']} texts, "
-        f"{own['tokens']} tokens, context {own['context']}, samples drawn in {own['precision']}"
-    )
-
-
-_SAMPLE_FIGURES = {
+_DIVERSITY = {
     "entropy": "unigram entropy (nats)",
     "distinct_1": "distinct tokens",
     "distinct_2": "distinct pairs",
@@ -232,20 +254,27 @@ _SAMPLE_FIGURES = {
 }
 
 
-def _sample_rows(out: Table, samples: dict[str, Any]) -> str:
-    for key, name in _SAMPLE_FIGURES.items():
-        if key in samples["generated"]:
-            real = f"real {samples['real'][key]:.3f}"
-            out.add_row(name, f"{samples['generated'][key]:.3f}", real)
-    facts = ", ".join(f"{key} {value}" for key, value in samples["origin"].items())
-    return f"samples: {samples['count']} of {samples['length']} tokens, {facts}"
+def _diversity_rows(table: Table, found: SampleDiversity) -> str:
+    real = found.real.as_dict()
+    for name, value in found.generated.as_dict().items():
+        table.add_row(_DIVERSITY[name], f"{value:.3f}", f"real {real[name]:.3f}")
+    facts = ", ".join(f"{name} {value}" for name, value in found.origin.items())
+    return f"samples: {found.count} of {found.length} tokens, {facts}"
 
 
-#: how each question's figures are shown; they return the lines below the table
-_ROWS = {
-    "evaluation": _report,
-    "zero_shot": _zero_shot,
-    "tasks": _tasks,
-    "frontier": _frontier,
-    "correction": _correction,
-}
+def _copying_rows(table: Table, found: Compared[Copying]) -> str:
+    own, real = found.samples, found.real
+    shown = ["-" if one.overlap is None else f"{one.overlap:.3f}" for one in (own, real)]
+    table.add_row(f"in the training text, {own.n}-grams", shown[0], f"real {shown[1]}")
+    table.add_row("longest copy (tokens)", str(own.longest_max), f"real {real.longest_max}")
+    return f"copying: {own.tokens_searched} training tokens, {own.share_searched:.0%} of them"
+
+
+def _generative_rows(table: Table, found: Compared[GenerativePerplexity]) -> str:
+    own, real = found.samples, found.real
+    shown = [f"{one.ppl:.4g}{plus_minus(one.ppl_stderr)}" for one in (own, real)]
+    table.add_row("generative perplexity", shown[0], f"real {shown[1]}")
+    return (
+        f"judge {own.judge}: convention {own.convention.name}, {own.samples} texts, "
+        f"{own.tokens} tokens, context {own.context}, samples drawn in {own.precision}"
+    )

@@ -56,6 +56,18 @@ class Interval:
         value, low, high = (None if np.isnan(x) else float(x) for x in figures)
         return cls(value, low, high)
 
+    def exp(self) -> Interval:
+        """The interval of the exponential."""
+        values = (self.value, self.low, self.high)
+        return Interval(*(None if x is None else float(np.exp(x)) for x in values))
+
+    def __str__(self) -> str:
+        """``12.3 [11.9, 12.8]``, or a dash."""
+        if self.value is None:
+            return "-"
+        bounded = self.low is not None and self.high is not None
+        return f"{self.value:.4g}" + (f" [{self.low:.4g}, {self.high:.4g}]" if bounded else "")
+
 
 @lru_cache(maxsize=2)
 def resamples(count: int, *, stream: int) -> Array:

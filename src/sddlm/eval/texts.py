@@ -53,6 +53,11 @@ class HeldOut:
     ends: bool = False
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of the rows."""
+        return digest(self.tokens, [] if self.lengths is None else self.lengths.tolist())
+
+    @property
     def characters(self) -> int:
         """Characters of text, ends of documents not counted."""
         return sum(len(text) - text.count(END) for text in self.texts)
@@ -137,12 +142,12 @@ def with_ends(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 def held_out(
-    place: Path, loaded: LanguageModel, data: DataArgs | None, rows: int | None
+    place: Path | None, loaded: LanguageModel, data: DataArgs | None, rows: int | None
 ) -> tuple[HeldOut, TrainingText | None]:
     """The rows to score, and the training text where it can be had.
 
     Args:
-        place: the run or model directory that ``loaded`` came from.
+        place: the run or model directory that ``loaded`` came from; None if unknown.
         loaded: the model; its own tokenizer and length are used.
         data: a text to score as a whole, in rows as those the model was trained on; None for the
             held-out part of what it was trained on, and so is naming that text itself: its training
@@ -152,7 +157,8 @@ def held_out(
     Raises:
         ConfigError: neither a text nor a record of the training data.
     """
-    own, length, tokenizer = trained_on(place), loaded.network.length, loaded.tokenizer
+    own = None if place is None else trained_on(place)
+    length, tokenizer = loaded.network.length, loaded.tokenizer
     if own is not None and data is not None and (not data.named or same_text(own, data)):
         own, data = replace(own, cache=data.cache or own.cache), None
     training = None
@@ -175,8 +181,8 @@ def held_out(
         return other_text(loaded, data, rows), training
     if prepared is None:
         raise ConfigError(
-            f"{place} does not say what the model was trained on (no config.yaml of a run); give "
-            "a text to evaluate on: --data.path FILE"
+            f"{place or 'a loaded model'} does not state what it was trained on (no config.yaml of "
+            "a run); give a text to evaluate on: `data.path`"
         )
     return _chosen(prepared, tokenizer, rows), training
 

@@ -45,7 +45,7 @@ class RealText:
 
 def real_text(
     text: HeldOut,
-    place: Path,
+    place: Path | None,
     loaded: LanguageModel,
     data: DataArgs | None,
     judge: str,
@@ -89,13 +89,13 @@ def _nested(a: float, b: float) -> bool:
     return 0 < a <= b and (b == math.inf or (a < 1) == (b < 1))
 
 
-def _scored(place: Path, data: DataArgs | None) -> tuple[DataArgs, dict[str, float]]:
+def _scored(place: Path | None, data: DataArgs | None) -> tuple[DataArgs, dict[str, float]]:
     """The text that is scored, and how much of each of its sources.
 
     That is a share or number of the documents that training on the source would read: inf for all
     of them, 0 for none, where the rows are from a split of their own.
     """
-    own = trained_on(place)
+    own = None if place is None else trained_on(place)
     if own is not None and (data is None or not data.named or same_text(own, data)):
         if own.validation_path is None:
             own = replace(own, cache=(data.cache if data else None) or own.cache)

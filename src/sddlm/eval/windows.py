@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import device_of
+from sddlm.sampling.context import Trained
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a continuation and what is known when it is scored.
+    """A piece of a continuation and the tokens before it that the network sees.
 
     Attributes:
         choice: number of the choice that it is of.
@@ -37,31 +36,27 @@ class Window:
 
 
 def all_windows(
-    model: Any, estimate: Estimate, pairs: Sequence[tuple[list[int], list[int]]], start: int | None
+    lm: Trained, pairs: Sequence[tuple[list[int], list[int]]]
 ) -> tuple[list[Window], list[int]]:
     """The windows of all choices, and how much of each prompt is cut.
 
     Args:
-        model: the network.
-        estimate: what its output means; a next-token model needs a token in front.
+        lm: the model.
         pairs: prompt and continuation of each choice.
-        start: the token in front of an empty prompt.
 
     Raises:
-        ConfigError: if that is needed and not given.
+        ConfigError: a next-token model and an empty prompt.
     """
-    ahead = 0 if estimate.diffusion else 1
+    ahead = 0 if lm.estimate.diffusion else 1
     found: list[Window] = []
     cuts = []
     for number, (prompt, continuation) in enumerate(pairs):
         if ahead and not prompt and continuation:
-            if start is None:
-                raise ConfigError(
-                    "a next-token model cannot score the first token of a text with an empty "
-                    "prompt: put its begin-of-text token in front (start=)"
-                )
-            prompt = [start]
-        pieces = windows(prompt, continuation, model.length, ahead)
+            raise ConfigError(
+                "a next-token model cannot score the first token of a text: put its begin-of-text "
+                "token in front (`LanguageModel.prompt_ids`)"
+            )
+        pieces = windows(prompt, continuation, lm.network.length, ahead)
         found += [Window(number, i, *piece) for i, piece in enumerate(pieces)]
         cuts.append(len(prompt) - len(pieces[0][0]) if pieces else 0)
     return found, cuts
@@ -83,9 +78,9 @@ def windows(
         (context, piece) of each; context and piece are together at most ``length`` tokens.
     """
     whole, at = prompt + continuation, len(prompt)
-    fits = len(continuation) + ahead <= length
     step = max(1, length // 2)
     found = []
+    fits = len(continuation) + ahead <= length
     stop = len(whole) if fits else at + length - min(at, length - step)
     while at < len(whole):
         found.append((whole[max(0, stop - length) : at], whole[at:stop]))
@@ -93,16 +88,16 @@ def windows(
     return found
 
 
-def next_tokens(model: Any, windows: list[Window], batch: int) -> Iterator[tuple[Window, Tensor]]:
+def next_tokens(lm: Trained, some: list[Window], batch: int) -> Iterator[tuple[Window, Tensor]]:
     """Each window with the hidden states ``[M, D]`` that predict its tokens; model is causal."""
-    device = device_of(model)
-    for first in range(0, len(windows), batch):
-        some = windows[first : first + batch]
-        rows = [(window.context + window.scored)[:-1] for window in some]
-        longest = max(len(row) for row in rows)
+    device = device_of(lm.network)
+    for first in range(0, len(some), batch):
+        alike = some[first : first + batch]
+        rows = [(window.context + window.scored)[:-1] for window in alike]
+        longest = max(map(len, rows))
         # padding on the right, which no position before it sees
         x = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
-        hidden = model(x, torch.zeros(len(some), device=device))  # [b, longest, D]
-        for window, one in zip(some, hidden, strict=True):
+        hidden = lm.network(x, torch.zeros(len(alike), device=device))  # [b, longest, D]
+        for window, one in zip(alike, hidden, strict=True):
             K, M = window.shape
             yield window, one[K - 1 : K - 1 + M]

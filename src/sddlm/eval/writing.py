@@ -1,4 +1,4 @@
-"""Text after a prompt, as tasks ask for it."""
+"""Text after a context, as tasks ask for it: lm-eval's options for `LanguageModel.generate`."""
 
 from __future__ import annotations
 
@@ -7,118 +7,106 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from sddlm.errors import ConfigError
-from sddlm.eval.questions import fit
-from sddlm.generation.args import sampler_for
 from sddlm.lm import LanguageModel
-from sddlm.sampling.condition import Condition
-from sddlm.sampling.truncation import Truncation
 
-#: tokens written where a task does not say how many
-MOST = 256
-
+#: names under which lm-eval's tasks state the number of tokens
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How text is to be written.
+    """How a task wants its text written.
 
     Attributes:
         until: strings that end it.
-        most: tokens.
-        sample: draw, instead of taking the most likely token.
-        temperature: of what is drawn.
+        tokens: how many.
+        temperature: 0 takes the most likely token instead of a draw.
         top_p: of what is drawn.
     """
 
     until: tuple[str, ...] = ()
-    most: int = MOST
-    sample: bool = False
-    temperature: float = 1.0
+    tokens: int = 256
+    temperature: float = 0.0
     top_p: float = 1.0
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GenerationConfig:
-        """From lm-eval's options; it samples if ``temperature`` is above 0, unless told not to.
+        """From lm-eval's options; a ``temperature`` above 0 samples unless ``do_sample`` is false.
 
         Raises:
-            ConfigError: an option that would change the text and that there is none of here.
+            ConfigError: an option that would change the text and is not supported here.
         """
         given = dict(options)
         until = given.pop("until", None) or ()
-        most = [int(given.pop(name)) for name in _LENGTHS if name in given]
+        tokens = [int(given.pop(name)) for name in _LENGTHS if name in given]
         temperature = float(given.pop("temperature", None) or 0)
         sample = bool(given.pop("do_sample", True)) and temperature > 0
         top_p = float(given.pop("top_p", None) or 1)
         if given:
             raise ConfigError(
-                f"generation option {', '.join(given)} is unknown here; allowed: until, "
-                f"{', '.join(_LENGTHS)}, do_sample, temperature, top_p: leave it out of the task"
+                f"generation option {', '.join(given)} is unknown, must be until, "
+                f"{', '.join(_LENGTHS)}, do_sample, temperature or top_p: leave it out of the task"
             )
         return cls(
-            (until,) if isinstance(until, str) else tuple(until),
-            most[0] if most else MOST,
-            sample,
-            temperature if sample else 1.0,
-            top_p if sample else 1.0,
+            until=(until,) if isinstance(until, str) else tuple(until),
+            tokens=tokens[0] if tokens else cls.tokens,
+            temperature=temperature if sample else 0.0,
+            top_p=top_p if sample else 1.0,
         )
 
-    def truncation(self, diffusion: bool) -> Truncation:
-        """Of every prediction; left to right, a nucleus of one token is greedy decoding."""
-        alone = not self.sample and not diffusion
-        return Truncation(self.temperature, 1e-12 if alone else self.top_p)
+    def sampler(self, diffusion: bool, steps: int) -> dict[str, Any]:
+        """Options of `sddlm.SamplerConfig`.
+
+        A diffusion model writes all its tokens at once and has no greedy decoding: at temperature 0
+        it draws too, but takes the most likely token at each position in the last step.
+        """
+        greedy = not self.temperature
+        drawn = {"temperature": self.temperature or 1.0, "top_p": self.top_p}
+        if diffusion:
+            return {**drawn, "steps": steps, "tail": "greedy" if greedy else "sample"}
+        return {**drawn, "top_p": 1e-12} if greedy else drawn  # a nucleus of one token
 
 
 def write(
-    loaded: LanguageModel,
+    lm: LanguageModel,
     context: str,
-    plan: GenerationConfig,
+    config: GenerationConfig,
     *,
-    steps: int,
-    seed: int,
-    copy: int = 0,
+    count: int = 1,
+    steps: int = 64,
+    seed: int = 0,
+    batch: int = 16,
 ) -> dict[str, Any]:
-    """Write after a context, up to the first end of text or stop string.
+    """Write texts after a context, each up to the first end of text or stop string.
 
-    A long context is cut on the left, so that there is room for at least half a row. A diffusion
-    model writes all its tokens at once and has no greedy decoding: without sampling it draws its
-    text too, but takes the most likely token of p(x0 | x_t) at each position in the last step.
+    What does not fit beside the context is written block by block, as by ``sddlm sample``.
 
     Args:
-        loaded: the model.
+        lm: the model.
         context: what comes before.
-        plan: how.
+        config: how.
+        count: number of texts.
         steps: of a diffusion model's sampler.
         seed: of all randomness.
-        copy: number of the text, where several are written after one context.
+        batch: texts drawn together.
 
     Returns:
-        for JSON: ``text``; ``cut``, 1 if the context was cut; ``seconds``.
+        for JSON: ``texts``; ``cut``, 1 if the model did not see the whole context; ``seconds``.
     """
     began = time.perf_counter()
-    model, tokenizer = loaded.network, loaded.tokenizer
-    whole = loaded.prompt_ids(tokenizer.encode_batch([context])[0])
-    room = max(model.length - len(whole), model.length // 2)
-    wanted = max(1, min(plan.most, room))
-    prompt, cut = fit(loaded, whole, model.length - wanted)
-    sampler = sampler_for(
-        loaded.estimate,
-        tokenizer,
-        steps=steps,
-        tail="sample" if plan.sample else "greedy",
-        truncation=plan.truncation(loaded.estimate.diffusion),
-        ends=loaded.bos_in_rows,
+    taken = len(lm.prompt_ids(lm.tokenizer.encode_batch([context])[0]))
+    width = lm.network.length
+    found = lm.generate(
+        context,
+        n=count,
+        length=taken + config.tokens,
+        seed=seed,
+        batch=batch,
+        **config.sampler(lm.estimate.diffusion, steps),
     )
-    given = torch.tensor([prompt + [0] * wanted])  # [1, L]
-    condition = Condition(given, torch.arange(given.shape[1])[None] < len(prompt))
-    drawn = sampler.sample(loaded, seed=seed, index=copy, condition=condition)
-    ids = drawn.tokens[0, len(prompt) :].tolist()
-    if tokenizer.eos_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_id)]
-    text = tokenizer.decode(ids)
-    for stop in plan.until:
-        text = text.partition(stop)[0] if stop else text
-    return {"text": text, "cut": int(cut > 0), "seconds": time.perf_counter() - began}
+    texts = [each.blanks[0] for each in found]
+    for stop in filter(None, config.until):
+        texts = [text.partition(stop)[0] for text in texts]
+    cut = taken > width // 2 and taken + config.tokens > width
+    return {"texts": texts, "cut": int(cut), "seconds": time.perf_counter() - began}

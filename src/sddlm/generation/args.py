@@ -76,7 +76,7 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, before anything is loaded."""
-        check_choices(self, "--")
+        check_choices(self)
         for name, owner in OWN.items():
             if getattr(self, name) is not None and self.sampler != owner:
                 raise ConfigError(

@@ -57,7 +57,7 @@ class Request:
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_choices(self, "--")
+        check_choices(self)
         for name, low in (("length", 1), ("count", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < low:

@@ -79,7 +79,7 @@ class DiTConfig(DiTKnobs):
     """tokens at the end of the vocabulary that are never predicted (a mask)"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--model.")
+        check_choices(self)
         if self.architecture == "llama":
             self.time_free = True
         self._check_sizes()
@@ -102,7 +102,7 @@ class DiTConfig(DiTKnobs):
             if getattr(self, name) < least:
                 raise _wrong(name, f"is {getattr(self, name)}, must be at least {least}")
         if self.width % self.heads:
-            raise _wrong("heads", f"is {self.heads}, must divide --model.width {self.width}")
+            raise _wrong("heads", f"is {self.heads}, must divide `width` {self.width}")
         if self.width // self.heads % 2:
             raise _wrong(
                 "heads",
@@ -117,20 +117,20 @@ class DiTConfig(DiTKnobs):
 
     def _check_combinations(self) -> None:
         if self.tie and self.head_init:
-            raise _wrong("head_init", "has no meaning with --model.tie true; leave one out")
+            raise _wrong("head_init", "has no meaning with `tie=True`; leave one out")
         if self.gate_init and (self.causal or self.time_free):
             kind = "an autoregressive network" if self.causal else "a time-free network"
             kind = "a llama" if self.architecture == "llama" else kind
             raise _wrong(
                 "gate_init",
                 f"has no meaning in {kind}, which has no gates; leave it out, or where a file has "
-                "it, add --model.gate_init 0",
+                "it, add `gate_init=0`",
             )
         if self.architecture == "llama" and self.cond_dim != DiTKnobs.cond_dim:
             raise _wrong(
                 "cond_dim",
                 "has no meaning in a llama, which is not told the noise level; leave it out, or "
-                f"where a file has it, add --model.cond_dim {DiTKnobs.cond_dim}",
+                f"where a file has it, add `cond_dim={DiTKnobs.cond_dim}`",
             )
         if not self.causal and self.input_conv and self.input_conv % 2 == 0:
             raise _wrong("input_conv", f"is {self.input_conv}, must be odd (or 0 for none)")
@@ -182,7 +182,7 @@ class ModelArgs(DiTKnobs):
     """number of attention heads, instead of the preset's"""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--model.")
+        check_choices(self)
 
     def build(
         self, *, vocab_size: int, length: int, causal: bool = False, input_only: int = 0
@@ -211,4 +211,4 @@ class ModelArgs(DiTKnobs):
 
 
 def _wrong(name: str, what: str) -> ConfigError:
-    return ConfigError(f"--model.{name} {what}")
+    return ConfigError(f"`{name}` {what}")

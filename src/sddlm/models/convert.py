@@ -77,11 +77,11 @@ def to_duo(model: DiT) -> dict[str, Tensor]:
             or one with an input convolution.
     """
     if model.config.architecture != "dit":
-        raise ConfigError("Duo's network is no llama (--model.architecture)")
+        raise ConfigError("Duo's network is no llama (`architecture`)")
     if model.time_free and not model.causal:
-        raise ConfigError("Duo's network is told the noise level (--model.time_free)")
+        raise ConfigError("Duo's network is told the noise level (`time_free`)")
     if model.config.input_conv:
-        raise ConfigError("Duo's network has no input convolution (--model.input_conv)")
+        raise ConfigError("Duo's network has no input convolution (`input_conv`)")
     state = {
         _PREFIX + duo_name(name): tensor.detach().clone()
         for name, tensor in model.state_dict().items()

@@ -95,7 +95,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         if not self.causal:
             raise ConfigError(
                 "only a causal network can be cached, this one looks ahead: train with "
-                "--objective Autoregressive, or call the network without a cache"
+                "`objective=Autoregressive()`, or call the network without a cache"
             )
         return Cache(length or self.length)
 
@@ -308,7 +308,7 @@ def _check_measures(config: DiTConfig, state: dict[str, Tensor]) -> None:
     """Refuse measures that the weights do not have, before a network of that size is built."""
     found = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     if found != config.blocks:
-        raise ConfigError(f"the weights have {found} blocks, not --model.blocks {config.blocks}")
+        raise ConfigError(f"the weights have {found} blocks, not `blocks={config.blocks}`")
     shape = [config.vocab_size, config.width]
     for name in ("embedding.weight", "head.weight"):
         if name in state and list(state[name].shape) != shape:

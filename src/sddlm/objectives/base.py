@@ -33,7 +33,7 @@ class Objective(ABC):
     process: Process
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
+        check_choices(self)
 
     @property
     @abstractmethod

@@ -26,13 +26,9 @@ _LARGEST_WEIGHT = 1e6
 
 def _check(weight: float, eps: float) -> None:
     if not 0 <= weight <= _LARGEST_WEIGHT:
-        raise ConfigError(
-            f"--objective.weight is {weight}; it must be 0 to {_LARGEST_WEIGHT:g}, e.g. 1.0"
-        )
+        raise ConfigError(f"`weight` is {weight}; it must be 0 to {_LARGEST_WEIGHT:g}, e.g. 1.0")
     if not _SMALLEST_EPS <= eps < 1:
-        raise ConfigError(
-            f"--objective.eps is {eps}; it must be between {_SMALLEST_EPS:g} and 1, e.g. 1e-6"
-        )
+        raise ConfigError(f"`eps` is {eps}; it must be between {_SMALLEST_EPS:g} and 1, e.g. 1e-6")
 
 
 @dataclass
@@ -60,11 +56,10 @@ class SDDLMV1(DiffusionObjective):
     def __post_init__(self) -> None:
         if not isinstance(self.negatives, Negatives):
             raise ConfigError(
-                f"--objective.negatives is {self.negatives!r}, must be a law of negatives; from "
-                'Python such as UniformNegatives("exact"), on the command line '
-                "--objective.negatives UniformNegatives --objective.negatives.count exact"
+                f"`negatives` is {self.negatives!r}, must be a law of negatives, such as "
+                "`negatives=UniformNegatives()`"
             )
-        check_choices(self, "--objective.")
+        check_choices(self)
         _check(self.weight, self.eps)
 
     @property
@@ -82,8 +77,8 @@ class SDDLMV1(DiffusionObjective):
         scale = self.weight / vocab_size
         if self.estimate is Estimate.TRUNCATED and 0 < _LARGEST_SHARE * scale < self.eps:
             warnings.warn(
-                f"--objective.eps {self.eps:g} is not far below weight / V = {scale:.2g}, so the "
-                f"tail is not cut cleanly; use --objective.eps {scale / 100:.0e}",
+                f"`objective.eps` {self.eps:g} is not far below weight / V = {scale:.2g}, so the "
+                f"tail is not cut cleanly; use `objective.eps={scale / 100:.0e}`",
                 stacklevel=2,
             )
 
@@ -115,7 +110,7 @@ class SDDLMV2(DiffusionObjective):
     """Inside both logarithms."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
+        check_choices(self)
         _check(self.weight, self.eps)
 
     @property

@@ -53,27 +53,27 @@ class DuoCurriculum(DiffusionObjective):
     tokens ten leave out nothing at tau 1e-3, 0.01% of the weight at 0.01, most of it at 0.1."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
+        check_choices(self)
         if self.until < 0:
             raise ConfigError(
-                f"--objective.until is {self.until}, allowed is 0 or more: "
-                "try half of --train.steps, or --objective NELBO for no curriculum"
+                f"`until` is {self.until}, allowed is 0 or more: "
+                "try half of `train.steps`, or `objective=NELBO()` for no curriculum"
             )
         if not 0 <= self.tau_from <= self.until:
             raise ConfigError(
-                f"--objective.tau_from is {self.tau_from}, allowed is 0 to --objective.until "
-                f"({self.until}): try --objective.tau_from 0"
+                f"`tau_from` is {self.tau_from}, allowed is 0 to `until` ({self.until}): "
+                "try `tau_from=0`"
             )
         for name, tau in (("tau_start", self.tau_start), ("tau_end", self.tau_end)):
             if not HARD_TAU <= tau <= 1 / HARD_TAU:
                 raise ConfigError(
-                    f"--objective.{name} is {tau}, allowed is {HARD_TAU} to {1 / HARD_TAU:g}: "
-                    f"try --objective.{name} 0.001"
+                    f"`{name}` is {tau}, allowed is {HARD_TAU} to {1 / HARD_TAU:g}: "
+                    f"try `{name}=0.001`"
                 )
         low, high = ALPHA_RANGE
         if not low <= self.alpha_min < self.alpha_max <= high:
             raise ConfigError(
-                f"--objective.alpha_min is {self.alpha_min} and --objective.alpha_max is "
+                f"`alpha_min` is {self.alpha_min} and `alpha_max` is "
                 f"{self.alpha_max}, allowed is {low} <= alpha_min < alpha_max <= {high}: "
                 "try 0.05 and 0.945"
             )
@@ -86,8 +86,8 @@ class DuoCurriculum(DiffusionObjective):
             return
         most = "V - 1" if vocab_size is None else f"{vocab_size - 1} (the vocabulary less one)"
         raise ConfigError(
-            f"--objective.top_k is {k}, allowed is 1 to {most}: "
-            "leave it out for a small vocabulary, else try --objective.top_k 10"
+            f"`top_k` is {k}, allowed is 1 to {most}: "
+            "leave it out for a small vocabulary, else try `top_k=10`"
         )
 
     @property

@@ -89,7 +89,7 @@ class SDDLM(DiffusionObjective):
     tens of thousands of tokens, biased with tens)."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
+        check_choices(self)
 
     @property
     def estimate(self) -> Estimate:

@@ -39,11 +39,9 @@ class D3PM(DiffusionObjective):
     """Steps of the chain."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
+        check_choices(self)
         if not 1 <= self.steps <= _MOST_STEPS:
-            raise ConfigError(
-                f"--objective.steps is {self.steps}, must be 1 to {_MOST_STEPS:,}, e.g. 1000"
-            )
+            raise ConfigError(f"`steps` is {self.steps}, must be 1 to {_MOST_STEPS:,}, e.g. 1000")
 
     @property
     def estimate(self) -> Estimate:

@@ -107,11 +107,9 @@ class DCD(Objective):
     """How text is corrupted; the teacher's."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
+        check_choices(self)
         if not 0 < self.dt <= 1:
-            raise ConfigError(
-                f"--objective.dt is {self.dt}, must be above 0 and at most 1: try 0.01"
-            )
+            raise ConfigError(f"`dt` is {self.dt}, must be above 0 and at most 1: try 0.01")
 
     @cached_property
     def _loaded(self) -> LanguageModel:
@@ -122,20 +120,20 @@ class DCD(Objective):
         """
         if not self.teacher:
             raise ConfigError(
-                "--objective.teacher is missing: give the directory of a trained diffusion model"
+                "`teacher` is missing: give the directory of a trained diffusion model"
             )
         try:
             loaded = LanguageModel.load(Path(self.teacher))
         except ConfigError as error:
-            raise ConfigError(f"--objective.teacher: {error}") from error
+            raise ConfigError(f"`teacher`: {error}") from error
         if not loaded.estimate.diffusion:
             raise ConfigError(
-                f"--objective.teacher {self.teacher} is an autoregressive model, which has no "
+                f"`teacher` {self.teacher} is an autoregressive model, which has no "
                 "noise levels to distil; give a diffusion model"
             )
         if loaded.process != self.process:
             raise ConfigError(
-                f"--objective.process is {self.process}, but --objective.teacher {self.teacher} "
+                f"`objective.process` is {self.process}, but `teacher` {self.teacher} "
                 f"was trained with {loaded.process}; give the same"
             )
         loaded.network.eval().requires_grad_(False)
@@ -151,13 +149,13 @@ class DCD(Objective):
         its_length, its_tokenizer = self._loaded.network.length, self._loaded.tokenizer.fingerprint
         if length != its_length:
             raise ConfigError(
-                f"--data.length is {length}, but --objective.teacher {self.teacher} was trained "
-                f"for {its_length}: type --data.length {its_length}"
+                f"`data.length` is {length}, but `teacher` {self.teacher} was trained for "
+                f"{its_length}: type `data.length={its_length}`"
             )
         if tokenizer not in (None, its_tokenizer):
             raise ConfigError(
-                f"the text's tokenizer is not that of --objective.teacher {self.teacher}: "
-                f"add --start {self.teacher}, or --data.tokenizer with the teacher's own"
+                f"the text's tokenizer is not that of `teacher` {self.teacher}: add "
+                f"`start={self.teacher!r}`, or `data.tokenizer` with the teacher's own"
             )
 
     def begin(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:
@@ -168,7 +166,7 @@ class DCD(Objective):
         """
         if self._loaded.network.vocab_size != vocab_size:
             raise ConfigError(
-                f"the network has {vocab_size} tokens, but --objective.teacher {self.teacher} "
+                f"the network has {vocab_size} tokens, but `teacher` {self.teacher} "
                 f"{self._loaded.network.vocab_size}; train with the teacher's tokenizer"
             )
 

@@ -167,7 +167,7 @@ class SequenceNegatives(Negatives):
         B, L = noisy.x0.shape
         if L < 2:
             raise ConfigError(
-                "SequenceNegatives needs other positions: --data.length is 1, must be at least 2"
+                "SequenceNegatives needs other positions: `data.length` is 1, must be at least 2"
             )
         here = torch.arange(L, device=noisy.x0.device)[:, None]
         if noisy.loss_mask is None:
@@ -199,11 +199,9 @@ class TopNegatives(Negatives):
     """How many."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.negatives.")
+        check_choices(self)
         if self.top < 1:
-            raise ConfigError(
-                f"--objective.negatives.top is {self.top}, must be 1 or more tokens, e.g. 8"
-            )
+            raise ConfigError(f"`top` is {self.top}, must be 1 or more tokens, e.g. 8")
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
@@ -238,22 +236,21 @@ class MixedNegatives(Negatives):
     """How much of each, 0 or more; divided by their sum."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.negatives.")
-        flag = "--objective.negatives"
+        check_choices(self)
         if not self.parts or not all(isinstance(part, Negatives) for part in self.parts):
             raise ConfigError(
-                f"{flag}.parts is {self.parts!r}, must be a list of 1 or more negatives, such as "
+                f"`parts` is {self.parts!r}, must be a list of 1 or more negatives, such as "
                 "[UniformNegatives, NoisyToken]"
             )
         if len(self.shares) != len(self.parts):
             raise ConfigError(
-                f"{flag}.shares has {len(self.shares)} numbers for {len(self.parts)} parts; "
+                f"`shares` has {len(self.shares)} numbers for {len(self.parts)} parts; "
                 "give one number for each part"
             )
         shares = self.shares
         if not all(share >= 0 for share in shares) or not 0 < sum(shares) < float("inf"):
             raise ConfigError(
-                f"{flag}.shares is {shares}, must be numbers of 0 or more, not all 0, such "
+                f"`shares` is {shares}, must be numbers of 0 or more, not all 0, such "
                 f"as {[1.0] * len(self.parts)}"
             )
 
@@ -281,10 +278,10 @@ class MixedNegatives(Negatives):
 
 
 def _check_count(negatives: Any) -> None:
-    check_choices(negatives, flag := "--objective.negatives.")
+    check_choices(negatives)
     count, exact = negatives.count, isinstance(negatives, (UniformNegatives, UnigramNegatives))
     if (count == "exact" and exact) or (isinstance(count, int) and 1 <= count <= _MOST):
         return
     raise ConfigError(
-        f"{flag}count is {count}, must be 1 to {_MOST:,} tokens{', or exact' if exact else ''}"
+        f"`count` is {count}, must be 1 to {_MOST:,} tokens{', or exact' if exact else ''}"
     )

@@ -56,7 +56,7 @@ class MDLM(DiffusionObjective):
     """bound: the NELBO; constant: 1 for every mask, less noise in the gradient, no bound."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
+        check_choices(self)
 
     @property
     def estimate(self) -> Estimate:

@@ -31,10 +31,10 @@ class SEDD(DiffusionObjective):
     """How text is corrupted: UniformProcess or MaskedProcess."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.")
+        check_choices(self)
         if isinstance(self.process, HybridProcess):
             raise ConfigError(
-                "--objective.process is HybridProcess, whose masks have a score that the network "
+                "`process` is HybridProcess, whose masks have a score that the network "
                 "never gives; SEDD takes UniformProcess or MaskedProcess, NELBO takes all"
             )
 

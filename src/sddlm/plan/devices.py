@@ -80,7 +80,7 @@ def find_device(name: str) -> Device | None:
         return None
     if name not in DEVICES:
         raise ConfigError(
-            f"--device {name} is unknown; there are {', '.join(DEVICES)}, and {HERE}, which "
+            f"`device` is {name!r}, must be one of {', '.join(DEVICES)}, or {HERE}, which "
             "measures this machine's CPU"
         )
     return DEVICES[name]

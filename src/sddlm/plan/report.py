@@ -78,10 +78,10 @@ def _work_rows(plan: Plan) -> list[tuple[str, str, str]]:
 
 def _memory_rows(plan: Plan) -> list[tuple[str, str, str]]:
     if plan.largest is None:
-        advice = "not even one sequence fits: --strategy fsdp, more devices, checkpointing"
+        advice = "not even one sequence fits: strategy fsdp, more devices, checkpointing"
     else:
         share = plan.batch // plan.devices
-        advice = f"--train.micro_batch {plan.largest}, {share // plan.largest} in a step"
+        advice = f"train.micro_batch {plan.largest}, {share // plan.largest} in a step"
     fits = "fits" if plan.fits else "DOES NOT FIT"
     return [
         ("memory of a device", short(plan.memory["all"], "B"),
@@ -122,7 +122,7 @@ def _notes(plan: Plan) -> list[str]:
         rate = "bf16" if plan.bf16 else "fp32"
         notes.append(
             f"time: FLOPs (what checkpointing computes again included) at {plan.utilization:.0%} "
-            f"of the {rate} rate that the maker publishes: --utilization changes it. No GPU was "
+            f"of the {rate} rate that the maker publishes: utilization changes it. No GPU was "
             "measured for this. Validation, loading, and what the devices say to each other are "
             "left out"
         )

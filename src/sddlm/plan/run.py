@@ -126,9 +126,9 @@ def make_plan(
     world = _world(devices, train, rates)
     share = _utilization(utilization, rates)
     if strategy not in ("ddp", "fsdp"):
-        raise ConfigError(f"--strategy is {strategy}, must be ddp or fsdp")
+        raise ConfigError(f"`strategy` is {strategy}, must be ddp or fsdp")
     if tokens is not None and not tokens > 0:
-        raise ConfigError(f"--tokens is {tokens}, must be above 0, such as 1e9")
+        raise ConfigError(f"`tokens` is {tokens}, must be above 0, such as 1e9")
     V = sizes.vocabulary(data, vocab_size)
     corpus = sizes.prepared(data, V)
     extra = objective.process.extra_tokens
@@ -195,20 +195,20 @@ def _world(devices: int | Literal["auto"], train: TrainArgs, device: Device | No
     chosen = train.devices if devices == "auto" else devices
     world = 1 if chosen == "auto" else chosen
     if world < 1:
-        raise ConfigError(f"--devices is {world}, must be at least 1")
+        raise ConfigError(f"`devices` is {world}, must be at least 1")
     if device is None and world > 1:
-        raise ConfigError(f"--devices is {world}, but here is one machine: give --device a name")
+        raise ConfigError(f"`devices` is {world}, but here is one machine: give `device` a name")
     return world
 
 
 def _utilization(given: float | None, device: Device | None) -> float | None:
     if device is None:
         if given is not None:
-            raise ConfigError("--utilization has no meaning for --device here, which is measured")
+            raise ConfigError("`utilization` has no meaning for `device` here, which is measured")
         return None
     share = UTILIZATION if given is None else given
     if not 0 < share <= 1:
-        raise ConfigError(f"--utilization is {given}, must be above 0, at most 1, such as 0.4")
+        raise ConfigError(f"`utilization` is {given}, must be above 0, at most 1, such as 0.4")
     return share
 
 
@@ -239,4 +239,4 @@ def _write(path: Path, made: Plan) -> None:
         with atomic_write(path) as file:
             file.write(dumps(asdict(made), indent=2) + "\n")
     except OSError as error:
-        raise ConfigError(f"cannot write to --json {path}: {error.strerror}") from error
+        raise ConfigError(f"cannot write to `json` {path}: {error.strerror}") from error

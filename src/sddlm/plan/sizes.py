@@ -43,7 +43,7 @@ def vocabulary(data: DataArgs, given: int | None) -> int:
     name = data.tokenizer
     if given is not None:
         if given < 2:
-            raise ConfigError(f"--vocab_size is {given}, must be at least 2")
+            raise ConfigError(f"`vocab_size` is {given}, must be at least 2")
         return given
     if name == "bpe":
         return data.vocab_size
@@ -54,8 +54,8 @@ def vocabulary(data: DataArgs, given: int | None) -> int:
     if Path(name).exists():
         return Tokenizer.load(name).vocab_size
     raise ConfigError(
-        f"--data.tokenizer {name}: how many tokens it has is not known before it is made or "
-        "downloaded; say it with --vocab_size"
+        f"`data.tokenizer` {name}: how many tokens it has is not known before it is made or "
+        "downloaded; give it as `vocab_size`"
     )
 
 

@@ -38,7 +38,7 @@ class Process:
     predicted. V includes them."""
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.process.")
+        check_choices(self)
 
     def odds(self, alpha: Tensor, vocab_size: int) -> Tensor:
         """Noise odds nu of every token when ``alpha`` ``[...]`` is left ``[..., V]`` float64."""

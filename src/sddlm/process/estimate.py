@@ -61,7 +61,7 @@ def warn_of_bias(estimate: Estimate, vocab_size: int) -> None:
         warnings.warn(
             f"this model predicts the clean token without x_t, which is read as leave-one-out: "
             f"with {vocab_size} tokens samples and bound are biased. Train with "
-            "--objective SDDLM --objective.positions resampled, or with more tokens",
+            "`objective=SDDLM()` and `objective.positions='resampled'`, or with more tokens",
             stacklevel=3,
         )
 

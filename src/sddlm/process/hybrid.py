@@ -35,10 +35,10 @@ class HybridProcess(Process):
     uniform: float = 0.2
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.process.")
+        check_choices(self)
         if not 0 < self.uniform < 1:
             raise ConfigError(
-                f"HybridProcess.uniform is {self.uniform}, allowed is more than 0 and less than 1: "
+                f"`uniform` is {self.uniform}, allowed is more than 0 and less than 1: "
                 "try 0.2, or MaskedProcess for masks alone"
             )
 

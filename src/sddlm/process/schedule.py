@@ -66,17 +66,13 @@ def below_one(alpha: Tensor) -> Tensor:
 def _check_eps(eps: float) -> None:
     if not _LEAST <= eps < 1:
         raise ConfigError(
-            f"schedule.eps is {eps}, allowed is {_LEAST} and more, less than 1: "
-            "try --objective.process.schedule.eps 0.001"
+            f"`eps` is {eps}, allowed is {_LEAST} and more, less than 1: try `eps=0.001`"
         )
 
 
 def _check_power(power: float) -> None:
     if not 1 <= power <= 100:  # below 1 the curve is infinitely steep at one end
-        raise ConfigError(
-            f"schedule.power is {power}, allowed is 1 to 100: "
-            "try --objective.process.schedule.power 2"
-        )
+        raise ConfigError(f"`power` is {power}, allowed is 1 to 100: try `power=2`")
 
 
 @dataclass
@@ -90,7 +86,7 @@ class LogLinear(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.process.schedule.")
+        check_choices(self)
         _check_eps(self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -120,7 +116,7 @@ class Cosine(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.process.schedule.")
+        check_choices(self)
         _check_eps(self.eps)
 
     def _theta(self, t: Tensor) -> Tensor:
@@ -156,7 +152,7 @@ class CosinePower(Schedule):
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.process.schedule.")
+        check_choices(self)
         _check_eps(self.eps)
         _check_power(self.power)
 
@@ -193,7 +189,7 @@ class Polynomial(Schedule):
     power: float = 2.0
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.process.schedule.")
+        check_choices(self)
         _check_eps(self.eps)
         _check_power(self.power)
 
@@ -227,12 +223,12 @@ class Geometric(Schedule):
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
-        check_choices(self, "--objective.process.schedule.")
+        check_choices(self)
         if not _LEAST <= self.sigma_min < self.sigma_max <= 100:
             raise ConfigError(
-                f"schedule.sigma_min is {self.sigma_min} and schedule.sigma_max {self.sigma_max}, "
+                f"`sigma_min` is {self.sigma_min} and `sigma_max` {self.sigma_max}, "
                 f"allowed is {_LEAST} <= sigma_min < sigma_max <= 100: "
-                "try --objective.process.schedule.sigma_min 0.0001"
+                "try `sigma_min=0.0001`"
             )
 
     @property

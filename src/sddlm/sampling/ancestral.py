@@ -66,7 +66,7 @@ class Ancestral(Sampler):
     truncation: Truncation = field(default_factory=Truncation)
 
     def __post_init__(self) -> None:
-        check_choices(self, "--")
+        check_choices(self)
         if not 1 <= self.steps <= MOST_STEPS:
             raise ConfigError(
                 f"--steps is {self.steps}, allowed is 1 to {MOST_STEPS:,}: try --steps 128"

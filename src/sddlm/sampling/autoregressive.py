@@ -32,7 +32,7 @@ class Autoregressive(Sampler):
     bos_id: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self, "--")
+        check_choices(self)
 
     def calls(self, length: int) -> int:
         """See `Sampler.calls`: one for each token but the first."""

@@ -32,7 +32,7 @@ class FirstHitting(Sampler):
     truncation: Truncation = field(default_factory=Truncation)
 
     def __post_init__(self) -> None:
-        check_choices(self, "--")
+        check_choices(self)
 
     def calls(self, length: int) -> int:
         """See `Sampler.calls`: one for each token."""

@@ -45,7 +45,7 @@ class Truncation:
     never: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_choices(self, "--")
+        check_choices(self)
         if not _COLDEST <= self.temperature < float("inf"):
             raise ConfigError(
                 f"--temperature is {self.temperature}, allowed is {_COLDEST} and above: "

@@ -60,23 +60,23 @@ _SIGNS = (
         "the output gives noise tokens {own_share_noise:.2f}, where a network that does not look "
         "at its own token gives 1 / V",
         "samples will keep noise. What was trained at all positions is a denoiser and must say so "
-        "in its estimate; or train with --objective SDDLM or CalibratedDenoising",
+        "in its estimate; or train with `objective=SDDLM()` or CalibratedDenoising",
     ),
     _Sign(
         "repetition",
         ("preview_entropy", "text_entropy"),
         lambda row, V: row["preview_entropy"] < 0.7 * row["text_entropy"],
         "entropy within previews is {preview_entropy:.2f} nats, within text {text_entropy:.2f}",
-        "samples repeat themselves: a smaller --objective.weight if there are negatives, else a "
-        "smaller --train.lr or a longer --train.warmup",
+        "samples repeat themselves: a smaller `objective.weight` if there are negatives, else a "
+        "smaller `train.lr` or a longer `train.warmup`",
     ),
     _Sign(
         "uniform",
         ("output_entropy",),
         lambda row, V: row["output_entropy"] > 0.97 * log(V),
         "entropy of the output is {output_entropy:.2f} nats, and {most:.2f} if it is uniform",
-        "nothing has been learnt: a larger --train.lr, a shorter --train.warmup, "
-        "--model.head_init 0.02 --model.gate_init 1",
+        "nothing has been learnt: a larger `train.lr`, a shorter `train.warmup`, "
+        "`model.head_init=0.02` and `model.gate_init=1`",
     ),
     _Sign(
         "negatives",
@@ -85,8 +85,9 @@ _SIGNS = (
         "the bound is {val_nelbo:.1f} nats and {most:.1f} for a uniform guess; logits span "
         "{logit_range:.0f} nats; gradient norm {repulsive_norm:.2g} of the negatives, "
         "{attractive_norm:.2g} of the clean token",
-        "the negatives dominate: a smaller --objective.weight, a larger --objective.eps, or their "
-        "expectation, --objective.negatives UniformNegatives --objective.negatives.count exact",
+        "the negatives dominate: a smaller `objective.weight`, a larger `objective.eps`, or their "
+        "expectation, `objective.negatives=UniformNegatives()` with "
+        "`objective.negatives.count='exact'`",
     ),
 )
 #: looks in succession that must show a sign

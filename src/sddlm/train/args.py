@@ -72,40 +72,38 @@ class TrainArgs:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, all at once."""
-        check_choices(self, "--train.")
+        check_choices(self)
         counts = {
             "steps": 1, "batch": 1, "warmup": 0, "validate_every": 1, "validation_rows": 1,
             "preview_every": 0, "checkpoint_every": 1, "workers": 0, "devices": 1,
         }  # fmt: skip
         most = dict.fromkeys(counts, 10**12) | {"batch": 10**7, "workers": 1024, "devices": 10**6}
         wrong = [
-            f"--train.{name} is {value}, must be at least {least}, at most {most[name]:,}"
+            f"`{name}` is {value}, must be at least {least}, at most {most[name]:,}"
             for name, least in counts.items()
             if (value := getattr(self, name)) != "auto" and not least <= value <= most[name]
         ]
         shares = {"ema": self.ema, "curriculum": self.curriculum, "beta2": self.beta2}
         wrong += [
-            f"--train.{name} is {value}, must be at least 0 and below 1"
+            f"`{name}` is {value}, must be at least 0 and below 1"
             for name, value in shares.items()
             if not 0 <= value < 1
         ]
         if not 0 < self.lr <= _LARGEST_LR:
-            wrong.append(f"--train.lr is {self.lr}, must be above 0, at most {_LARGEST_LR:g}")
+            wrong.append(f"`lr` is {self.lr}, must be above 0, at most {_LARGEST_LR:g}")
         elif not 0 <= self.weight_decay <= 1 / self.lr:  # a step takes lr * weight_decay away
             wrong.append(
-                f"--train.weight_decay is {self.weight_decay}, must be at least 0, "
+                f"`weight_decay` is {self.weight_decay}, must be at least 0, "
                 f"at most 1 / lr = {1 / self.lr:g}"
             )
         if not self.clip > 0:
-            wrong.append(f"--train.clip is {self.clip}, must be above 0")
+            wrong.append(f"`clip` is {self.clip}, must be above 0")
         if not 0 < self.curriculum_start <= 1:
             wrong.append(
-                f"--train.curriculum_start is {self.curriculum_start}, must be above 0, at most 1"
+                f"`curriculum_start` is {self.curriculum_start}, must be above 0, at most 1"
             )
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
-            wrong.append(
-                f"--train.micro_batch is {self.micro_batch}, must divide --train.batch {self.batch}"
-            )
+            wrong.append(f"`micro_batch` is {self.micro_batch}, must divide `batch` {self.batch}")
         if wrong:
             raise ConfigError("; ".join(wrong))
 
@@ -138,13 +136,13 @@ def micro_batch(args: TrainArgs, world: int) -> int:
     """
     if args.batch % world:
         raise ConfigError(
-            f"--train.batch is {args.batch}, must be a multiple of the {world} processes"
+            f"`train.batch` is {args.batch}, must be a multiple of the {world} processes"
         )
     share = args.batch // world
     size = args.micro_batch or share
     if share % size:
         raise ConfigError(
-            f"--train.micro_batch is {size}, must divide the {share} sequences of a process"
+            f"`train.micro_batch` is {size}, must divide the {share} sequences of a process"
         )
     return size
 

@@ -44,14 +44,14 @@ def run_directory(run: Path, resume: bool, changed: Callable[[], str]) -> Iterat
         return
     _check(run, resume, changed)
     made: list[Path] = []
-    busy = f"--out {run} is in use by another process; wait for it, or choose another directory"
+    busy = f"`out` {run} is in use by another process; wait for it, or choose another directory"
     try:
         with ExitStack() as stack:
             try:
                 made += _make(run)
                 stack.enter_context(locked(run / _LOCK, busy))
             except OSError as error:
-                raise ConfigError(f"cannot write to --out {run}: {error.strerror}") from error
+                raise ConfigError(f"cannot write to `out` {run}: {error.strerror}") from error
             _check(run, resume, changed)  # again, now that no other process changes it
             _clear(run)
             yield
@@ -78,22 +78,25 @@ def _check(run: Path, resume: bool, changed: Callable[[], str]) -> None:
     """Refuse a place that holds anything but this run."""
     if not run.exists():
         if resume:
-            raise ConfigError(f"--resume: there is no run {run}; leave --resume out")
+            raise ConfigError(f"cannot resume: there is no run {run}; leave `resume` out")
         return
     if has_checkpoint(run):
         if not resume:
             raise ConfigError(
-                f"--out {run} exists and is not empty; choose another directory, or add --resume"
+                f"`out` {run} exists and is not empty; choose another directory, or add "
+                "`resume=True`"
             )
         if options := changed():
-            raise ConfigError(f"--resume: {options}; resume with --config {run / CONFIG}")
+            raise ConfigError(
+                f"cannot resume: {options}; resume with the options of {run / CONFIG}"
+            )
         return
     if not run.is_dir() or (others := _others(run)):
         what = f"not empty: it holds {others[0]} and no checkpoint" if run.is_dir() else "a file"
-        raise ConfigError(f"--out {run} is {what}; choose another directory")
+        raise ConfigError(f"`out` {run} is {what}; choose another directory")
     if (run / CONFIG).is_file() and (options := changed()):
         raise ConfigError(
-            f"--out {run} holds another run, stopped before its first checkpoint: {options}; "
+            f"`out` {run} holds another run, stopped before its first checkpoint: {options}; "
             "choose another directory, or remove it"
         )
 

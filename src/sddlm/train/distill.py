@@ -103,19 +103,19 @@ def distill(
 def _checked(out: str | None, rounds: int, dt: float, resume: bool) -> Path:
     """The directory to write, and everything that can be refused before the model is read."""
     if not out:
-        raise ConfigError("--out is missing: give a directory to write, new or empty")
+        raise ConfigError("`out` is missing: give a directory to write, new or empty")
     if rounds < 1:
-        raise ConfigError(f"--rounds is {rounds}, must be at least 1")
+        raise ConfigError(f"`rounds` is {rounds}, must be at least 1")
     last = dt * 2 ** (rounds - 1)
     if not (dt > 0 and last <= 1):
         raise ConfigError(
-            f"--dt is {dt:.4g}, in the last of {rounds} rounds {last:.4g}, must be above 0 and "
-            f"there at most 1: --dt {0.5**rounds:.4g}, or fewer --rounds"
+            f"`dt` is {dt:.4g}, in the last of {rounds} rounds {last:.4g}, must be above 0 and "
+            f"there at most 1: `dt={0.5**rounds:.4g}`, or fewer `rounds`"
         )
     place = Path(out)
     if not resume and place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise ConfigError(
-            f"--out {place} exists and is not empty; choose another directory, or add --resume"
+            f"`out` {place} exists and is not empty; choose another directory, or add `resume=True`"
         )
     return place
 
@@ -124,7 +124,7 @@ def _one_process(train: TrainArgs) -> TrainArgs:
     """Lightning starts helpers by calling the verb anew, which would begin with the first round."""
     if train.devices not in ("auto", 1):
         raise ConfigError(
-            f"--train.devices is {train.devices}, but a distillation is one process: leave it out, "
+            f"`train.devices` is {train.devices}, but a distillation is one process: leave it out, "
             "or train single rounds with sddlm train --start MODEL --objective DCD"
         )
     return replace(train, devices=1)
@@ -139,7 +139,7 @@ def _text(model_dir: str, data: DataArgs | None, length: int) -> DataArgs:
     if own is None:
         raise ConfigError(
             f"{model_dir} does not say what it was trained on (no config.yaml of a run); give a "
-            "text: --data.path FILE"
+            "text: `data.path='FILE'`"
         )
     cache = own.cache if data is None else data.cache or own.cache
     # the tokenizer is the model's; what the run was asked for has been learnt already
@@ -164,5 +164,5 @@ def _round(
 
 def _check_round(run: Path, config: dict[str, Any]) -> None:
     """A distillation goes on as it began."""
-    if options := changed(run, config).replace("--objective.init_args.", "--"):
-        raise ConfigError(f"--resume: {options} in {run}; resume with the options of before")
+    if options := changed(run, config).replace("`objective.", "`"):
+        raise ConfigError(f"cannot resume: {options} in {run}; resume with the options of before")

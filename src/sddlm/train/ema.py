@@ -63,7 +63,7 @@ class EMA(Callback):
         if not all(bool(average.isfinite().all()) for average in self.average):
             raise FloatingPointError(
                 f"the weights after step {self.updates} are not finite; checkpoint and model are "
-                "those of before; try a smaller --train.lr or a longer --train.warmup"
+                "those of before; try a smaller `train.lr` or a longer `train.warmup`"
             )
 
     @contextmanager

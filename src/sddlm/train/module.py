@@ -82,7 +82,7 @@ class TrainModule(LightningModule):
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient of step {self.global_step + 1} is {norm.item()}: the weights are "
-                "those of the step before; try a smaller --train.lr or a longer --train.warmup"
+                "those of the step before; try a smaller `train.lr` or a longer `train.warmup`"
             )
         sums = torch.stack(list(self._figures.values()))  # [figures, 2]
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -182,19 +182,19 @@ def _check(
 ) -> None:
     """Everything that can be refused before any work."""
     if not 0 <= seed < 2**63:
-        raise ConfigError(f"--seed is {seed}, must be at least 0 and below 2**63")
+        raise ConfigError(f"`seed` is {seed}, must be at least 0 and below 2**63")
     objective.check(length=data.length)
     model.build(vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal)
     if args.devices != "auto":
         micro_batch(args, args.devices)
     if args.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("--train.accelerator is gpu, but torch finds none here; use auto or cpu")
+        raise ConfigError("`train.accelerator` is gpu, but torch finds none here; use auto or cpu")
     if objective.causal and data.length < 2:
-        raise ConfigError("--data.length is 1, but next-token prediction needs at least 2")
+        raise ConfigError("`data.length` is 1, but next-token prediction needs at least 2")
     if objective.causal and data.packing == "document" and not data.ends:
         raise ConfigError(
-            "--data.packing document gives next-token prediction nothing to begin a document from; "
-            "add --data.ends true"
+            "`data.packing` document gives next-token prediction nothing to begin a document from; "
+            "add `data.ends=True`"
         )
 
 
@@ -238,7 +238,12 @@ def changed(run: Path, config: dict[str, Any]) -> str:
     if now["start"] is not None:  # which decides the network, whatever is written of it
         now = {k: v for k, v in now.items() if not k.startswith("model.")}
     names = [k for k in now if k not in FREE and before.get(k) != now[k]]
-    return ", ".join(f"--{k} was {before.get(k)} and is {now[k]}" for k in names)
+    return ", ".join(f"`{_name(k)}` was {before.get(k)} and is {now[k]}" for k in names)
+
+
+def _name(key: str) -> str:
+    """The argument that a key of ``config.yaml`` belongs to."""
+    return key.replace("init_args.", "").removesuffix(".class_path")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -28,14 +28,14 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
     try:
         loaded = LanguageModel.load(Path(start))
     except ConfigError as error:
-        raise ConfigError(f"--start: {error}") from error
+        raise ConfigError(f"`start`: {error}") from error
     own, its_own = DataArgs(), trained_on(Path(start))
     for name in ("tokenizer", "vocab_size"):
         value = getattr(data, name)
         if value not in (getattr(own, name), getattr(its_own, name, None)):
             raise ConfigError(
-                f"--data.{name} is {value}, but --start {start} has a tokenizer of its own; "
-                f"leave --data.{name} out"
+                f"`data.{name}` is {value}, but `start` {start} has a tokenizer of its own; "
+                f"leave `data.{name}` out"
             )
     _check_objective(start, loaded, objective)
     _check_network(start, loaded, model)
@@ -63,8 +63,8 @@ def _check_network(start: str, loaded: LanguageModel, model: ModelArgs) -> None:
         here, there = getattr(asked, field.name), getattr(config, field.name)
         if here != there:
             raise ConfigError(
-                f"--model.{field.name} is {here}, but the network of --start {start} has {there}; "
-                "leave all --model options out, its measures are taken over"
+                f"`model.{field.name}` is {here}, but the network of `start` {start} has {there}; "
+                "leave all `model` options out, its measures are taken over"
             )
 
 
@@ -74,13 +74,15 @@ def _check_objective(start: str, loaded: LanguageModel, objective: Objective) ->
     name = type(objective).__name__
     if config.causal != objective.causal:
         kind = "an autoregressive" if config.causal else "a diffusion"
-        raise ConfigError(f"--start {start} is {kind} model, which --objective {name} cannot train")
+        raise ConfigError(
+            f"`start` {start} is {kind} model, which `objective={name}()` cannot train"
+        )
     extra = objective.process.extra_tokens
     if config.input_only != extra:
         raise ConfigError(
-            f"--start {start} was trained with {type(loaded.process).__name__}, but --objective "
-            f"{name} has {type(objective.process).__name__}, another vocabulary; choose an "
-            "objective with the same process"
+            f"`start` {start} was trained with {type(loaded.process).__name__}, but "
+            f"`objective={name}()` has {type(objective.process).__name__}, another vocabulary; "
+            "choose an objective with the same process"
         )
 
 

@@ -1,4 +1,4 @@
-"""What scores a model, whatever loss trained it: estimates of its bound, or the exact value."""
+"""Estimators of the negative log-likelihood: the bound of a diffusion model, or the exact value."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sddlm.draw import Draw
+from sddlm.lm import LanguageModel
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.bound import T_MIN, bound
 from sddlm.process.base import Process
@@ -18,8 +19,8 @@ from sddlm.process.estimate import Estimate, warn_of_bias
 _POWER = 3
 
 
-def levels(process: Process, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Times for uniform numbers in (0, 1), and what makes a mean over them an integral over time.
+def importance_times(process: Process, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Times for uniform numbers in (0, 1), with their importance weights.
 
     With n = 1 - alpha_t, the integrand is about 1 / n with probability n and else nearly 0. Of
     times drawn uniformly its mean square grows like log 1/n and its kurtosis like 1 / n^2: the few
@@ -55,14 +56,18 @@ class NLLEstimate(NamedTuple):
 
 
 class NLLEstimator(Protocol):
-    """What scores a model."""
+    """Estimates -log p of each token, whatever loss trained the model."""
 
     def nats(self, model: Any, x0: Tensor, draw: Draw) -> NLLEstimate:
         """Nats of each position; the mean over draws is the bound, or the exact value."""
         ...
 
     def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
-        """Those of the given positions that count ``[B, L]`` bool."""
+        """The given positions that count ``[B, L]`` bool."""
+        ...
+
+    def prior_kl(self, model: Any) -> float:
+        """Prior term of the complete bound, nats per token."""
         ...
 
 
@@ -70,7 +75,7 @@ class NLLEstimator(Protocol):
 class DiffusionNLL:
     """The bound of any diffusion model: it needs the process and the estimate, no objective.
 
-    Times are drawn by `levels`, so that small ones come often and weigh little.
+    Times are drawn by `importance_times`, so that small ones come often and weigh little.
 
     Attributes:
         process: that the model undoes.
@@ -83,7 +88,7 @@ class DiffusionNLL:
     def nats(self, model: Any, x0: Tensor, draw: Draw) -> NLLEstimate:
         """Integrand of the NELBO at one time a sequence, weighted (see the class)."""
         warn_of_bias(self.estimate, model.vocab_size)
-        t, weight = levels(self.process, draw.times(0.0))  # [B]
+        t, weight = importance_times(self.process, draw.times(0.0))  # [B]
         found = bound(model, self.process, self.estimate, x0, draw, t).double()
         weighted = found * weight[:, None]
         published = weighted * (t >= T_MIN)[:, None] / (1 - T_MIN)
@@ -92,6 +97,10 @@ class DiffusionNLL:
     def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """All of the given ones ``[B, L]`` bool."""
         return torch.ones_like(x0, dtype=torch.bool) if loss_mask is None else loss_mask
+
+    def prior_kl(self, model: Any) -> float:
+        """KL of the fully noised token from the prior, nats."""
+        return self.process.prior_kl(model.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,11 @@ class AutoregressiveNLL:
         """All but the first of a row ``[B, L]`` bool."""
         return self.objective.counted(x0, loss_mask)
 
+    def prior_kl(self, model: Any) -> float:
+        """None: nothing is noised."""
+        return 0.0
 
-def bounded(process: Process, estimate: Estimate) -> NLLEstimator:
-    """What scores a model, whatever loss trained it."""
-    return DiffusionNLL(process, estimate) if estimate.diffusion else AutoregressiveNLL()
+
+def nll_estimator(lm: LanguageModel) -> NLLEstimator:
+    """The estimator of a model, whatever loss trained it."""
+    return DiffusionNLL(lm.process, lm.estimate) if lm.estimate.diffusion else AutoregressiveNLL()

@@ -1,16 +1,30 @@
-"""What the parser of the command line says over several lines, in one line for a user."""
+"""Errors as the command line prints them: one line, with flags for arguments.
+
+The library names arguments as Python has them, `` `steps` `` or `` `data.length` ``; here they
+become ``--train.steps`` and ``--data.length``.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
+from inspect import signature
+from shlex import quote
+from traceback import format_exception
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from sddlm.errors import ConfigError, allowed, kinds
+from sddlm.errors import ConfigError, allowed, closest, kinds
 from sddlm.inherit import File
+
+#: an argument in a message: `` `top_p` ``, `` `data.length` `` or `` `data.ends=True` ``
+_ARGUMENT = re.compile(r"`([\w.]+)(?:=([^`]*))?`")
+
+#: a statement in a message
+_IMPORT = re.compile(r"`import ([^`]+)`")
 
 #: what a parser's message names on the way to the option that it is about
 _TOKENS = re.compile(
@@ -31,6 +45,107 @@ _SECTION = re.compile(
 )
 #: a class of a module that the user did not name
 _DENIED = re.compile(r"Importing '(.*?)' is not allowed")
+
+
+def option_types(function: Callable[..., Any]) -> dict[str, Any]:
+    """Every option by its dotted name, those of classes that can be chosen too, with its type."""
+    return dict(_options(function, ""))
+
+
+def _options(owner: Any, section: str) -> Iterator[tuple[str, Any]]:
+    for name, hint in _hints(owner).items():
+        yield section + name, hint
+        for kind in kinds(hint):
+            for leaf in _leaves(kind):
+                yield from _options(leaf, f"{section}{name}.")
+
+
+def required(function: Callable[..., Any]) -> set[str]:
+    """Arguments without a default."""
+    parameters = signature(function).parameters
+    return {name for name, each in parameters.items() if each.default is each.empty}
+
+
+def _leaves(kind: Any) -> Iterator[type]:
+    """Classes whose fields are options; a library may have made some of str or dict."""
+    if isinstance(kind, type) and kind.__module__ != "builtins":
+        if is_dataclass(kind):
+            yield kind
+        leaves: list[type] = kind.__subclasses__()
+        for leaf in leaves:
+            yield from _leaves(leaf)
+
+
+def with_flags(message: str, options: Collection[str]) -> str:
+    """The message with flags in the place of arguments in backquotes.
+
+    An option's own name comes first, else the only option that ends in ``.name``. What is no option
+    stays as it is.
+
+    Args:
+        message: such as "`top_p` is 2.0, must be at most 1: try `top_p=0.9`".
+        options: their dotted names.
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        named = [name] if name in options else [o for o in options if o.endswith(f".{name}")]
+        if len(named) != 1:
+            return found[0]
+        return f"--{named[0]}" if value is None else f"--{named[0]} {_typed(value)}"
+
+    return _IMPORT.sub(r"--import \1", _ARGUMENT.sub(flag, message))
+
+
+def _typed(value: str) -> str:
+    """A value of Python as it is typed behind a flag."""
+    known = {"True": "true", "False": "false", "None": "null"}
+    return known.get(value) or quote(value.removesuffix("()").strip("'\""))
+
+
+def made(function: Callable[..., Any], kind: type, *args: Any, **named: Any) -> Any:
+    """An object of a section of a function's options.
+
+    Raises:
+        ConfigError: of the object's class, its fields with their section: `train.steps`.
+    """
+    try:
+        return kind(*args, **named)
+    except ConfigError as error:
+        raise ConfigError(_with_section(str(error), kind, option_types(function))) from error
+
+
+def _with_section(message: str, kind: type, options: Mapping[str, Any]) -> str:
+    sections = (
+        name for name, hint in options.items() if any(kind in _leaves(base) for base in kinds(hint))
+    )
+    own = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
+    section = next(sections, None)
+
+    def dotted(found: re.Match[str]) -> str:
+        return f"`{section}.{found[0][1:]}" if section and found[1] in own else found[0]
+
+    return _ARGUMENT.sub(dotted, message)
+
+
+#: options of former versions that chose an evaluation: the command now
+_MOVED = {
+    "--frontier": "eval frontier RUN --judge JUDGE",
+    "--zero_shot": "eval zero-shot RUN --sets all",
+    "--tasks": "eval tasks RUN --tasks hellaswag,piqa",
+    "--correction": "eval correction RUN --shares 0.05,0.1",
+}
+
+
+def check_moved(verb: str, flags: Sequence[str]) -> None:
+    """Refuse an option that has become a command.
+
+    Raises:
+        ConfigError: names the command.
+    """
+    for flag in [flag.partition("=")[0] for flag in flags] if verb == "eval report" else ():
+        if flag in _MOVED:
+            raise ConfigError(f"{flag} is a command of its own now: sddlm {_MOVED[flag]}")
 
 
 def check_sections(file: File, function: Callable[..., Any]) -> None:
@@ -151,11 +266,11 @@ def _suggest(key: str, keys: Sequence[str]) -> str:
     section, _, name = key.rpartition(".")
     beside = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == section}
     anywhere = {k.rpartition(".")[2]: k for k in reversed(keys)}
-    close = [anywhere[name]] if name in anywhere else get_close_matches(key, keys, 1, 0.8)
+    close = anywhere.get(name) or closest(key, keys, 0.8)
     for names in (beside, anywhere):
-        close = close or [names[found] for found in get_close_matches(name, names, 1)]
+        close = close or names.get(closest(name, names) or "")
     if close:
-        return f"; did you mean --{close[0]}?"
+        return f"; did you mean --{close}?"
     if section and beside:
         return f"; there are {', '.join(f'--{k}' for k in beside.values())}"
     return "; see --help"
@@ -182,3 +297,14 @@ def _loaded(path: str) -> Any:
     """A class by its path, if its module is imported; nothing is imported for a message."""
     module, _, name = path.rpartition(".")
     return getattr(sys.modules.get(module), name, None)
+
+
+def saved_traceback(error: BaseException) -> str:
+    """Save the traceback of an error that nobody foresaw; returns the end of its line."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="sddlm-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(format_exception(error))
+    except OSError as full:
+        return f" ({type(error).__name__}, not foreseen; no traceback: {full.strerror})"
+    return f" ({type(error).__name__}, not foreseen: please report it with {path})"
