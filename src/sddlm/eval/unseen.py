@@ -17,7 +17,7 @@ from sddlm.data.args import DataArgs, all_trained_on, trained_on
 from sddlm.data.corpora import CORPORA
 from sddlm.data.texts import is_corpus, share_held_out
 from sddlm.errors import ConfigError
-from sddlm.eval.texts import HeldOut, held_out_alone, same_text
+from sddlm.eval.texts import HeldOut, other_text, same_text
 from sddlm.lm import LanguageModel
 
 #: options that decide what the documents of a text are
@@ -77,7 +77,7 @@ def real_text(
     if not nested or any(math.isnan(held) for _, held in found):
         return RealText(text, "maybe", f"judge {judge} was trained on this text, split otherwise")
     try:
-        both = held_out_alone(loaded, replace(scored, validation=least), rows)
+        both = other_text(loaded, replace(scored, validation=least), rows, split="validation")
     except ConfigError as error:
         reason = f"what judge {judge} holds out too ({least:g}) gives no rows: {error}"
         return RealText(text, "maybe", reason)
