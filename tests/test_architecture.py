@@ -50,7 +50,8 @@ ROOMS = {
     "objectives/distillation.py": {"process", "models", "lm", "model_dir"},  # its teacher
     "model_dir": {"process", "models", "data"},
     # the last three only in its methods, which call what works for it
-    "lm": {"process", "models", "data", "model_dir", "sampling", "generation", "eval"},
+    "lm": {"process", "models", "data", "model_dir", "hub", "sampling", "generation", "eval"},
+    "hub": {"models", "model_dir", "lm"},  # the last for types
     "work": set(),
     "sampling": {"process"},
     "generation": {*WRITING, "work"},
@@ -77,7 +78,7 @@ ONLY_IN = {
     "filelock": {"data/cache.py", "files.py"},
     "jsonargparse": {"cli.py"},
     "tokenizers": {"data/tokenizers.py", "data/tokenizer_files.py", "data/prepare.py"},
-    "huggingface_hub": {"data/tokenizer_files.py", "models/dit.py"},
+    "huggingface_hub": {"data/tokenizer_files.py", "hub.py", "models/dit.py"},
     "safetensors": {"models/dit.py", "model_dir.py"},
     "triton": {"models/row_kernels.py"},  # which is imported only where there is a GPU
 }
@@ -94,6 +95,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
         for parent in ast.walk(tree)
         if isinstance(parent, (ast.FunctionDef, ast.If))
         for node in ast.walk(parent)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,11 +1,16 @@
 """The library as a Python user meets it: a loaded model writes, fills, corrects and scores."""
 
+import re
+import shutil
+
 import pytest
 import torch
 
 import sddlm
+from hub_server import hub
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.process.estimate import Estimate
+from sddlm.train.run import train
 
 PROMPT = "The function"
 
@@ -116,3 +121,62 @@ def test_samplers_take_the_model(lm):
         sampler.sample(lm, batch=0)
     with pytest.raises(ValueError, match="the condition is"):
         sampler.sample(lm, batch=3, condition=condition)
+
+
+def test_the_hub_takes_a_model_and_gives_it_back(lm, tmp_path, monkeypatch):
+    with hub(monkeypatch, str(tmp_path / "cache")) as repositories:
+        address = lm.push_to_hub("me/my-lm", token="t")
+        assert address.endswith("/me/my-lm")
+        files = repositories["me/my-lm"]
+        assert sorted(files) == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+        assert 'sddlm.load("me/my-lm")' in files["README.md"].decode()
+        files["README.md"] = b"mine"
+        lm.push_to_hub("me/my-lm", token="t")
+        assert files["README.md"] == b"mine"
+        again = sddlm.load("me/my-lm", device="cpu")
+        assert again.generate(seed=1, steps=4)[0].text == lm.generate(seed=1, steps=4)[0].text
+        with pytest.raises(sddlm.ConfigError, match="no directory me/other here, and none from"):
+            sddlm.load("me/other")
+        files["model.safetensors"] = files["model.safetensors"][:-1] + b"?"
+        shutil.rmtree(tmp_path / "cache")
+        with pytest.raises(sddlm.ConfigError, match="damaged"):
+            sddlm.load("me/my-lm", device="cpu")
+    (tmp_path / "me" / "my-lm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sddlm.ConfigError, match="no model directory"):
+        sddlm.load("me/my-lm")  # what is here comes first
+
+
+TEXT = "\n".join("the quick brown fox jumps over the lazy dog" for _ in range(400))
+TINY = {
+    "tokenizer": "bytes", "length": 16, "preset": "mini", "width": 16, "heads": 2, "blocks": 1,
+    "steps": 3, "batch": 4, "accelerator": "cpu",
+}  # fmt: skip
+
+
+def test_a_model_is_trained_in_one_line(tmp_path, capfd):
+    text = tmp_path / "my.txt"
+    text.write_text(TEXT)
+    alone = train(text, **TINY, objective=sddlm.SDDLMV1(), seed=3)
+    assert list(tmp_path.iterdir()) == [text]
+    assert alone.objective["class_path"].endswith("SDDLMV1")
+    assert alone.network.length == 16
+    assert capfd.readouterr() == ("", "")
+    cache = str(tmp_path / "cache")
+    kept = train(text, **TINY, objective=sddlm.SDDLMV1(), seed=3, out=tmp_path / "r", cache=cache)
+    assert (tmp_path / "r" / "model" / "config.json").is_file()
+    ours, theirs = alone.network.state_dict(), kept.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"lenght": 3}, "`lenght` is no option; did you mean `length`?"),
+        ({"workers": 1}, "`workers` is an option of data and of train; use train_model"),
+        ({"resume": True}, "`resume` needs `out`"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(options, line):
+    with pytest.raises(sddlm.ConfigError, match=re.escape(line)):
+        train(**options)

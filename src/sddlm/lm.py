@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -83,6 +84,42 @@ class LanguageModel:
             OSError: it cannot be written; what was there before is intact.
         """
         write_model_dir(path, **vars(self))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face hub; `load` takes its name.
+
+        Args:
+            repo_id: ``owner/name``; made if there is none. A model card is written if there is
+                none.
+            private: whether a new repository is; None is the owner's setting.
+            token: for the hub; None is that of ``hf auth login``.
+            commit_message: of the upload.
+
+        Returns:
+            address of the repository.
+
+        Raises:
+            ConfigError: no permission, or no network.
+        """
+        from sddlm.hub import upload
+
+        with TemporaryDirectory(prefix="sddlm-") as folder:
+            self.save(Path(folder) / "model")
+            return upload(
+                self,
+                Path(folder) / "model",
+                repo_id,
+                private=private,
+                token=token,
+                commit_message=commit_message,
+            )
 
     @property
     def bos_in_rows(self) -> bool:
@@ -235,18 +272,23 @@ class LanguageModel:
         return writer.written()
 
 
-def load(path: str | Path, device: str = "auto") -> LanguageModel:
-    """Read a trained model.
+def load(path: str | Path, device: str = "auto", *, revision: str | None = None) -> LanguageModel:
+    """Load a trained model.
 
     Args:
-        path: run or model directory.
+        path: run or model directory, or the name of a repository on the Hugging Face hub,
+            ``owner/name``.
         device: cpu, cuda, or auto, which is cuda where there is one.
+        revision: branch, tag or commit of the repository.
 
     Raises:
         ConfigError: in one line, if there is none or something in it is missing or damaged.
     """
+    from sddlm.hub import download, is_repo_id
     from sddlm.sampling.base import choose_device
 
+    if is_repo_id(path):
+        path = download(str(path), revision)
     return LanguageModel.load(path, choose_device(device))
 
 

@@ -7,8 +7,10 @@ import logging
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,15 +22,18 @@ from sddlm.data.prepare import Prepared, prepare, reopened
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import atomic_write, read_yaml
+from sddlm.lm import LanguageModel
 from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
+from sddlm.sampling.base import choose_device
 from sddlm.train.args import TrainArgs, has_checkpoint, is_first, micro_batch
 from sddlm.train.directory import CONFIG, ENVIRONMENT, removed_on_failure, run_directory
 from sddlm.train.start import continued, measures, open_start
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
+_SECTIONS: dict[str, type[Any]] = {"data": DataArgs, "model": ModelArgs, "train": TrainArgs}
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +100,81 @@ def train_model(
             _write_config(run, config, prepared)
         fit(run, train, seed, state, network, objective, prepared)
     return run
+
+
+def train(
+    path: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    objective: Objective = _OBJECTIVE,
+    start: str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    **options: Any,
+) -> LanguageModel:
+    """Train a model on text and return it: `train_model` for a notebook.
+
+    Without ``out`` nothing is left on disk; with it the run's directory holds checkpoints, curves
+    and the model. A terminal shows the progress.
+
+    Args:
+        path: text as ``DataArgs.path``: a file, a folder, a pattern, ``hf:NAME``; None is the
+            built-in corpus.
+        out: the run directory, new or empty.
+        objective: the loss.
+        start: run or model directory to begin from, instead of a new network.
+        seed: of weights, order and noise; same seed, same weights.
+        resume: go on from the checkpoint in ``out``.
+        device: where the returned model is: cpu, cuda, or auto.
+        options: fields of `sddlm.DataArgs`, `sddlm.ModelArgs` and `sddlm.TrainArgs` by name, such
+            as ``length``, ``preset``, ``steps``.
+
+    Returns:
+        the model with its averaged weights, in evaluation mode.
+
+    Raises:
+        ConfigError: if a value cannot be used; then nothing is left behind.
+        FloatingPointError: if a gradient is not finite.
+    """
+    data, model, args = _sections(path, options)
+    if resume and out is None:
+        raise ConfigError("`resume` needs `out`, the directory of the run that goes on")
+    with TemporaryDirectory(prefix="sddlm-") as folder:
+        if out is None:
+            data.cache = data.cache or str(Path(folder) / "cache")
+        run = train_model(
+            str(out or Path(folder) / "run"), data, model, objective, args, start, seed, resume
+        )
+        return LanguageModel.load(run, choose_device(device))
+
+
+def _sections(
+    path: str | Path | None, options: dict[str, Any]
+) -> tuple[DataArgs, ModelArgs, TrainArgs]:
+    """Options by name, each in the configuration that has a field of that name."""
+    chosen: dict[str, dict[str, Any]] = {}
+    for name, value in options.items():
+        homes = [key for key, kind in _SECTIONS.items() if name in _names(kind)]
+        if len(homes) != 1:
+            raise ConfigError(f"`{name}` {_no_home(name, homes)}")
+        chosen.setdefault(homes[0], {})[name] = value
+    if path is not None:
+        chosen.setdefault("data", {})["path"] = str(path)
+    data, model, args = (kind(**chosen.get(key, {})) for key, kind in _SECTIONS.items())
+    return data, model, args
+
+
+def _no_home(name: str, homes: list[str]) -> str:
+    if homes:
+        return f"is an option of {' and of '.join(homes)}; use train_model, which takes each apart"
+    known = sorted(name for kind in _SECTIONS.values() for name in _names(kind))
+    close = get_close_matches(name, known, 1)
+    return f"is no option; {f'did you mean `{close[0]}`?' if close else ', '.join(known)}"
+
+
+def _names(kind: type[Any]) -> set[str]:
+    return {field.name for field in fields(kind)}
 
 
 def _check(

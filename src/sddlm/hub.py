@@ -1,0 +1,111 @@
+"""Model directories on the Hugging Face hub: download one, upload one with a card."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sddlm.errors import ConfigError
+from sddlm.model_dir import CONFIG_NAME, TOKENIZER_NAME
+from sddlm.models.dit import WEIGHTS_NAME
+
+if TYPE_CHECKING:
+    from sddlm.lm import LanguageModel
+
+CARD_NAME = "README.md"
+FILES = (CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_CARD = """---
+library_name: sddlm
+pipeline_tag: text-generation
+tags:
+- diffusion
+- uniform-state
+---
+
+# {name}
+
+A {kind} language model of {parameters:,} parameters, {length} tokens long, trained with {objective}
+on {corpus}.
+
+```python
+import sddlm
+
+lm = sddlm.load("{repo_id}")
+print(lm.generate(n=1)[0].text)
+```
+"""
+
+
+def is_repo_id(path: str | Path) -> bool:
+    """Whether it is a repository's name, ``owner/name``, and nothing of that name is here."""
+    return _REPOSITORY.fullmatch(str(path)) is not None and not Path(path).exists()
+
+
+def download(repo_id: str, revision: str | None = None) -> Path:
+    """A folder with the model directory of a repository, from the hub's cache where it is there.
+
+    Args:
+        repo_id: ``owner/name``.
+        revision: branch, tag or commit; None is the main branch.
+
+    Raises:
+        ConfigError: no such repository, no permission, or no network.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES]))
+    except Exception as error:  # whatever the network, the hub or its cache may raise
+        raise ConfigError(
+            f"no directory {repo_id} here, and none from the hub ({_line(error)})"
+        ) from error
+
+
+def upload(lm: LanguageModel, folder: Path, repo_id: str, **how: Any) -> str:
+    """Put a saved model directory into a repository, which is made if there is none.
+
+    Args:
+        lm: the model, for the card.
+        folder: its directory, complete.
+        repo_id: ``owner/name``.
+        how: ``private``, ``token`` and ``commit_message``, as `huggingface_hub` takes them.
+
+    Returns:
+        address of the repository.
+
+    Raises:
+        ConfigError: no permission, or no network; in one line.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=how.get("token"))
+    try:
+        api.create_repo(repo_id, private=how.get("private"), exist_ok=True)
+        if not api.file_exists(repo_id, CARD_NAME):  # one that somebody has written stays
+            (folder / CARD_NAME).write_text(card(lm, repo_id), encoding="utf-8")
+        message = how.get("commit_message") or "Upload with sddlm"
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+    except Exception as error:  # whatever the network or the hub may raise
+        raise ConfigError(f"cannot upload to {repo_id}: {_line(error)}") from error
+    return f"{api.endpoint}/{repo_id}"
+
+
+def card(lm: LanguageModel, repo_id: str) -> str:
+    """The model's page: what it is, what it was trained on, and how to use it."""
+    objective = str(lm.objective.get("class_path", "an unknown objective")).rpartition(".")[2]
+    return _CARD.format(
+        repo_id=repo_id,
+        name=repo_id.rpartition("/")[2],
+        kind="diffusion" if lm.estimate.diffusion else "next-token",
+        parameters=sum(p.numel() for p in lm.network.parameters()),
+        length=lm.network.length,
+        objective=objective,
+        corpus=lm.data.get("source") or "an unknown text",
+    )
+
+
+def _line(error: Exception) -> str:
+    """The first line of an exception: the hub's have several."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
