@@ -103,7 +103,7 @@ def scored(model: Any, process: Process, prompt: list[int], **more: Any) -> list
     """Every continuation of two tokens."""
     choices = [Choice(prompt, pair) for pair in PAIRS.tolist()]
     lm = Trained(model, process, more.pop("estimate", LOO))
-    return conditional_bounds(lm, choices, **{"z": math.inf, **more})
+    return conditional_bounds(lm, choices, **{"z": math.inf, "batch": 4096, **more})
 
 
 def values(found: list[Conditional], name: str = "log_p") -> Tensor:
@@ -160,7 +160,7 @@ def test_it_bounds_the_law_of_the_sampler_whatever_the_network(process: Process)
     for model in (whole, table(4, process)):
         predictions = after(model, prompt, process)
         limit = nelbo(process, predictions)
-        drawn = law(Ancestral(steps=256), process, predictions)
+        drawn = law(Ancestral(steps=128), process, predictions)
         assert (limit > -drawn.log() - 0.01).all()
         found = scored(model, process, prompt, draws=256)
         assert ((values(found) + limit).abs() < 3.5 * values(found, "stderr")).sum() >= 15
@@ -247,7 +247,19 @@ def questions(number: int) -> tuple[World, list[Choice], Tensor]:
 
 
 @pytest.mark.parametrize("process", [UniformProcess(), MaskedProcess()], ids=name_of)
-def test_stopping_early_keeps_the_winner_and_saves_draws(process: Process) -> None:
+def test_stopping_early_keeps_the_winner_and_saves_draws(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, drawn = Integral.nats, {}
+
+    def kept(whole: Integral, found: list[Window], count: int, number: int) -> Tensor:
+        """A round is the same in both readings, so it is drawn once."""
+        key = whole.question, number
+        if key not in drawn:
+            drawn[key] = draw(whole, found, count, number)
+        return drawn[key]
+
+    monkeypatch.setattr(Integral, "nats", kept)
     used, changed, wrong = [], 0, 0
     for number in range(25):
         world, choices, exact = questions(number)
@@ -398,6 +410,7 @@ def test_a_diffusion_model_scores_windows_too() -> None:
         nats = Integral(Trained(model, process), 0, 0, 16, 64).nats(alike, 2, 0)
     assert (nats[0] != nats[1]).all()
     same = [0] * 8
+    how["draws"] = 32
     (full,) = conditional_bounds(Trained(model, process), [Choice(LONG, same)], **how)
     assert (full.cut, full.tokens) == (len(LONG), 8)
     (most,) = conditional_bounds(Trained(model, process), [Choice(LONG, same[:5])], **how)
@@ -466,7 +479,7 @@ def test_greedy_of_a_diffusion_model_decides_from_left_to_right(
     process: Process, estimate: Estimate
 ) -> None:
     """With a mask it is the greedy choice itself; exactly one continuation passes."""
-    for seed in range(4):
+    for seed in range(2):
         world, prompt = World.random(V, 4, seed=seed, concentration=0.7), [seed]
         size = V + process.extra_tokens
         model = TabularModel(world.optimum(estimate, process), vocab_size=size, length=4)
@@ -488,14 +501,14 @@ def test_greedy_of_a_diffusion_model_decides_from_left_to_right(
 
 def test_greedy_depends_on_its_seed_alone() -> None:
     model = table(3, UniformProcess(), length=5)
-    every = [list(c) for c in product(range(V), repeat=3)]
+    every = [list(c) for c in product(range(V), repeat=2)]
 
-    def choice(**how: int) -> list[list[int]]:
-        return [c for c in every if is_greedy(Trained(model), [1, 2], c, **how)]
+    def choice(**how: int) -> list[int]:
+        return next(c for c in every if is_greedy(Trained(model), [1, 2, 0], c, **how))
 
     assert choice(seed=1) == choice(seed=1, batch=1)
-    assert len({tuple(choice(seed=seed, question=4)[0]) for seed in range(8)}) > 1
-    assert len({tuple(choice(question=number)[0]) for number in range(8)}) > 1
+    assert len({tuple(choice(seed=seed, question=4)) for seed in range(8)}) > 1
+    assert len({tuple(choice(question=number)) for number in range(8)}) > 1
     long = is_greedy(Trained(model), LONG, LONG)  # in windows
     assert long is False
 

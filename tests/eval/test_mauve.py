@@ -166,6 +166,6 @@ def test_too_few_texts_are_refused(ours):
     judge, _ = ours
     some = texts(2 * FEWEST, "abc", 0)
     for drawn, real in ((some[: FEWEST - 1], some), (some, some[:-1]), ([], some)):
-        with pytest.raises(ConfigError, match="says nothing; it needs at least"):
+        with pytest.raises(ConfigError, match="means nothing; it needs at least"):
             mauve(judge, drawn, real)
     assert mauve(judge, some[:FEWEST], some).count == FEWEST

@@ -173,7 +173,7 @@ def test_without_the_training_text_baselines_are_left_out_or_refused(tmp_path):
     assert "known_words" not in result.as_dict()["samples"]["generated"]
     with pytest.raises(ConfigError, match="needs the training text"):
         evaluate(str(tmp_path / "run"), data=data, metrics="baselines")
-    with pytest.raises(ConfigError, match=r"give a text to evaluate on: `data\.path` FILE"):
+    with pytest.raises(ConfigError, match=r"give a text to evaluate on: `data\.path`"):
         evaluate(str(tmp_path / "run"))
 
 

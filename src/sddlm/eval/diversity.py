@@ -1,6 +1,6 @@
-"""Is it varied? Entropy, repetition, and whether the words are words.
+"""Diversity of samples: entropy, distinct and repeated n-grams, and known words.
 
-A judge's perplexity falls when text repeats itself; these figures say when it did. Compare them
+A judge's perplexity falls when text repeats itself; these figures show it. Compare them
 only between sets of the same number of samples and the same length, and with real text beside.
 """
 
@@ -41,7 +41,7 @@ def distinct_n(tokens: Rows, n: int) -> float:
 
 
 def repeated_ngrams(tokens: Rows, n: int) -> float:
-    """Share of a sample's n-grams that it has already said, mean over samples with any."""
+    """Fraction of a sample's n-grams that occur earlier in it, mean over samples with any."""
     pairs = [_distinct([row], n) for row in tokens if len(row) >= n]
     return sum(1 - different / total for different, total in pairs) / len(pairs)
 
@@ -52,7 +52,7 @@ def words(text: str) -> list[str]:
 
 
 def known_words(texts: Iterable[str], reference_words: Collection[str]) -> float:
-    """Share of all words in ``texts`` that occur in ``reference_words`` (lower case, a set).
+    """Fraction of all words in ``texts`` that occur in ``reference_words`` (lower case, a set).
 
     Words cut at the two ends of a sample count as they stand, in real rows too. NaN without words.
     """

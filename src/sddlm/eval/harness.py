@@ -44,7 +44,7 @@ class SDDLM(LM):
     units of `ResumableJob`. No question changes another, so their order and company do not matter.
 
     Whether a continuation is the greedy one is computed only for questions of one request, such as
-    LAMBADA's. lm-eval does not tell a model which metrics a task has; with several choices
+    LAMBADA's. A model does not learn from lm-eval which metrics a task has; with several choices
     ``exact_match`` alone uses it, and it is reported as False.
 
     Args:

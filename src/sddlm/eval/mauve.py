@@ -96,7 +96,7 @@ def mauve(
     drawn, true = ([text for text in texts if text] for texts in (samples, real))
     if len(drawn) < FEWEST or len(true) < 2 * FEWEST:
         raise ConfigError(
-            f"mauve of {len(drawn)} samples and {len(true)} real texts says nothing; it needs at "
+            f"mauve of {len(drawn)} samples and {len(true)} real texts means nothing; it needs at "
             f"least {FEWEST} and {2 * FEWEST}, and thousands to be believed: set `count` to 2000"
         )
     count = min(len(drawn), len(true))

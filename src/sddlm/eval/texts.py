@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from sddlm.errors import ConfigError
 from sddlm.eval.diversity import words
 from sddlm.eval.ngram import NGram
 from sddlm.lm import LanguageModel
-from sddlm.types import before_padding
+from sddlm.types import before_padding, unpadded
 from sddlm.work import digest
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class HeldOut:
     Attributes:
         tokens: ``[n, L]`` int64.
         texts: each row decoded, documents joined by `END`.
-        source: what they come from.
+        source: description of the text.
         lengths: tokens before the padding of each row ``[n]`` int64; None where there is none.
         ends: rows begin with the beginning of text, which stands for no characters.
     """
@@ -75,9 +75,9 @@ class HeldOut:
         return self.tokens[index]
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingText:
-    """The text that the model was trained on, for the baselines; learnt from when first asked.
+    """The text that the model was trained on, for the baselines; read when first needed.
 
     Attributes:
         rows: packed training rows.
@@ -88,46 +88,38 @@ class TrainingText:
     rows: Rows
     tokenizer: Tokenizer
     fingerprint: str
-    _texts: list[str] = field(default_factory=list, init=False, repr=False)
-    _models: dict[int, NGram] = field(default_factory=dict, init=False, repr=False)
-    _words: set[str] = field(default_factory=set, init=False, repr=False)
 
-    @property
+    @cached_property
     def texts(self) -> list[str]:
-        """The first `MOST_CHARACTERS` or so, in long pieces."""
-        if not self._texts:
-            self._texts = list(self._pieces())
-        return self._texts
+        """About the first `MOST_CHARACTERS`, in long pieces."""
+        found: list[str] = []
+        read = start = 0
+        while start < len(self.rows) and read < MOST_CHARACTERS:
+            chosen = np.arange(start, min(start + _CHUNK_ROWS, len(self.rows)))
+            real = before_padding(self.rows.lengths(chosen), self.rows.length)
+            found.append(with_ends(self.tokenizer, self.rows.gather(chosen)[real].tolist()))
+            read, start = read + len(found[-1]), start + _CHUNK_ROWS
+        return found
 
     @property
     def characters(self) -> int:
-        """How much was learnt from."""
+        """Number of characters of `texts`."""
         return sum(map(len, self.texts))
 
-    @property
+    @cached_property
     def words(self) -> set[str]:
-        """Every word in it."""
-        if not self._words:
-            self._words = {word for text in self.texts for word in words(text)}
-        return self._words
+        """Every word in them."""
+        return {word for text in self.texts for word in words(text)}
+
+    @cached_property
+    def _ngrams(self) -> dict[int, NGram]:
+        return {}
 
     def ngram(self, order: int) -> NGram:
-        """A character n-gram model of it."""
-        if order not in self._models:
-            self._models[order] = NGram(order).fit(self.texts)
-        return self._models[order]
-
-    def _pieces(self) -> Iterator[str]:
-        read = 0
-        for start in range(0, len(self.rows), _CHUNK_ROWS):
-            stop = min(start + _CHUNK_ROWS, len(self.rows))
-            chosen = np.arange(start, stop)
-            real = before_padding(self.rows.lengths(chosen), self.rows.length)
-            text = with_ends(self.tokenizer, self.rows.gather(chosen)[real].tolist())
-            yield text
-            read += len(text)
-            if read >= MOST_CHARACTERS:
-                return
+        """A character n-gram model of them."""
+        if order not in self._ngrams:
+            self._ngrams[order] = NGram(order).fit(self.texts)
+        return self._ngrams[order]
 
 
 def with_ends(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -142,92 +134,89 @@ def with_ends(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 def held_out(
-    place: Path | None, loaded: LanguageModel, data: DataArgs | None, rows: int | None
+    place: Path | None, lm: LanguageModel, data: DataArgs | None, rows: int | None
 ) -> tuple[HeldOut, TrainingText | None]:
-    """The rows to score, and the training text where it can be had.
+    """The rows to score, and the training text where it is still there.
 
     Args:
-        place: the run or model directory that ``loaded`` came from; None if unknown.
-        loaded: the model; its own tokenizer and length are used.
+        place: the run or model directory that ``lm`` came from; None if unknown.
+        lm: the model; its own tokenizer and length are used.
         data: a text to score as a whole, in rows as those the model was trained on; None for the
             held-out part of what it was trained on, and so is naming that text itself: its training
             part would be no test.
-        rows: so many rows, spread evenly; None for all.
+        rows: number of rows, spread evenly; None for all.
 
     Raises:
         ConfigError: neither a text nor a record of the training data.
     """
     own = None if place is None else trained_on(place)
-    length, tokenizer = loaded.network.length, loaded.tokenizer
     if own is not None and data is not None and (not data.named or same_text(own, data)):
         own, data = replace(own, cache=data.cache or own.cache), None
-    training = None
-    prepared = None
+    training = prepared = None
     if own is not None:
-        own = replace(own, length=length)
-        prepared = reopened(own, loaded.data, tokenizer)
+        own = replace(own, length=lm.network.length)
+        prepared = reopened(own, lm.data, lm.tokenizer)
         if prepared is None and (data is None or _readable(own)):
-            prepared = prepare(own, tokenizer)
+            prepared = prepare(own, lm.tokenizer)
     if prepared is not None:
-        if not _same_tokens(prepared.meta, loaded.data):
+        if not _same_tokens(prepared.meta, lm.data):
             logger.warning(
                 "%s is not what the model was trained on any more: its held-out part may hold "
                 "text that was trained on",
                 prepared.meta["source"],
             )
         if prepared.train is not None:
-            training = TrainingText(prepared.train, tokenizer, digest(prepared.meta["splits"]))
+            fingerprint = digest(prepared.meta["splits"])
+            training = TrainingText(prepared.train, lm.tokenizer, fingerprint)
     if data is not None:
-        return other_text(loaded, data, rows), training
+        return other_text(lm, data, rows), training
     if prepared is None:
         raise ConfigError(
             f"{place or 'a loaded model'} does not state what it was trained on (no config.yaml of "
             "a run); give a text to evaluate on: `data.path`"
         )
-    return _chosen(prepared, tokenizer, rows), training
+    return _chosen(prepared, lm.tokenizer, rows), training
 
 
-def other_text(loaded: LanguageModel, data: DataArgs, rows: int | None, **packing: Any) -> HeldOut:
-    """Rows of a text as a whole, or of a corpus' scored split.
+def other_text(
+    lm: LanguageModel,
+    data: DataArgs,
+    rows: int | None,
+    *,
+    split: Literal["all", "validation"] = "all",
+    **packing: Any,
+) -> HeldOut:
+    """Rows of another text.
 
     Args:
-        loaded: the model; its own tokenizer and length are used.
+        lm: the model; its own tokenizer and length are used.
         data: the text.
-        rows: so many rows, spread evenly; None for all.
+        rows: number of rows, spread evenly; None for all.
+        split: ``all`` is the text as a whole, or a corpus' scored split; ``validation`` is what
+            training on it would hold out.
         packing: options of `DataArgs` that are to differ from how the model's rows were made.
     """
-    as_trained = dict(loaded.data.get("packing", {}))
-    data = replace(data, length=loaded.network.length, **(as_trained | packing))
-    return _chosen(prepare(data, loaded.tokenizer, split="all"), loaded.tokenizer, rows)
-
-
-def held_out_alone(loaded: LanguageModel, data: DataArgs, rows: int | None) -> HeldOut:
-    """Rows of the held-out part of a text alone; the arguments are those of `other_text`."""
-    as_trained = dict(loaded.data.get("packing", {}))
-    data = replace(data, length=loaded.network.length, **as_trained)
-    prepared = prepare(data, loaded.tokenizer, split="validation")
-    return _chosen(prepared, loaded.tokenizer, rows)
+    as_trained = dict(lm.data.get("packing", {}))
+    data = replace(data, length=lm.network.length, **(as_trained | packing))
+    return _chosen(prepare(data, lm.tokenizer, split=split), lm.tokenizer, rows)
 
 
 def _chosen(prepared: Prepared, tokenizer: Tokenizer, rows: int | None) -> HeldOut:
     """The rows to score of a prepared text."""
-    chosen = prepared.validation.choose(rows)
-    tokens = prepared.validation.gather(chosen)  # [n, L]
-    lengths = prepared.validation.lengths(chosen)  # [n]
-    texts = [
-        with_ends(tokenizer, row[:n])
-        for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)
-    ]
-    padded = lengths if prepared.validation.padded else None
-    ends = bool(prepared.meta["packing"]["ends"])
-    return HeldOut(tokens, texts, str(prepared.meta["source"]), padded, ends)
+    held = prepared.validation
+    chosen = held.choose(rows)
+    tokens, lengths = held.gather(chosen), held.lengths(chosen)  # [n, L], [n]
+    texts = [with_ends(tokenizer, row.tolist()) for row in unpadded(tokens, lengths)]
+    bos = bool(prepared.meta["packing"]["ends"])
+    source = str(prepared.meta["source"])
+    return HeldOut(tokens, texts, source, lengths if held.padded else None, bos)
 
 
 def _same_tokens(now: dict[str, Any], then: dict[str, Any]) -> bool:
-    """Whether two records of prepared text are of the same tokens, as far as they tell.
+    """Whether two records of prepared text are of the same tokens, as far as they state it.
 
-    Keys are of a version of this package; the sums of the files show that one of an older version
-    means the same.
+    Keys depend on the version of this package; hashes of the files identify the tokens of an older
+    one.
     """
     if then.get("key", now["key"]) == now["key"]:
         return True
@@ -277,7 +266,7 @@ def read_samples(path: str | Path, tokenizer: Tokenizer) -> SampleSet:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"--samples {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"`samples` {path} cannot be read: {error.strerror}") from error
     texts, rows = [], []
     for number, line in enumerate(lines, 1):
         try:
@@ -286,15 +275,14 @@ def read_samples(path: str | Path, tokenizer: Tokenizer) -> SampleSet:
             rows.append(sample.get("tokens"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f'--samples {path}, line {number} is no sample such as {{"text": "..."}}'
+                f'`samples` {path}, line {number} is no sample such as {{"text": "..."}}'
             ) from error
     if not texts:
-        raise ConfigError(f"--samples {path} is empty")
-    again = any(row is None for row in rows)
-    if again:
-        rows = tokenizer.encode_batch(texts)
+        raise ConfigError(f"`samples` {path} is empty")
+    origin = {"file": str(path)}
+    if None in rows:
+        rows, origin["tokens"] = tokenizer.encode_batch(texts), "encoded again"
         rows = [row[: min(map(len, rows))] for row in rows]
     if not all(rows):
-        raise ConfigError(f"--samples {path} has a sample without a token")
-    origin = {"file": str(path)} | ({"tokens": "encoded again"} if again else {})
+        raise ConfigError(f"`samples` {path} has a sample without a token")
     return SampleSet([torch.tensor(row) for row in rows], texts, origin)

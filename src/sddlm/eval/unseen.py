@@ -1,7 +1,7 @@
-"""Real text for a judge: held-out rows that the judge was not trained on either.
+"""Reference text for a judge: held-out rows that the judge was not trained on either.
 
-A judge knows the text that it was trained on, so its figure for that text is no yardstick. Model
-and judge may be trained on one text of which each holds out another part (``--data.validation``).
+A judge knows the text that it was trained on, so its figure for that text is no reference. Model
+and judge may be trained on one text of which each holds out another part (``data.validation``).
 These parts are nested: what the smaller share holds out, the larger one does too, and so for
 numbers of documents (`sddlm.data.split`). The rows of the smaller part are read.
 """
@@ -17,7 +17,7 @@ from sddlm.data.args import DataArgs, all_trained_on, trained_on
 from sddlm.data.corpora import CORPORA
 from sddlm.data.texts import is_corpus, share_held_out
 from sddlm.errors import ConfigError
-from sddlm.eval.texts import HeldOut, held_out_alone, same_text
+from sddlm.eval.texts import HeldOut, other_text, same_text
 from sddlm.lm import LanguageModel
 
 #: options that decide what the documents of a text are
@@ -77,7 +77,7 @@ def real_text(
     if not nested or any(math.isnan(held) for _, held in found):
         return RealText(text, "maybe", f"judge {judge} was trained on this text, split otherwise")
     try:
-        both = held_out_alone(loaded, replace(scored, validation=least), rows)
+        both = other_text(loaded, replace(scored, validation=least), rows, split="validation")
     except ConfigError as error:
         reason = f"what judge {judge} holds out too ({least:g}) gives no rows: {error}"
         return RealText(text, "maybe", reason)
@@ -90,10 +90,10 @@ def _nested(a: float, b: float) -> bool:
 
 
 def _scored(place: Path | None, data: DataArgs | None) -> tuple[DataArgs, dict[str, float]]:
-    """The text that is scored, and how much of each of its sources.
+    """The text that is scored, and the held-out part of each of its sources.
 
-    That is a share or number of the documents that training on the source would read: inf for all
-    of them, 0 for none, where the rows are from a split of their own.
+    The part is a share or number of the documents that training on the source would read: inf for
+    all of them, 0 for none, where the rows are from a split of their own.
     """
     own = None if place is None else trained_on(place)
     if own is not None and (data is None or not data.named or same_text(own, data)):
@@ -128,5 +128,5 @@ def _shared(
 
 
 def _place(data: DataArgs, name: str) -> Path:
-    """What a source is known by."""
+    """Identity of a source: the path of its file, or the name of its corpus."""
     return Path("corpus:", name) if is_corpus(data, name) else Path(name).resolve()
