@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch  # noqa: F401 - which cannot be imported without matplotlib's figures
 import numpy as np
 import pytest
 import torch
@@ -232,6 +233,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_bytes(data)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SDDLM_CACHE", str(tmp_path / "cache"))
+    # two thirds of a training's time would go into the picture: as where it cannot be drawn
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     return folder
 
 
