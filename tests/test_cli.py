@@ -101,7 +101,7 @@ WRONG = [
     ("train --train.steps=", "--train.steps is '', must be a whole number"),
     ("train --train.lr x", "--train.lr is 'x', must be a number"),
     ("train --model.width 2.5", "--model.width is '2.5', must be a whole number"),
-    ("train --model.tie=2", "--model.tie is '2', must be true or false"),
+    ("train --model.tie_embeddings=2", "--model.tie_embeddings is '2', must be true or false"),
     ("train --train.schedule cosin", "must be cosine or constant; did you mean cosine?"),
     ("train --train.precision 16", "--train.precision is '16', must be one of auto, 32, bf16"),
     ("train --train.devices x", "--train.devices is 'x', must be a whole number or auto"),
@@ -278,11 +278,20 @@ def test_a_wrong_choice_is_refused_from_python_too(make) -> None:
 
 def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
     Path("ok.yaml").write_text("train: {steps: 7, batch: 5}\nseed: 3\n")
-    typed = ["--train.steps", "9", "--config", "ok.yaml", "--resume", "--out", "r", "--model.tie"]
+    typed = [
+        "--train.steps",
+        "9",
+        "--config",
+        "ok.yaml",
+        "--resume",
+        "--out",
+        "r",
+        "--model.tie_embeddings",
+    ]
     _, chosen = _parse("train", typed)
     assert (chosen["train"].steps, chosen["train"].batch, chosen["seed"]) == (9, 5, 3)
     assert chosen["resume"] is True
-    assert chosen["model"].tie is True
+    assert chosen["model"].tie_embeddings is True
     assert _parse("train", ["--out", "r", "--resume", "false"])[1]["resume"] is False
     for typed in (["--whole", "run"], ["run", "--whole"], ["run", "--whole=true"]):
         _, chosen = _parse("sample", typed)
@@ -721,7 +730,7 @@ RUN = "no_run"
         (lambda: DataArgs(path=["a"]), "--data.path is ['a'], must be text"),
         (lambda: DataArgs(length="9"), "--data.length is '9', must be a whole number"),
         (lambda: DataArgs(mixture={"a": "b"}), "--data.mixture is {'a': 'b'}, must be"),
-        (lambda: DataArgs(ends="no"), "--data.ends is 'no', must be true or false"),
+        (lambda: DataArgs(bos_eos="no"), "--data.bos_eos is 'no', must be true or false"),
         (lambda: TrainArgs(steps=2**63), "--train.steps is 9223372036854775808, must be"),
         (lambda: TrainArgs(lr=10**400), "--train.lr is 1000"),
         (lambda: sddlm.ModelArgs(width="x"), "--model.width is 'x', must be a whole number"),

@@ -137,7 +137,7 @@ def copying(
     tokens = [np.asarray(sample.cpu(), np.int64) for sample in samples]
     index = Index(tokens, n, training.vocab_size)
     many = None if most_tokens is None else max(1, int(most_tokens / training.mean_length))
-    rows = training.choose(many if len(index.grams) else 0)
+    rows = training.subsample(many if len(index.grams) else 0)
     size = max(1, UNIT // training.length)
     facts = {"n": n, "samples": digest([own.tolist() for own in tokens]), "rows": len(rows),
              "training": [len(training), training.length, training.tokens]}  # fmt: skip
@@ -179,7 +179,7 @@ def _copied(
     if not count:
         return Copied(len(own), 0.0)
     at = np.array([row])
-    other = training.gather(at)[0, : int(training.lengths(at)[0])].numpy()
+    other = training.read(at)[0, : int(training.lengths(at)[0])].numpy()
     run, start = common_run(own, other)
     text = decode([own[start : start + run].tolist()])[0] if decode else None
     return Copied(
@@ -209,7 +209,7 @@ def _unit(index: Index, training: Rows, rows: Ints) -> dict[str, Any]:
         chosen = rows[start : start + size]
         lengths = training.lengths(chosen)
         real = before_padding(lengths, training.length).numpy() if training.padded else None
-        found = index.find(training.gather(chosen).numpy(), real)
+        found = index.find(training.read(chosen).numpy(), real)
         seen[found.gram] = True
         count, row = index.best_rows(found)
         best.add(index.longest(found), count, chosen[row])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sddlm.data.args import DataArgs, trained_on
 from sddlm.data.packed import Rows
-from sddlm.data.prepare import Prepared, prepare, reopened
+from sddlm.data.prepare import Prepared, load_prepared, prepare
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import words
@@ -118,7 +118,7 @@ class TrainingText:
             stop = min(start + _CHUNK_ROWS, len(self.rows))
             chosen = np.arange(start, stop)
             real = before_padding(self.rows.lengths(chosen), self.rows.length)
-            text = with_ends(self.tokenizer, self.rows.gather(chosen)[real].tolist())
+            text = with_ends(self.tokenizer, self.rows.read(chosen)[real].tolist())
             yield text
             read += len(text)
             if read >= MOST_CHARACTERS:
@@ -159,7 +159,7 @@ def held_out(
     prepared = None
     if own is not None:
         own = replace(own, length=length)
-        prepared = reopened(own, loaded.data, tokenizer)
+        prepared = load_prepared(own, loaded.data, tokenizer)
         if prepared is None and (data is None or _readable(own)):
             prepared = prepare(own, tokenizer)
     if prepared is not None:
@@ -205,15 +205,15 @@ def held_out_alone(loaded: LanguageModel, data: DataArgs, rows: int | None) -> H
 
 def _chosen(prepared: Prepared, tokenizer: Tokenizer, rows: int | None) -> HeldOut:
     """The rows to score of a prepared text."""
-    chosen = prepared.validation.choose(rows)
-    tokens = prepared.validation.gather(chosen)  # [n, L]
+    chosen = prepared.validation.subsample(rows)
+    tokens = prepared.validation.read(chosen)  # [n, L]
     lengths = prepared.validation.lengths(chosen)  # [n]
     texts = [
         with_ends(tokenizer, row[:n])
         for row, n in zip(tokens.tolist(), lengths.tolist(), strict=True)
     ]
     padded = lengths if prepared.validation.padded else None
-    ends = bool(prepared.meta["packing"]["ends"])
+    ends = bool(prepared.meta["packing"]["bos_eos"])
     return HeldOut(tokens, texts, str(prepared.meta["source"]), padded, ends)
 
 
