@@ -125,7 +125,7 @@ def tokens(folder: Path, rounds: int, texts: list[str]) -> None:
 
 def packed_into(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
     folder.mkdir()
-    parts = (("train", part) for text in texts for part in pieces.parts(text))
+    parts = (("train", part) for text in texts for part in pieces.text_chunks(text))
     write_tokens(folder, parts, tokenizer, splits=["train"], characters=sum(map(len, texts)))
 
 

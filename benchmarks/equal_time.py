@@ -132,7 +132,7 @@ class Race:
                 x0 = self.valid[slot]
                 with self.autocast():
                     nats = scorer.nats(model, x0, Draw(7, number, slot, len(self.valid)))
-                counted = scorer.counted(x0)
+                counted = scorer.loss_positions(x0)
                 total += nats.published[counted].sum().item()
                 count += counted.sum().item()
         return total / count / self.characters_per_token / log(2)
@@ -144,7 +144,7 @@ class Race:
         extra, causal = objective.process.extra_tokens, objective.causal
         config = DiTConfig(
             vocab_size=self.vocab_size + extra, length=self.train.shape[1], causal=causal,
-            input_only=extra, gate_init=0.0 if causal else 1.0, head_init=0.02,
+            num_extra_tokens=extra, gate_init=0.0 if causal else 1.0, head_init=0.02,
             input_conv=0 if causal else 5, **self.measures,
         )  # fmt: skip
         model = DiT(config).to(device)

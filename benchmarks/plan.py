@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options.add_argument("--cells", default=CELLS, help="preset:V:L:B, by commas [%(default)s]")
     options.add_argument("--objective", default="SDDLM", choices=list(OBJECTIVES))
-    options.add_argument("--checkpointing", default="none", choices=["none", "light", "full"])
+    options.add_argument("--checkpointing", default="none", choices=["none", "selective", "full"])
     options.add_argument("--rounds", type=int, default=5, help="real steps [%(default)s]")
     options.add_argument("--recipes", type=Path, help="plan the recipes in this folder instead")
     options.add_argument("--one", choices=["predicted", "real"], help="for this process")

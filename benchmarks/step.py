@@ -104,7 +104,7 @@ def trainer(kind: str, model: DiT, batch: int) -> LibraryTrainer | TextbookTrain
     """
     if kind == "sddlm":
         return LibraryTrainer(model, arguments(batch))
-    if kind in ("light", "full"):
+    if kind in ("selective", "full"):
         args = replace(arguments(batch), activation_checkpointing=kind)
         return LibraryTrainer(model, args)
     return TextbookTrainer(TextbookDiT.around(model), arguments(batch))

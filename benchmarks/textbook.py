@@ -65,7 +65,7 @@ class TextbookBlock(nn.Module):
         self.dropout1 = nn.Dropout(config.dropout)
         self.dropout2 = nn.Dropout(config.dropout)
 
-    def attend(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def attention_mask(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         B, L, D = x.shape
         q, k, v = (
             part.view(B, L, self.heads, D // self.heads).transpose(1, 2)
@@ -77,11 +77,11 @@ class TextbookBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         if self.modulation is None:
-            x = x + self.dropout1(self.attend(self.norm1(x), cos, sin))
+            x = x + self.dropout1(self.attention_mask(self.norm1(x), cos, sin))
             return x + self.dropout2(self.mlp(self.norm2(x)))
         parts = self.modulation(cond)[:, None].chunk(6, dim=-1)  # each [B, 1, D]
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
-        y = self.attend(modulate(self.norm1(x), shift1, scale1), cos, sin)
+        y = self.attention_mask(modulate(self.norm1(x), shift1, scale1), cos, sin)
         x = x + gate1 * self.dropout1(y)
         y = self.mlp(modulate(self.norm2(x), shift2, scale2))
         return x + gate2 * self.dropout2(y)
@@ -96,7 +96,7 @@ class TextbookDiT(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        if config.tie or config.input_conv or config.input_only:
+        if config.tie_embeddings or config.input_conv or config.num_extra_tokens:
             raise ValueError("the textbook's network has no tie, input_conv or input_only")
         self.config = config
         width = config.width

@@ -103,7 +103,7 @@ WRONG = [
     ("train --train.steps=", "--train.steps is '', must be a whole number"),
     ("train --train.lr x", "--train.lr is 'x', must be a number"),
     ("train --model.width 2.5", "--model.width is '2.5', must be a whole number"),
-    ("train --model.tie=2", "--model.tie is '2', must be true or false"),
+    ("train --model.tie_embeddings=2", "--model.tie_embeddings is '2', must be true or false"),
     ("train --train.schedule cosin", "must be cosine or constant; did you mean cosine?"),
     ("train --train.precision 16", "--train.precision is '16', must be one of auto, 32, bf16"),
     ("train --train.devices x", "--train.devices is 'x', must be a whole number or auto"),
@@ -287,22 +287,31 @@ def test_a_wrong_choice_is_refused_from_python_too(make) -> None:
         ("`steps` and `length`", "--steps and `length`"),  # an option's own name; one of two
         ("`width` of `model.width`", "--model.width of --model.width"),
         ("`model` is no `option`, `width` is", "--model is no `option`, --model.width is"),
-        ("`model.tie=True` `top_p=None`", "--model.tie true --top_p null"),
+        ("`model.tie_embeddings=True` `top_p=None`", "--model.tie_embeddings true --top_p null"),
         ("`model=Mini()` `text='a b'` `text='a'`", "--model Mini --text 'a b' --text a"),
     ],
 )
 def test_arguments_in_backquotes_become_flags(message: str, line: str) -> None:
     names = ("steps", "train.steps", "data.length", "eval.length", "top_p", "text", "model")
-    assert with_flags(message, [*names, "model.width", "model.tie"]) == line
+    assert with_flags(message, [*names, "model.width", "model.tie_embeddings"]) == line
 
 
 def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
     Path("ok.yaml").write_text("train: {steps: 7, batch: 5}\nseed: 3\n")
-    typed = ["--train.steps", "9", "--config", "ok.yaml", "--resume", "--out", "r", "--model.tie"]
+    typed = [
+        "--train.steps",
+        "9",
+        "--config",
+        "ok.yaml",
+        "--resume",
+        "--out",
+        "r",
+        "--model.tie_embeddings",
+    ]
     _, chosen = _parse("train", typed)
     assert (chosen["train"].steps, chosen["train"].batch, chosen["seed"]) == (9, 5, 3)
     assert chosen["resume"] is True
-    assert chosen["model"].tie is True
+    assert chosen["model"].tie_embeddings is True
     assert _parse("train", ["--out", "r", "--resume", "false"])[1]["resume"] is False
     for typed in (["--whole", "run"], ["run", "--whole"], ["run", "--whole=true"]):
         _, chosen = _parse("sample", typed)
@@ -789,7 +798,7 @@ RUN = "no_run"
         (lambda: DataArgs(path=["a"]), "`path` is ['a'], must be text"),
         (lambda: DataArgs(length="9"), "`length` is '9', must be a whole number"),
         (lambda: DataArgs(mixture={"a": "b"}), "`mixture` is {'a': 'b'}, must be"),
-        (lambda: DataArgs(ends="no"), "`ends` is 'no', must be true or false"),
+        (lambda: DataArgs(bos_eos="no"), "`bos_eos` is 'no', must be true or false"),
         (lambda: TrainArgs(steps=2**63), "`steps` is 9223372036854775808, must be"),
         (lambda: TrainArgs(lr=10**400), "`lr` is 1000"),
         (lambda: sddlm.ModelArgs(width="x"), "`width` is 'x', must be a whole number"),

@@ -42,9 +42,9 @@ def _model_dir(**changes: Any) -> LanguageModel:
     )
 
 
-@pytest.mark.parametrize("tie", [False, True])
-def test_round_trip(tmp_path: Path, tie: bool) -> None:
-    saved = _model_dir(tie=tie)
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_round_trip(tmp_path: Path, tie_embeddings: bool) -> None:
+    saved = _model_dir(tie_embeddings=tie_embeddings)
     saved.save(tmp_path / "run" / "model")
     for place in (tmp_path / "run", tmp_path / "run" / "model"):
         assert is_model_dir(place)

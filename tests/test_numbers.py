@@ -70,7 +70,7 @@ CASES = [
 def network(causal: bool = False, extra: int = 0, **more: Any) -> DiT:
     small = {"preset": "mini", "width": 8, "heads": 2, "blocks": 1, "head_init": 0.1}
     knobs = ModelArgs(**small | more)
-    return DiT(knobs.build(vocab_size=V + extra, length=L, causal=causal, input_only=extra))
+    return DiT(knobs.build(vocab_size=V + extra, length=L, causal=causal, num_extra_tokens=extra))
 
 
 @singledispatch
@@ -133,7 +133,7 @@ def _(made: Sampler) -> None:
 
 def train(objective: Objective, model: DiT) -> None:
     x0 = torch.randint(V, (4, L), generator=torch.Generator().manual_seed(0))
-    objective.begin(model.vocab_size, lambda: torch.ones(model.vocab_size).long())
+    objective.setup(model.vocab_size, lambda: torch.ones(model.vocab_size).long())
     loss = objective.loss(model, x0, Draw.simple(0, 0, 4))
     loss.mean.backward()
     assert loss.mean.isfinite()

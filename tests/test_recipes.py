@@ -94,7 +94,7 @@ def test_what_is_prepared_is_what_is_trained_on(setting: str) -> None:
 
 
 def of_setting(data: Any) -> tuple[str, str | None, int, str, bool]:
-    return data.corpus, data.tokenizer, data.length, data.packing, data.ends
+    return data.corpus, data.tokenizer, data.length, data.packing, data.bos_eos
 
 
 def test_settings_are_those_of_the_literature() -> None:
@@ -130,7 +130,7 @@ def network(recipe: Chosen) -> DiT:
         vocab_size=V.get(recipe.data.tokenizer, recipe.data.vocab_size) + extra,
         length=recipe.data.length,
         causal=recipe.objective.causal,
-        input_only=extra,
+        num_extra_tokens=extra,
     )
     with torch.device("meta"):
         return DiT(config)
@@ -169,7 +169,7 @@ def test_the_network_is_the_right_one(name: str) -> None:
     assert isinstance(recipe.objective.process, MaskedProcess) is masked
     assert (isinstance(recipe.objective, Autoregressive), net.causal) == (causal, causal)
     assert net.vocab_size == V[recipe.data.tokenizer] + masked
-    assert net.config.input_only == masked
+    assert net.config.num_extra_tokens == masked
     llama = "1.1b" in name and "dit" not in name
     assert net.config.architecture == ("llama" if llama else "dit")
     assert (net.config.width, net.config.blocks, net.config.heads) == (
@@ -280,7 +280,7 @@ def test_two_steps_of_its_miniature(
     assert all(isfinite(value) for row in rows for value in row.values())
     written = yaml.safe_load((run / "config.yaml").read_text())
     assert "inherit" not in written
-    kept = ("packing", "ends", "eos", "corpus", "max_bad")
+    kept = ("packing", "bos_eos", "eos", "corpus", "max_errors")
     assert [written["data"][key] for key in kept] == [getattr(full.data, key) for key in kept]
     config = yaml.safe_load((run / "model" / "config.json").read_text())
     extra = recipe.objective.process.extra_tokens

@@ -17,7 +17,7 @@ import pytest
 import sddlm
 from sddlm.cli import main
 from sddlm.errors import ConfigError
-from sddlm.plan.desk import CostModel
+from sddlm.plan.cost import CostModel
 
 # of jsonargparse, about configs that may build any class
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,7 +1,7 @@
-"""Counter-based randomness: a number depends on (seed, step, sample, name, place) alone.
+"""Counter-based random numbers, functions of (seed, step, sample, name, position) alone.
 
-No generator has a state here, so training noise is the same whatever the number of processes,
-micro-batches or restarts, and a resumed run needs no random state. The hash is the finaliser of
+There is no generator state. Training noise is therefore independent of the number of processes,
+micro-batches and restarts, and a resumed run restores no random state. The hash is the finaliser of
 SplitMix64 (Steele, Lea, Flood 2014), computed on int64 tensors, which wrap on every device.
 """
 
@@ -38,14 +38,14 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _hash(seed: int, name: str, step: int | Tensor, index: Tensor, place: Tensor) -> Tensor:
-    """64 random bits for each sequence and place.
+    """64 random bits for each sequence and position.
 
     Args:
-        seed: of the run.
-        name: what they are for.
-        step: of all sequences, or of each ``[B]`` int64.
-        index: of each sequence ``[B]``.
-        place: ``[P]``, or other places for each sequence ``[B, P]``.
+        seed: seed of the run.
+        name: purpose of the numbers.
+        step: step of all sequences, or of each ``[B]`` int64.
+        index: index of each sequence ``[B]``.
+        place: positions ``[P]``, or those of each sequence ``[B, P]``.
 
     Returns:
         ``[B, P]`` int64.
@@ -60,12 +60,12 @@ def _hash(seed: int, name: str, step: int | Tensor, index: Tensor, place: Tensor
 
 @dataclass(frozen=True)
 class Draw:
-    """All randomness of one step (of training, validation or sampling).
+    """Randomness of one step (of training, validation or sampling).
 
     Attributes:
         seed: the run's seed.
         step: optimiser step, validation batch or sampling step.
-        index: place of each sequence in the *global* batch ``[B]`` int64.
+        index: index of each sequence in the *global* batch ``[B]`` int64.
         batch: size of the global batch over which ``times`` are stratified.
         t_max: largest time drawn (a noise curriculum lets it grow to 1).
     """
@@ -78,11 +78,11 @@ class Draw:
 
     @classmethod
     def simple(cls, seed: int, step: int, batch: int, *, device: str = "cpu") -> Draw:
-        """The draw of a whole batch on one process."""
+        """Draw for a whole batch on one process."""
         return cls(seed, step, torch.arange(batch, device=device), batch)
 
     def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """64 random bits for each place ``[B, *shape]`` int64."""
+        """64 random bits for each position ``[B, *shape]`` int64."""
         place = torch.arange(prod(shape), device=self.index.device)
         return _hash(self.seed, name, self.step, self.index, place).reshape(-1, *shape)
 
@@ -90,8 +90,8 @@ class Draw:
         """Uniform numbers in [0, 1), 53 bits ``[B, *shape]`` float64.
 
         Args:
-            name: what they are for; another name gives independent numbers.
-            shape: shape behind the batch.
+            name: purpose of the numbers; another name gives independent ones.
+            shape: shape after the batch dimension.
         """
         return _shift(self._bits(name, shape), 11).double() * 2.0**-53
 
@@ -100,10 +100,10 @@ class Draw:
         return (self.uniform(name, *shape) * high).long().clamp(max=high - 1)
 
     def times(self, t_min: float = 1e-3) -> Tensor:
-        """Stratified times in [t_min, t_max) ``[B]`` float64, one in each part of the range.
+        """Stratified times in [t_min, t_max) ``[B]`` float64, one in each stratum.
 
-        Sequence i of the global batch gets ``(i + u_i) / batch`` of the range, on whichever
-        process it lies.
+        Sequence i of the global batch gets ``(i + u_i) / batch`` of the range, on any
+        process.
         """
         u = (self.index.double() + self.uniform("t")) / self.batch
         return t_min + (max(self.t_max, t_min) - t_min) * u
@@ -111,13 +111,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class CellDraw(Draw):
-    """The same numbers for single cells: those that `Draw` gives each at its step and place.
+    """The numbers of `Draw` for single cells, each at its own step and position.
 
-    ``index`` is then the sequence of each cell ``[N]``; ``step`` is not used.
+    ``index`` is the sequence of each cell ``[N]``; ``step`` is unused.
 
     Attributes:
-        steps: ``[N]`` int64.
-        places: ``[N]`` int64.
+        steps: step of each cell ``[N]`` int64.
+        places: position of each cell ``[N]`` int64.
     """
 
     steps: Tensor = field(kw_only=True)
@@ -125,10 +125,10 @@ class CellDraw(Draw):
 
     @classmethod
     def of(cls, seed: int, steps: Tensor, index: Tensor, places: Tensor) -> CellDraw:
-        """The draw of cells ``[N]``; a length of 1 asks for the cell itself."""
+        """Draw for cells ``[N]``; a length of 1 gives the number of the cell itself."""
         return cls(seed, 0, index, 1, steps=steps, places=places)
 
     def _bits(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """64 random bits for each cell and the places behind it ``[N, *shape]`` int64."""
+        """64 random bits for each cell and the positions after it ``[N, *shape]`` int64."""
         place = self.places[:, None] + torch.arange(prod(shape), device=self.index.device)
         return _hash(self.seed, name, self.steps, self.index, place).reshape(-1, *shape)

@@ -1,4 +1,4 @@
-"""The one error a user can cause, and the checks that raise it."""
+"""The error for wrong options, and checks of arguments against their annotations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: whole numbers end up as int64 somewhere
+#: bound of integers, which become int64 tensors
 _BELOW = 2**63
 
 
 class ConfigError(ValueError):
-    """A wrong choice of the user: what was given, what is allowed, and what to type instead.
+    """A wrong option: states what was given, what is allowed, and what to use instead.
 
     A message names arguments in backquotes, as Python has them: `` `top_p` ``, `` `data.length` ``,
     or with a value to type, `` `objective=NELBO()` ``. The command line turns them into flags,
@@ -49,7 +49,7 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 
 
 def visible(text: str) -> str:
-    r"""The text with control characters as escapes (``\x1b``), so that it cannot steer a terminal.
+    r"""Escape control characters (``\x1b``), so that text cannot control a terminal.
 
     Line ends and tabs stay; characters that reorder a line are escaped too.
     """
@@ -68,10 +68,10 @@ _ESCAPES = {
 
 
 def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Check the arguments of each call against the annotations, as the command line does.
+    """Decorator that checks the arguments of each call against the annotations.
 
     Raises:
-        ConfigError: names the argument, the value and what is allowed.
+        ConfigError: an argument has a wrong value; names both and what is allowed.
     """
     signature = inspect.signature(function)
 
@@ -113,11 +113,11 @@ def _hints(owner: Any) -> dict[str, Any]:
 
 
 class _MisfitError(Exception):
-    """A value that an annotation does not allow."""
+    """A value does not match an annotation."""
 
 
 def _fitted(name: str, value: Any, hint: Any) -> Any:
-    """The value, a path as text and a number of another library as Python's."""
+    """Return the value, with paths as str and numbers of other libraries as Python's."""
     try:
         return _fit(value, hint)
     except _MisfitError:
@@ -167,7 +167,7 @@ def _fit_plain(value: Any, kind: Any) -> Any:
 
 
 def _fit_whole(value: Any) -> Any:
-    """A number that is no float where one is wanted: small whole ones stay as they are."""
+    """Convert an integer to float where one is wanted; small integers stay unchanged."""
     try:
         return value if type(value) is int and abs(value) < 2**53 else float(value)
     except OverflowError:
@@ -181,14 +181,14 @@ def _sure(value: Any, fits: bool) -> Any:
 
 
 def allowed(hint: Any, value: str) -> str:
-    """What a type allows, and which of it was probably meant."""
+    """Describe the values that a type allows, with a suggestion for a misspelt one."""
     words = [word for kind in kinds(hint) for word in _words(kind)]
     listed = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
     return (listed or "something else") + did_you_mean(value, words)
 
 
 def _words(kind: Any) -> Iterator[str]:
-    """What can be typed for a type; for a class the names of its leaves."""
+    """Values of a type in words; for a class the names of its subclasses."""
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if get_origin(kind) is Literal:
         yield from map(str, get_args(kind))
@@ -207,6 +207,6 @@ def _words(kind: Any) -> Iterator[str]:
 
 
 def kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that a union is of, without None; another type is itself."""
+    """Member types of a union without None; a single type for any other annotation."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return tuple(part for part in parts if part is not type(None))

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and small files that may come from a stranger."""
+"""Atomic file writing, locks, and safe reading of untrusted YAML and JSON."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from sddlm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-#: bounds of a file of options or facts: anything beyond them is a mistake or an attack
+#: limits of a configuration file: anything beyond them is a mistake or an attack
 _BYTES, _DEPTH, _VALUES = 1 << 18, 32, 20_000
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """A file to write; it takes its public name at the end, and vanishes on an error.
+    """Open a file for writing that appears under its name only when complete.
 
-    It has a temporary name in the same folder meanwhile, so an old file of that name stays
-    complete until the new one is on disk. Its mode follows the umask.
+    It has a temporary name in the same folder until then, so an existing file stays intact until
+    the new one is on disk. On an error the temporary file is removed. Permissions follow the umask.
 
     Args:
-        path: the public name.
+        path: the final name.
         mode: ``w`` for text (UTF-8, line ends as written) or ``wb`` for bytes.
 
     Raises:
-        OSError: it cannot be written; the error has the public name.
+        OSError: it cannot be written; the error has the final name.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -54,7 +54,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
 
 def append(path: Path, text: str) -> None:
-    """Add text at the end of a file; where that fails, the file is as before.
+    """Append text to a file; on failure the file is unchanged.
 
     Raises:
         OSError: it cannot be written; the error has the file's name.
@@ -63,7 +63,7 @@ def append(path: Path, text: str) -> None:
         with path.open("ab", buffering=0) as file:
             end, left = file.tell(), memoryview(text.encode())
             try:
-                while left:  # a disk that fills up takes a part of it first
+                while left:  # a disk that fills up accepts a part first
                     left = left[file.write(left) :]
             except OSError:
                 file.truncate(end)
@@ -74,8 +74,8 @@ def append(path: Path, text: str) -> None:
 
 
 def name_file(error: BaseException, path: Path, *others: Path) -> None:
-    """Let an error name the public file: those of ``write`` name none."""
-    if not isinstance(error, OSError) or error.errno is None:  # whose text a name would replace
+    """Set the file name of an OSError, because errors of ``write`` have none."""
+    if not isinstance(error, OSError) or error.errno is None:  # a name would replace its text
         return
     if error.filename in (None, *map(str, others)):
         error.filename = str(path)
@@ -83,11 +83,11 @@ def name_file(error: BaseException, path: Path, *others: Path) -> None:
 
 @contextmanager
 def locked(path: Path, message: str) -> Iterator[None]:
-    """Hold a lock that no other process has; a kill releases it, too.
+    """Hold an exclusive lock between processes; a kill releases it too.
 
     Args:
-        path: of the lock file, which exists as long as the lock is held.
-        message: of the error.
+        path: lock file, which exists as long as the lock is held.
+        message: message of the error.
 
     Raises:
         ConfigError: another process holds it.
@@ -105,7 +105,7 @@ def locked(path: Path, message: str) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file of any size (hex)."""
+    """Compute the SHA-256 of a file (hex), in constant memory."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -114,7 +114,7 @@ def sha256(path: Path) -> str:
 
 
 def make_durable(path: Path) -> None:
-    """Bring a file or a directory to disk."""
+    """Flush a file or a directory to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -123,10 +123,10 @@ def make_durable(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a file that could not be written later.
+    """Check early that a file can be written.
 
     Raises:
-        ConfigError: if its folder is missing or closed.
+        ConfigError: its folder is missing or read-only.
     """
     if not path.parent.is_dir():
         raise ConfigError(f"cannot write {path}: there is no directory {path.parent}")
@@ -137,13 +137,13 @@ def check_writable(path: Path) -> None:
 def write_keeping(
     path: Path, text: str, facts: Callable[[bytes], Any] = bytes, *, beside: str | None = None
 ) -> None:
-    """Write a text file; a former one that differs is kept as NAME-1.EXT, NAME-2.EXT, ...
+    """Write a text file; a previous one that differs is kept as NAME-1.EXT, NAME-2.EXT, ...
 
     Args:
         path: the file.
-        text: what belongs in it.
-        facts: what is compared of the bytes of two files.
-        beside: ending of a file that belongs to it, such as ``.png``, and is kept with it.
+        text: its content.
+        facts: extracts what is compared from the bytes of a file.
+        beside: suffix of an accompanying file, such as ``.png``, which is kept with it.
     """
     with atomic_write(path) as file:
         file.write(text)
@@ -158,14 +158,14 @@ def write_keeping(
 
 
 def read_yaml(path: Path, name: str | None = None) -> Any:
-    """What a YAML file of options holds; nothing is built before its size is known.
+    """Read a YAML file of options; its extent is checked before objects are built.
 
     Args:
         path: the file.
-        name: how to call it in messages; its path if None.
+        name: name in messages; its path if None.
 
     Raises:
-        ConfigError: if it cannot be read, is no YAML, or is too large, deep or repetitive.
+        ConfigError: it cannot be read, is no YAML, or is too large, deep or repetitive.
     """
     name = str(path) if name is None else name
     data = _bytes(path, name, _BYTES)
@@ -174,7 +174,7 @@ def read_yaml(path: Path, name: str | None = None) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_extent(name, node, _yaml_children)  # aliases are one node in several places here
+        _check_extent(name, node, _yaml_children)  # an alias is one node with several parents
         return loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
@@ -182,15 +182,40 @@ def read_yaml(path: Path, name: str | None = None) -> Any:
         raise ConfigError(f"{name} is no YAML file: {_problem(error)}") from error
 
 
+#: options, fields and columns that earlier versions wrote, and their present names
+_RENAMED = {
+    "ends": "bos_eos",
+    "max_bad": "max_errors",
+    "input_only": "num_extra_tokens",
+    "tie": "tie_embeddings",
+    "own_share": "copy_prob",
+    "own_share_noise": "copy_prob_noise",
+    "clean_share": "clean_prob",
+}
+
+
+def current_names(options: Any) -> Any:
+    """Options or figures that an earlier version wrote, under their present names."""
+    if not isinstance(options, dict):
+        return options
+    found = {
+        _RENAMED.get(name, name): value if name == "mixture" else current_names(value)
+        for name, value in options.items()  # a mixture's keys are names of texts
+    }
+    if found.get("activation_checkpointing") == "light":
+        found["activation_checkpointing"] = "selective"
+    return found
+
+
 def read_json(path: Path, *, most: int = 64 * _BYTES) -> Any:
-    """What a JSON file of facts holds.
+    """Read a JSON file.
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: largest size in bytes.
 
     Raises:
-        ConfigError: if it cannot be read, is no JSON, or is too large or deep.
+        ConfigError: it cannot be read, is no JSON, or is too large or deep.
     """
     data = _bytes(path, str(path), most)
     try:
@@ -213,7 +238,7 @@ def _bytes(path: Path, name: str, most: int) -> bytes:
 
 
 def _check_extent(name: str, root: Any, children: Any, *, values: int = _VALUES) -> None:
-    """Refuse what has too many levels or values, those counted that are repeated by aliases."""
+    """Check the number of levels and values, counting each repetition by an alias."""
     level, seen = [root], 0
     for _ in range(_DEPTH):
         seen += len(level)
@@ -236,6 +261,6 @@ def _json_children(value: Any) -> Iterable[Any]:
 
 
 def _problem(error: Exception) -> str:
-    """Where and why a file cannot be parsed."""
+    """Line and reason of a parse error."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     return f"line {mark.line + 1}: {problem}" if mark and problem else str(error)

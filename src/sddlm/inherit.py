@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sddlm.errors import ConfigError
-from sddlm.files import read_yaml
+from sddlm.files import current_names, read_yaml
 
 Options = dict[str, Any]
 
@@ -70,7 +70,7 @@ def _read(path: Path, above: Sequence[Path], found: dict[Path, File]) -> None:
 
 
 def _load(path: Path, name: str) -> Options:
-    options = read_yaml(path, name)
+    options = current_names(read_yaml(path, name))
     if not isinstance(options, dict):
         given = "is empty" if options is None else f"holds {str(options)[:40]!r}"
         raise ConfigError(f"{name} {given}, must hold options, such as: seed: 0")

@@ -294,4 +294,4 @@ def load(path: str | Path, device: str = "auto", *, revision: str | None = None)
 
 def bos_in_rows(data: Mapping[str, Any]) -> bool:
     """Whether rows begin with the beginning-of-text token, from a record of prepared data."""
-    return bool(data.get("packing", {}).get("ends", False))
+    return bool(data.get("packing", {}).get("bos_eos", False))

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.files import atomic_write, make_durable, read_json, sha256
+from sddlm.files import atomic_write, current_names, make_durable, read_json, sha256
 from sddlm.models.dit import WEIGHTS_NAME, DiT, not_finite
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
@@ -209,7 +209,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} was not written by sddlm: it has no format number")
     if found != FORMAT:
         raise ConfigError(f"{path} has format {found!r}, this sddlm reads {FORMAT}: upgrade sddlm")
-    return dict(config)
+    return dict(current_names(config))
 
 
 def _record(data: Any) -> dict[str, Any]:

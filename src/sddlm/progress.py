@@ -1,4 +1,4 @@
-"""What a user sees: one kind of console, and one progress bar with rate and time left."""
+"""Console output: a plain console, and a progress bar with rate and remaining time."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ T = TypeVar("T")
 
 
 class PlainConsole(Console):
-    """Shows strings literally: no markup, no emoji codes, no control characters.
+    """Console that prints strings literally: no markup, no emoji codes, no control characters.
 
-    They hold names of files and generated text, which may hold anything.
+    File names and generated text may contain anything.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **how: Any) -> Text:
-        """See rich; cells and titles of tables come here too."""
+        """See rich; also used for cells and titles of tables."""
         return super().render_str(visible(text), **how)
 
 
 class _Rate(ProgressColumn):
-    """Steps a second."""
+    """Column with the rate in steps per second."""
 
     def render(self, task: Task) -> Text:
         """``3.2/s``, or a dash before the first step."""
@@ -47,13 +47,13 @@ class _Rate(ProgressColumn):
 
 
 def track(items: Iterable[T], *, total: int, label: str, show: bool = True) -> Iterator[T]:
-    """Go through ``items`` with a progress bar on stderr.
+    """Iterate over ``items`` with a progress bar on stderr.
 
     Args:
-        items: anything iterable.
-        total: how many there are.
-        label: what is being done.
-        show: False for silence; without a terminal nothing is shown anyway.
+        items: any iterable.
+        total: number of items.
+        label: description of the work.
+        show: whether to show the bar; it is shown on a terminal only.
     """
     with bar(label, total=total, show=show) as advance:
         for item in items:
@@ -63,7 +63,7 @@ def track(items: Iterable[T], *, total: int, label: str, show: bool = True) -> I
 
 @contextmanager
 def bar(label: str, *, total: int | None, show: bool = True) -> Iterator[Callable[..., None]]:
-    """The bar by itself; call what it gives after each step, or after n of them (see `track`)."""
+    """Progress bar as a context; call what it yields after each step, or with n (see `track`)."""
     console = PlainConsole(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),

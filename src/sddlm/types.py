@@ -1,4 +1,4 @@
-"""What travels between the rooms, and the legend of shapes.
+"""Data types shared by the packages, and the legend of shapes.
 
 Shapes: **B** sequences, **L** positions, **V** vocabulary, **D** width, **N** flat rows,
 **K** negatives. Time ``t`` is in (0, 1] and 1 is pure noise. Probabilities of the process
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Noisy:
-    """Clean tokens and what the process made of them.
+    """A corrupted batch.
 
     Attributes:
         x0: clean tokens ``[B, L]`` int64.
@@ -24,11 +24,12 @@ class Noisy:
         t: diffusion time ``[B]`` float64.
         alpha_t: probability that a token is kept ``[B, 1]`` float64.
         dalpha_t: its time derivative (negative) ``[B, 1]`` float64.
-        resampled: the process replaced the token, possibly by itself ``[B, L]`` bool.
-            It cannot be recovered from ``x0`` and ``x_t``.
+        resampled: whether the process replaced the token, possibly by itself ``[B, L]`` bool. It
+            cannot be recovered from ``x0`` and ``x_t``.
         vocab_size: V.
-        loss_mask: positions that count at all ``[B, L]`` bool, the others being padding or given;
-            None is all.
+        loss_mask: positions that are scored ``[B, L]`` bool, the others being padding or given;
+        None
+            is all.
     """
 
     x0: Tensor
@@ -47,16 +48,16 @@ class Noisy:
 
     @property
     def sigma(self) -> Tensor:
-        """The network's conditioning, ``-log alpha_t`` ``[B]`` float32."""
+        """Noise level, the network's conditioning: ``-log alpha_t`` ``[B]`` float32."""
         return -torch.log(self.alpha_t[:, 0]).float()
 
 
 @dataclass(frozen=True)
 class SoftTokens:
-    """A mixture of tokens at each position, as input of a network in place of ``x_t``.
+    """Mixtures of tokens at each position, as network input in place of ``x_t``.
 
     Attributes:
-        weights: ``[B, L, K]``, of each token of the mixture.
+        weights: weights of the tokens ``[B, L, K]``.
         ids: the tokens ``[B, L, K]`` int64; None is the whole vocabulary in order, K = V.
     """
 
@@ -65,21 +66,21 @@ class SoftTokens:
 
     @property
     def shape(self) -> torch.Size:
-        """(B, L), that of the tokens which it replaces."""
+        """(B, L), the shape of the tokens that it replaces."""
         return self.weights.shape[:-1]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What an objective says about a batch.
+    """Loss of a batch.
 
     Attributes:
-        total: *sum* over the counted positions, nats, differentiable scalar. Who trains divides
-            by the number of counted positions of the **global** batch, so that the result does
-            not depend on the number of processes or on accumulation.
-        count: number of positions that count in this batch (``loss_mask.sum()``), scalar tensor.
-        metrics: figures worth logging (detached), each as a sum and the number of what it is the
-            mean over: a mean alone could not be joined with that of another part of the batch.
+        total: *sum* over the scored positions, nats, differentiable scalar. Training divides it by
+            the number of scored positions of the **global** batch, so the result does not depend
+            on the number of processes or on accumulation.
+        count: number of scored positions in this batch (``loss_mask.sum()``), scalar tensor.
+        metrics: metrics to log (detached), each as a sum and a count, because means of parts of a
+            batch cannot be combined.
     """
 
     total: Tensor
@@ -88,22 +89,23 @@ class Loss:
 
     @property
     def mean(self) -> Tensor:
-        """``total / count``."""
+        """Mean loss, ``total / count``."""
         return self.total / self.count.clamp(min=1)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What a sampler returns.
+    """Samples and their cost.
 
     Attributes:
         tokens: ``[B, L]`` int64.
-        nfe: network calls that each sequence took part in ``[B]`` int64.
-        steps: grid intervals.
+        nfe: number of network calls for each sequence ``[B]`` int64.
+        steps: number of grid intervals.
         seconds: wall-clock time of the whole call.
-        rows: positions of each sequence, over all steps, that met the vocabulary ``[B]`` int64.
-        lengths: how many of each sequence's tokens are its own, the others being padding ``[B]``
-            int64; None where there is no padding.
+        rows: positions of each sequence that passed the vocabulary head, over all steps ``[B]``
+            int64.
+        lengths: number of tokens of each sequence before its padding ``[B]`` int64; None without
+            padding.
     """
 
     tokens: Tensor
@@ -119,16 +121,16 @@ class Samples:
 
 
 def before_padding(lengths: Tensor, length: int) -> Tensor:
-    """Which positions are not padding ``[B, L]`` bool, of rows with so many tokens ``[B]``."""
+    """Mask of the positions before the padding ``[B, L]`` bool, from lengths ``[B]``."""
     return torch.arange(length, device=lengths.device) < lengths[:, None]
 
 
 def unpadded(tokens: Tensor, lengths: Tensor | None) -> list[Tensor]:
-    """Rows ``[B, L]`` cut to their lengths ``[B]``; None leaves them whole."""
+    """Cut rows ``[B, L]`` to their lengths ``[B]``; None leaves them whole."""
     stops = [tokens.shape[1]] * len(tokens) if lengths is None else lengths.tolist()
     return [row[:stop] for row, stop in zip(tokens, stops, strict=True)]
 
 
 #: ``on_step(step, t, x)``: called after each step with the 1-based number of the step, the time
-#: just reached (0 at the end) and the tokens ``[B, L]``; must not change them.
+#: just reached (0 at the end) and the tokens ``[B, L]``, which it must not modify.
 OnStep = Callable[[int, float, Tensor], None]

@@ -1,10 +1,9 @@
-"""Long work in units: shared among processes, kept on disk, and gone on with where it stopped.
+"""Resumable jobs: units of work that are distributed over processes and cached on disk.
 
-Every long part of an evaluation (likelihood, samples, judge, tasks), and every batch of texts that
-are written, is a list of units, each a function of its number alone, such as one batch of rows.
-What a unit gives is written down at once, with a checksum. A command that was interrupted and is
-given again does only what is missing or damaged, and N processes (``torchrun``) do the same units
-as one, so that they find the same, bit for bit.
+Every long part of an evaluation (likelihood, samples, judge, tasks) and every batch of generated
+texts is a list of units, each a function of its number alone, such as one batch of rows. The result
+of a unit is stored at once, with a checksum. A repeated command computes only missing or damaged
+results. N processes (``torchrun``) compute the same units as one, so results are bit-identical.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that work together.
+    """A group of processes.
 
     Attributes:
-        rank: which one this is.
-        world: how many there are.
+        rank: rank of this process.
+        world: number of processes.
     """
 
     rank: int = 0
@@ -42,7 +41,7 @@ class ProcessGroup:
 
     @classmethod
     def join(cls) -> ProcessGroup:
-        """The processes that ``torchrun`` started, or this one alone."""
+        """Join the processes that ``torchrun`` started, or form a group of one."""
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world == 1:
             return cls()
@@ -52,16 +51,16 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this process speaks and writes."""
+        """Whether this is the process that prints and writes."""
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The device of this process: its own GPU where ``name`` is cuda."""
+        """Device of this process: its own GPU if ``name`` is cuda."""
         alone = self.world == 1 or name != "cuda"
         return name if alone else f"cuda:{os.environ.get('LOCAL_RANK', self.rank)}"
 
     def from_first(self, value: Any) -> Any:
-        """The value that the first process has; it must be made of plain Python objects."""
+        """Broadcast a value of plain Python objects from the first process."""
         if self.world == 1:
             return value
         box = [value]
@@ -69,7 +68,7 @@ class ProcessGroup:
         return box[0]
 
     def gather(self, mine: dict[int, Any]) -> dict[int, Any]:
-        """The results of all processes."""
+        """Gather the results of all processes."""
         if self.world == 1:
             return mine
         boxes: list[Any] = [None] * self.world
@@ -77,20 +76,21 @@ class ProcessGroup:
         return {number: result for box in boxes for number, result in box.items()}
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Leave the group."""
         if self.world > 1:
             torch.distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
 class ResumableJob:
-    """Does units and remembers them.
+    """Computes units of work and caches their results.
 
     Attributes:
-        folder: where results are kept until `finish`; None keeps nothing.
-        facts: what all results depend on, such as the model's and the text's hashes; JSON.
-        team: the processes that share the units.
-        show: whether to show a bar (on a terminal only).
+        folder: folder of the cached results until `finish`; None caches nothing.
+        facts: cache key: everything that all results depend on, such as hashes of the model and
+            the text; JSON.
+        team: processes that share the units.
+        show: whether to show a progress bar (on a terminal only).
     """
 
     folder: Path | None = None
@@ -99,7 +99,7 @@ class ResumableJob:
     show: bool = False
 
     def about(self, **facts: Any) -> ResumableJob:
-        """The same, of results that depend on more facts."""
+        """A job with more facts in its cache key."""
         return replace(self, facts={**self.facts, **facts})
 
     def run(
@@ -109,19 +109,19 @@ class ResumableJob:
         unit: Callable[[int], Any],
         facts: Mapping[str, Any] | None = None,
     ) -> list[Any]:
-        """Results of ``unit(0)`` to ``unit(count - 1)``, in order.
+        """Compute ``unit(0)`` to ``unit(count - 1)``; return the results in order.
 
         Args:
-            name: of the work, for the bar and the file.
-            count: how many units there are.
-            unit: does one; its result must survive JSON (floats do, exactly; tuples do not).
-            facts: what these results depend on beside `ResumableJob.facts`, JSON.
+            name: name for the bar and the file.
+            count: number of units.
+            unit: computes one; its result must survive JSON (floats do, exactly; tuples do not).
+            facts: further facts of the cache key, JSON.
 
         Raises:
-            ConfigError: results cannot be written down.
+            ConfigError: results cannot be stored.
         """
         path = self._path(name, {**self.facts, **(facts or {}), "count": count})
-        # the others may have begun to write already, so the first one reads for all
+        # other processes may be writing already, so the first one reads for all
         known = self.team.from_first(_read(path) if path and self.team.first else {})
         missing = [number for number in range(count) if number not in known]
         mine: dict[int, Any] = {}
@@ -139,7 +139,7 @@ class ResumableJob:
         return [found[number] for number in range(count)]
 
     def _path(self, name: str, facts: Mapping[str, Any]) -> Path | None:
-        """The notes of this work, without the ending that says by which process."""
+        """Path of the cached results, without the suffix of the process."""
         if self.folder is None:
             return None
         text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
@@ -147,16 +147,16 @@ class ResumableJob:
         return self.folder / f"{name.replace(' ', '-').replace('/', '-')}-{key}"
 
     def finish(self) -> None:
-        """Forget the units, when what they were for is written."""
+        """Delete the cached results, once the final result is written."""
         if self.folder is not None and self.team.first:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _note(path: Path, rank: int, line: str) -> None:
-    """Add a finished unit to the process's file, which is made when there is one.
+    """Append a finished unit to the file of this process.
 
     Raises:
-        ConfigError: nothing can be kept there.
+        ConfigError: the folder cannot be made.
         OSError: the disk is full; the error has the file's name.
     """
     file = path.with_name(f"{path.name}.{rank}.jsonl")
@@ -171,12 +171,12 @@ def _note(path: Path, rank: int, line: str) -> None:
 
 
 def _line(number: int, result: str) -> str:
-    """A finished unit in a line: its number, its result, and a checksum of both."""
+    """Format a finished unit as a line: its number, its result, and a checksum of both."""
     return f'[{number}, {result}, "{digest(number, result)}"]\n'
 
 
 def _read(path: Path) -> dict[int, Any]:
-    """Finished units of any process; what a kill left half written, or is damaged, is none."""
+    """Read the finished units of all processes, skipping incomplete and damaged lines."""
     found, damaged = {}, 0
     for file in sorted(path.parent.glob(f"{path.name}.*.jsonl")) if path.parent.is_dir() else []:
         for line in filter(None, file.read_text(errors="replace").split("\n")):
@@ -194,7 +194,7 @@ def _read(path: Path) -> dict[int, Any]:
 
 
 def digest(*parts: Any) -> str:
-    """A short hash of tensors, texts, bytes and files, for `ResumableJob.facts`."""
+    """Short hash of tensors, texts, bytes and files, for `ResumableJob.facts`."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.Tensor):

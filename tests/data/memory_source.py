@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from sddlm.data.sources import Part, Source
+from sddlm.data.sources import Source, TextChunk
 
 
 class MemorySource(Source):
@@ -14,12 +14,12 @@ class MemorySource(Source):
         self.readings = 0
         self.state: str | None = None
 
-    def parts(self) -> Iterator[Part]:
+    def chunks(self) -> Iterator[TextChunk]:
         self.readings += 1
         for pieces in self.pieces:
             for i, piece in enumerate(pieces):
                 problem = piece if piece.startswith("!") else ""
-                yield Part("" if problem else piece, i == len(pieces) - 1, problem)
+                yield TextChunk("" if problem else piece, i == len(pieces) - 1, problem)
 
     def signature(self) -> str | None:
         return self.state

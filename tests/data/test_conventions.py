@@ -50,7 +50,7 @@ def lm1b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataArgs:
         corpus="lm1b",
         tokenizer=str(tmp_path / "vocab.txt"),
         length=16,
-        ends=True,
+        bos_eos=True,
         cache=str(tmp_path / "cache"),
     )
 
@@ -115,7 +115,7 @@ def test_openwebtext(tmp_path: Path) -> None:
             tokenizer=str(tmp_path / "tokenizer.json"),
             validation=2,  # documents, the last ones
             length=10,
-            ends=True,
+            bos_eos=True,
             cache=str(tmp_path / "cache"),
         )
     )

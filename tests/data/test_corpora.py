@@ -17,8 +17,8 @@ import zstandard
 from sddlm.data import streams
 from sddlm.data.builtin import Builtin, builtin_documents
 from sddlm.data.corpora import CORPORA, Corpus, Role, Split, markdown, names
-from sddlm.data.pieces import Part
-from sddlm.data.regroup import Articles, Text8
+from sddlm.data.corpus_adapters import Articles, Text8
+from sddlm.data.pieces import TextChunk
 from sddlm.data.sources import Source
 from sddlm.errors import ConfigError
 
@@ -219,7 +219,7 @@ def test_a_signature_tells_detokenizers_apart(tmp_path: Path) -> None:
     wikitext = CORPORA["wikitext-2"].roles["train"]
     assert isinstance(wikitext, Split)
     read = replace(split, detokenizer=wikitext.detokenizer)
-    lines = replace(split, gather=Articles)
+    lines = replace(split, adapter=Articles)
     signatures = [variant(False).signature() for variant in (split, read, lines)]
     assert None not in signatures
     assert len(set(signatures)) == 3
@@ -230,17 +230,17 @@ def test_a_signature_tells_detokenizers_apart(tmp_path: Path) -> None:
 class Conditioned(Source):
     name = "given"
 
-    def __init__(self, *parts: Part) -> None:
+    def __init__(self, *parts: TextChunk) -> None:
         self.given = parts
 
-    def parts(self):
+    def chunks(self):
         return iter(self.given)
 
 
 @pytest.mark.parametrize("ends", ["\n", ""])
 def test_articles_are_the_file_cut_before_titles(ends: str) -> None:
     rows = [row.removesuffix("\n") + ends if row else "" for row in LOBSTER + BILLIARDS + LOBSTER]
-    found = list(Articles(Conditioned(*map(Part, rows))).documents())
+    found = list(Articles(Conditioned(*map(TextChunk, rows))).documents())
     assert [text.count(" = ") > 0 and text.split("\n")[0] for text in found] == [
         " = Homarus gammarus = ",
         " = The <unk> ( film ) = ",
@@ -251,16 +251,22 @@ def test_articles_are_the_file_cut_before_titles(ends: str) -> None:
 
 
 def test_articles_of_rows_that_come_in_parts_or_with_problems() -> None:
-    rows = [Part(row) for row in LOBSTER[:4]]
-    cut = [Part(" Homarus", ends=False), Part(" gammarus is", ends=False), Part(" red . \n")]
+    rows = [TextChunk(row) for row in LOBSTER[:4]]
+    cut = [
+        TextChunk(" Homarus", is_last=False),
+        TextChunk(" gammarus is", is_last=False),
+        TextChunk(" red . \n"),
+    ]
     (whole,) = Articles(Conditioned(*rows[:3], *cut)).documents()
     assert whole == " = Homarus gammarus = \n \n Homarus gammarus is red . \n"
-    bad = Part("", True, "given, row 4: null")
-    blank = Part("")
-    found = list(Articles(Conditioned(*rows, bad, *rows, blank, *map(Part, BILLIARDS))).parts())
+    bad = TextChunk("", True, "given, row 4: null")
+    blank = TextChunk("")
+    found = list(
+        Articles(Conditioned(*rows, bad, *rows, blank, *map(TextChunk, BILLIARDS))).chunks()
+    )
     assert found[0] == bad  # once, in place of its article
     assert [part.problem for part in found[1:]] == ["", ""]
-    assert list(Articles(Conditioned(blank, blank)).parts()) == []
+    assert list(Articles(Conditioned(blank, blank)).chunks()) == []
 
 
 def sized(tmp_path: Path, rows: Rows) -> Corpus:
@@ -268,7 +274,7 @@ def sized(tmp_path: Path, rows: Rows) -> Corpus:
     parquet(tmp_path / "it", rows, layout="data/{}-00000-of-00001.parquet")
     corpus = moved(CORPORA["text8"], tmp_path / "it")
     roles = {
-        role: replace(split, gather=Text8(9 if role == "train" else 3))
+        role: replace(split, adapter=Text8(9 if role == "train" else 3))
         for role, split in corpus.roles.items()
         if isinstance(split, Split)
     }
@@ -285,7 +291,7 @@ def test_text8_is_three_documents_of_any_length(
         source = corpus.source(role, streaming=streaming)
         assert source
         assert list(source.documents()) == [text]
-    lengths = [split.gather.characters for split in CORPORA["text8"].roles.values()]  # type: ignore
+    lengths = [split.adapter.characters for split in CORPORA["text8"].roles.values()]  # type: ignore
     assert lengths == [90_000_000, 5_000_000, 5_000_000]
 
 

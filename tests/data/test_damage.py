@@ -15,7 +15,7 @@ import pytest
 import sddlm.data.cache as cache
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import Rows
-from sddlm.data.prepare import Prepared, prepare, reopened
+from sddlm.data.prepare import Prepared, load_prepared, prepare
 from test_files import small_files
 
 DOCS = [f"This is document number {i}, and it says {i * i}.\n" for i in range(30)]
@@ -46,7 +46,7 @@ def content(prepared: Prepared) -> Any:
 
 def everything(rows: Rows) -> Any:
     numbers = np.arange(len(rows))
-    return rows.gather(numbers).tolist(), rows.lengths(numbers).tolist(), rows.characters
+    return rows.read(numbers).tolist(), rows.lengths(numbers).tolist(), rows.characters
 
 
 def file_of(args: DataArgs, pattern: str) -> Path:
@@ -91,7 +91,7 @@ def test_no_flipped_bit_is_silent(
     for _ in range(times):
         caplog.clear()
         flip(file_of(args, pattern), chance)
-        again = reopened(args, first.meta)
+        again = load_prepared(args, first.meta)
         assert again is None or content(again) == expected
         assert content(prepare(args)) == expected
         if "checksums" not in pattern:  # there a time stamp may have changed, which is no damage
@@ -149,10 +149,10 @@ def test_what_is_damaged_is_made_anew(
     first = prepare(args)
     expected = content(first)
     DAMAGE[name](args)
-    assert reopened(args, first.meta) is None
+    assert load_prepared(args, first.meta) is None
     assert content(prepare(args)) == expected
     assert "is damaged and made anew: " in caplog.text
-    again = reopened(args, first.meta)
+    again = load_prepared(args, first.meta)
     assert again is not None
     assert content(again) == expected
 
@@ -163,7 +163,7 @@ def test_another_folder_under_the_same_name_is_found(args: DataArgs) -> None:
     one, two = (args.cache_folder / f"tokens-{prepare(a).key}" for a in (args, other))
     shutil.rmtree(one)
     two.rename(one)
-    assert reopened(args, first.meta) is None
+    assert load_prepared(args, first.meta) is None
     assert content(prepare(args)) == content(first)
 
 
@@ -240,16 +240,16 @@ def test_a_cache_that_cannot_be_written_to_is_still_checked(args: DataArgs, monk
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(cache, "atomic_write", refused)
-    again = reopened(args, first.meta)
+    again = load_prepared(args, first.meta)
     assert again is not None
     flip(file_of(args, "tokens-*/train.bin"), random.Random(0))
-    assert reopened(args, first.meta) is None
+    assert load_prepared(args, first.meta) is None
 
 
 @pytest.mark.parametrize("texts", [None, 1, "x", [1], [None], [{}], [{"key": "x"}], {"a": 1}])
 def test_a_damaged_record_of_a_run_opens_nothing(args: DataArgs, texts: object) -> None:
-    assert reopened(args, {"texts": texts}) is None
-    assert reopened(args, {}) is None
+    assert load_prepared(args, {"texts": texts}) is None
+    assert load_prepared(args, {}) is None
 
 
 # ------------------------------------------------------------------ full disks

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sddlm.data import formats, pieces, streams
-from sddlm.data.pieces import Part, cut
+from sddlm.data.pieces import TextChunk, cut
 from sddlm.data.sources import open_source
 from sddlm.data.streams import Input
 from sddlm.errors import ConfigError
@@ -36,12 +36,12 @@ def write(path: Path, content: str | bytes) -> str:
     return str(path)
 
 
-def whole(parts: list[Part]) -> list[str]:
+def whole(parts: list[TextChunk]) -> list[str]:
     """The text of each document, or its problem."""
     found, held = [], ""
     for part in parts:
         held += part.text
-        if part.ends:
+        if part.is_last:
             found.append(part.problem or held)
             held = ""
     assert not held
@@ -49,7 +49,7 @@ def whole(parts: list[Part]) -> list[str]:
 
 
 def read(path: str, field: str = "text", separator: str | None = None) -> list[str]:
-    return whole(list(open_source(path, field=field, separator=separator).parts()))
+    return whole(list(open_source(path, field=field, separator=separator).chunks()))
 
 
 # ------------------------------------------------------------------ what is read
@@ -109,11 +109,15 @@ def test_parquet_reads_no_other_column(tmp_path: Path) -> None:
 
 
 def test_long_records_come_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PART", 10)
+    monkeypatch.setattr(pieces, "MIN_CHUNK", 10)
     text = "one two three four five six"
     path = write(tmp_path / "a.jsonl", json.dumps({"text": text}))
-    found = list(open_source(path).parts())
-    assert found == [Part("one two three", False), Part(" four five", False), Part(" six")]
+    found = list(open_source(path).chunks())
+    assert found == [
+        TextChunk("one two three", False),
+        TextChunk(" four five", False),
+        TextChunk(" six"),
+    ]
 
 
 # ------------------------------------------------------------------ text in parts
@@ -144,15 +148,15 @@ def test_parts_of_a_text_are_its_documents(
     expected = [document for document in plain.split(mark) if document.strip()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "CHUNK", chunk)
-        patch.setattr(pieces, "PART", sizes[0])
-        patch.setattr(pieces, "LONGEST", sizes[1])
+        patch.setattr(pieces, "MIN_CHUNK", sizes[0])
+        patch.setattr(pieces, "MAX_CHUNK", sizes[1])
         found = list(formats.read(Input("some.txt", ".txt", path=path), "text", separator))
-    # a document of nothing but white space longer than LONGEST was handed on before that was known
+    # white space longer than MAX_CHUNK was handed on before the document turned out to be blank
     good = [document for document in whole(found) if "blanks and line ends" not in document]
     assert good == expected
     assert all(len(part.text) <= max(sizes[1], sizes[0]) + 2 for part in found)
     for part, after in itertools.pairwise(found):
-        if not part.ends and len(part.text) < sizes[1]:  # cut where a word ends
+        if not part.is_last and len(part.text) < sizes[1]:  # cut where a word ends
             assert len(part.text) >= sizes[0]
             assert not part.text[-1].isspace()
             assert after.problem or after.text[0] in " \n"
@@ -177,7 +181,7 @@ def test_carriage_returns_at_the_end_of_a_chunk(
 
 def test_parts_are_about_a_mebibyte(tmp_path: Path) -> None:
     text = "word " * 1_000_000
-    found = list(open_source(write(tmp_path / "a.txt", text + "x" * 9_000_000)).parts())
+    found = list(open_source(write(tmp_path / "a.txt", text + "x" * 9_000_000)).chunks())
     assert "".join(part.text for part in found) == text + "x" * 9_000_000
     lengths = [len(part.text) for part in found]
     assert all(1 << 20 <= length < (1 << 20) + 5 for length in lengths[:4])
@@ -185,8 +189,8 @@ def test_parts_are_about_a_mebibyte(tmp_path: Path) -> None:
 
 
 def test_too_much_white_space_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PART", 4)
-    monkeypatch.setattr(pieces, "LONGEST", 8)
+    monkeypatch.setattr(pieces, "MIN_CHUNK", 4)
+    monkeypatch.setattr(pieces, "MAX_CHUNK", 8)
     found = read(write(tmp_path / "a.txt", "a|" + "\n" * 20 + "|b"), separator="|")
     assert found[0] == "a"
     assert found[2] == "b"
@@ -270,15 +274,15 @@ def test_a_document_that_has_begun_ends_with_its_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "CHUNK", 8)
-    monkeypatch.setattr(pieces, "PART", 4)
+    monkeypatch.setattr(pieces, "MIN_CHUNK", 4)
     path = write(tmp_path / "a.txt", b"one two three\nfour \xff five six\xff|seven")
-    found = list(open_source(path, separator="|").parts())
-    assert found[0] == Part("one two", ends=False)
+    found = list(open_source(path, separator="|").chunks())
+    assert found[0] == TextChunk("one two", is_last=False)
     bad = [part for part in found if part.problem]
     assert len(bad) == 1
-    assert bad[0] == Part("", True, bad[0].problem)
+    assert bad[0] == TextChunk("", True, bad[0].problem)
     assert "a.txt, line 2: not UTF-8 (byte 0xff)" in bad[0].problem
-    assert found[found.index(bad[0]) + 1 :] == [Part("seven")]
+    assert found[found.index(bad[0]) + 1 :] == [TextChunk("seven")]
 
 
 def test_problems_of_parquet_have_a_row(tmp_path: Path) -> None:
@@ -394,7 +398,7 @@ import pyarrow.parquet, zstandard
 def peak():  # getrusage's begins with that of the parent
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()
-size = sum(len(part.text) for part in open_source(sys.argv[1]).parts())
+size = sum(len(part.text) for part in open_source(sys.argv[1]).chunks())
 print(size, peak() - before)
 """
 

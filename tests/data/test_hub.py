@@ -55,7 +55,7 @@ def old(folder: Path, seconds: int = 100) -> None:
 
 
 def read(source: HubDataset) -> list[str]:
-    return [part.problem or part.text for part in source.parts()]
+    return [part.problem or part.text for part in source.chunks()]
 
 
 @pytest.mark.parametrize("streaming", [False, True])

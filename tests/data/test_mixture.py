@@ -11,7 +11,7 @@ from sddlm.data.mixture import Mixture
 
 
 def shares(mixture: Mixture, seed: int, places: range) -> Counter[int]:
-    rows = mixture.at(seed, np.array(places))
+    rows = mixture.row_indices(seed, np.array(places))
     return Counter((np.searchsorted(mixture.starts, rows, side="right") - 1).tolist())
 
 
@@ -28,37 +28,37 @@ def test_every_cycle_has_the_shares(weights: list[float], seed: int) -> None:
 
 def test_each_part_goes_through_all_its_rows_before_it_repeats_one() -> None:
     mixture = Mixture([Numbers(70), Numbers(30)], [1, 3])
-    rows = mixture.at(5, np.arange(4000))
+    rows = mixture.row_indices(5, np.arange(4000))
     for k, part in enumerate(mixture.parts):
         mine = rows[(rows >= mixture.starts[k]) & (rows < mixture.starts[k + 1])]
-        alone = part.at(5 + k, np.arange(len(mine)))
+        alone = part.row_indices(5 + k, np.arange(len(mine)))
         assert (mine - mixture.starts[k]).tolist() == alone.tolist()
     # a place does not depend on which others are asked for with it
     places = np.array([3999, 17, 17, 1000, 0])
-    assert mixture.at(5, places).tolist() == rows[places].tolist()
-    assert mixture.at(6, places).tolist() != rows[places].tolist()
+    assert mixture.row_indices(5, places).tolist() == rows[places].tolist()
+    assert mixture.row_indices(6, places).tolist() != rows[places].tolist()
 
 
 def test_which_part_lies_where_changes_from_cycle_to_cycle() -> None:
     """Else a part would always meet the same noise levels, which are dealt by place."""
     mixture = Mixture([Numbers(5000), Numbers(5000)], [1, 1])
-    first, second = (mixture.at(0, np.arange(c, c + 1000)) < 5000 for c in (0, 1000))
+    first, second = (mixture.row_indices(0, np.arange(c, c + 1000)) < 5000 for c in (0, 1000))
     assert 400 < int((first == second).sum()) < 600
-    other = mixture.at(1, np.arange(1000)) < 5000  # and from seed to seed
+    other = mixture.row_indices(1, np.arange(1000)) < 5000  # and from seed to seed
     assert 400 < int((first == other).sum()) < 600
 
 
 def test_rows_and_figures_are_those_of_the_parts(tmp_path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-    shape = {"length": 6, "eos": True, "ends": False}
+    shape = {"length": 6, "eos": True, "bos_eos": False}
     a = documents(tmp_path / "a", [1], [2, 3], **shape)
     b = documents(tmp_path / "b", [4, 5, 6, 7, 8, 9], [10], [11], **shape)
     mixture = Mixture([a, b], [1, 4])
     assert len(mixture) == 5
     rows = [*(a[i].tolist() for i in range(2)), *(b[i].tolist() for i in range(3))]
     assert [mixture[i].tolist() for i in range(5)] == rows
-    assert mixture.gather(np.array([4, 0, 2])).tolist() == [rows[4], rows[0], rows[2]]
+    assert mixture.read(np.array([4, 0, 2])).tolist() == [rows[4], rows[0], rows[2]]
     assert mixture.lengths(np.array([4, 0, 2])).tolist() == [2, 2, 6]
     assert mixture.padded
     assert mixture.mean_length == pytest.approx(0.2 * a.mean_length + 0.8 * b.mean_length, rel=1e-4)
@@ -70,6 +70,6 @@ def test_rows_and_figures_are_those_of_the_parts(tmp_path) -> None:
 
 def test_an_evaluation_has_the_shares_too() -> None:
     mixture = Mixture([Numbers(100), Numbers(100)], [1, 3])
-    chosen = mixture.choose(40)
+    chosen = mixture.subsample(40)
     assert (int((chosen < 100).sum()), len(set(chosen.tolist()))) == (10, 40)
-    assert mixture.choose(None).tolist() == list(range(200))
+    assert mixture.subsample(None).tolist() == list(range(200))

@@ -27,7 +27,9 @@ def packed(
 PAD, BOS, EOS = 90, 91, 92
 
 
-def documents(folder: Path, *docs: list[int], length: int, eos: bool, ends: bool) -> DocumentRows:
+def documents(
+    folder: Path, *docs: list[int], length: int, eos: bool, bos_eos: bool
+) -> DocumentRows:
     """The files of some documents, as rows."""
     tail = [EOS] if eos else []
     tokens = [i for doc in docs for i in [*doc, *tail]]
@@ -39,7 +41,7 @@ def documents(folder: Path, *docs: list[int], length: int, eos: bool, ends: bool
         length=length,
         vocab_size=100,
         characters=10 * sum(map(len, docs)),
-        ends=(BOS, EOS) if ends else None,
+        bos_eos=(BOS, EOS) if bos_eos else None,
         eos=eos,
         pad=PAD,
     )
@@ -76,11 +78,11 @@ def test_rows_cannot_be_written_to(tmp_path: Path) -> None:
 
 def test_rows_are_gathered(tmp_path: Path) -> None:
     rows = packed(tmp_path)
-    gathered = rows.gather(np.array([2, 0, 2]))
+    gathered = rows.read(np.array([2, 0, 2]))
     assert gathered.dtype == torch.int64
     assert gathered.tolist() == [rows[i].tolist() for i in (2, 0, 2)]
     with pytest.raises(OSError, match="ends before row 5"):
-        rows.gather(np.array([5]))
+        rows.read(np.array([5]))
 
 
 def test_pickles_are_small(tmp_path: Path) -> None:
@@ -90,10 +92,10 @@ def test_pickles_are_small(tmp_path: Path) -> None:
 
 
 def test_rows_between_their_ends(tmp_path: Path) -> None:
-    rows = packed(tmp_path, ends=(1, 2))
+    rows = packed(tmp_path, bos_eos=(1, 2))
     assert len(rows) == 23 // 3
     assert rows[0].tolist() == [1, 77, 78, 79, 2]
-    assert rows.gather(np.array([6, 1])).tolist() == [[1, 95, 96, 97, 2], [1, 80, 81, 82, 2]]
+    assert rows.read(np.array([6, 1])).tolist() == [[1, 95, 96, 97, 2], [1, 80, 81, 82, 2]]
     assert rows.row_tokens(6).tolist() == rows[6].tolist()
     assert rows.characters_per_token == pytest.approx(3 * 3 / 5)
     assert rows.counts().tolist() == brute_counts(rows)
@@ -103,7 +105,7 @@ DOCS = [[1], [2, 3], [4, 5, 6, 7, 8, 9], [10, 11, 12]]
 
 
 @pytest.mark.parametrize(
-    ("eos", "ends", "expected", "lengths"),
+    ("eos", "bos_eos", "expected", "lengths"),
     [
         (
             True,
@@ -128,16 +130,16 @@ DOCS = [[1], [2, 3], [4, 5, 6, 7, 8, 9], [10, 11, 12]]
         ),
     ],
 )
-def test_one_document_a_row(tmp_path: Path, eos, ends, expected, lengths) -> None:
-    rows = documents(tmp_path, *DOCS, length=4, eos=eos, ends=ends)
+def test_one_document_a_row(tmp_path: Path, eos, bos_eos, expected, lengths) -> None:
+    rows = documents(tmp_path, *DOCS, length=4, eos=eos, bos_eos=bos_eos)
     order = np.array([2, 0, 3, 1, 0])
-    assert rows.gather(order).tolist() == [expected[i] for i in order]
+    assert rows.read(order).tolist() == [expected[i] for i in order]
     assert rows.lengths(order).tolist() == [lengths[i] for i in order]
     assert [rows[i].tolist() for i in range(4)] == expected
     assert rows.row_lengths.tolist() == np.bincount(lengths, minlength=5).tolist()
     assert rows.mean_length == np.mean(lengths)
-    text = sum(map(len, DOCS)) + (len(DOCS) if eos and not ends else 0)
-    kept = sum(lengths) - (2 * len(DOCS) if ends else 0)
+    text = sum(map(len, DOCS)) + (len(DOCS) if eos and not bos_eos else 0)
+    kept = sum(lengths) - (2 * len(DOCS) if bos_eos else 0)
     assert rows.lost == pytest.approx(1 - kept / text)
     assert rows.characters_per_token == pytest.approx(120 / text * kept / sum(lengths))
     assert rows.counts().tolist() == brute_counts(rows)
@@ -153,10 +155,10 @@ def brute_counts(rows: Rows) -> list[int]:
 
 
 def test_a_file_that_is_too_short_is_an_error(tmp_path: Path) -> None:
-    rows = documents(tmp_path, *DOCS, length=4, eos=True, ends=False)
+    rows = documents(tmp_path, *DOCS, length=4, eos=True, bos_eos=False)
     rows.path.write_bytes(rows.path.read_bytes()[:-4])
     with pytest.raises(OSError, match="ends before token 16"):
-        rows.gather(np.array([3]))
+        rows.read(np.array([3]))
 
 
 def test_counts_of_wrapped_rows(tmp_path: Path) -> None:
@@ -167,9 +169,9 @@ def test_counts_of_wrapped_rows(tmp_path: Path) -> None:
 
 def test_rows_are_chosen_evenly(tmp_path: Path) -> None:
     rows = packed(tmp_path, 60, length=1)
-    assert rows.choose(None).tolist() == list(range(60))
-    assert rows.choose(100).tolist() == list(range(60))
-    assert rows.choose(4).tolist() == [0, 15, 30, 45]
+    assert rows.subsample(None).tolist() == list(range(60))
+    assert rows.subsample(100).tolist() == list(range(60))
+    assert rows.subsample(4).tolist() == [0, 15, 30, 45]
 
 
 def test_where_padding_begins() -> None:
@@ -177,29 +179,31 @@ def test_where_padding_begins() -> None:
     assert mask.tolist() == [[True, True, True, False], [True, False, False, False]]
 
 
-@pytest.mark.parametrize("ends", [None, (1, 2)])
-def test_ids_that_the_vocabulary_has_not_are_found_when_they_are_read(tmp_path: Path, ends) -> None:
-    rows = packed(tmp_path, ends=ends)
+@pytest.mark.parametrize("bos_eos", [None, (1, 2)])
+def test_ids_that_the_vocabulary_has_not_are_found_when_they_are_read(
+    tmp_path: Path, bos_eos
+) -> None:
+    rows = packed(tmp_path, bos_eos=bos_eos)
     tokens = np.fromfile(rows.path, rows.dtype)
     tokens[7] = 100  # V
     tokens.tofile(rows.path)
     bad = 7 // rows.inner
     for read in (
         lambda: rows[bad],
-        lambda: rows.gather(np.array([0, bad])),
+        lambda: rows.read(np.array([0, bad])),
         rows.counts,
     ):
         with pytest.raises(ConfigError, match=r"100.bin is damaged.*token 100, V is 100.*prepare"):
             read()
-    assert rows.gather(np.array([0, bad + 1])).shape == (2, 5)
+    assert rows.read(np.array([0, bad + 1])).shape == (2, 5)
 
 
 @pytest.mark.parametrize("place", [0, 1 << 40, (1 << 64) - 1])
 def test_an_index_that_leads_nowhere_is_found_when_it_is_read(tmp_path: Path, place: int) -> None:
-    rows = documents(tmp_path, [1, 2], [3, 4, 5], [6], length=6, eos=True, ends=True)
+    rows = documents(tmp_path, [1, 2], [3, 4, 5], [6], length=6, eos=True, bos_eos=True)
     index = np.fromfile(rows.index, INDEX_DTYPE)
     index[1] = place
     index.tofile(rows.index)
-    for read in (rows.gather, rows.lengths):
+    for read in (rows.read, rows.lengths):
         with pytest.raises(ConfigError, match=r"docs.bin is damaged: its index puts row 1"):
             read(np.array([0, 1]))

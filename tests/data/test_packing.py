@@ -20,7 +20,7 @@ from sddlm.data.args import DataArgs
 from sddlm.data.packed import INDEX_DTYPE
 from sddlm.data.packing import write_tokens
 from sddlm.data.prepare import prepare
-from sddlm.data.sources import Part
+from sddlm.data.sources import TextChunk
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 
@@ -28,11 +28,11 @@ DOCS = ["one two", ["th", "ree four ", "five"], "", "sechs sieben acht é", ["ne
 SIDES = ["train", "validation", "train", "train", "validation"]
 
 
-def sided() -> Iterator[tuple[str, Part]]:
+def sided() -> Iterator[tuple[str, TextChunk]]:
     number = 0
-    for part in MemorySource(DOCS).parts():
+    for part in MemorySource(DOCS).chunks():
         yield SIDES[number], part
-        number += part.ends
+        number += part.is_last
 
 
 def write(folder: Path, tokenizer: Tokenizer, **more) -> dict[str, bytes]:

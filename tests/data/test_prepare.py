@@ -16,8 +16,8 @@ import pytest
 import sddlm.data.prepare as prepare_room
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import DocumentRows, PackedTokens, Rows
-from sddlm.data.prepare import Prepared, prepare, reopened
-from sddlm.data.scan import place
+from sddlm.data.prepare import Prepared, load_prepared, prepare
+from sddlm.data.scan import hash_fraction
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 
@@ -55,7 +55,7 @@ def folders(args: DataArgs) -> list[str]:
 def test_documents_are_encoded_ended_and_concatenated(args: DataArgs) -> None:
     prepared = prepare(args)
     tokenizer = prepared.tokenizer
-    train = [doc for doc in DOCS if place(hashlib.sha256(doc.encode()).digest()) > 0.2]
+    train = [doc for doc in DOCS if hash_fraction(hashlib.sha256(doc.encode()).digest()) > 0.2]
     validation = [doc for doc in DOCS if doc not in train]
     assert tokenizer.fingerprint == Tokenizer.train_bpe(train, 300).fingerprint
     for docs, rows in ((train, prepared.train), (validation, prepared.validation)):
@@ -241,10 +241,10 @@ def test_bad_documents_stop_everything_before_anything_is_written(args: DataArgs
     path = Path(args.path or "")
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:5], "{broken", *lines[5:]]) + "\n")
-    with pytest.raises(ConfigError, match=r"docs.jsonl, line 6: not JSON.*`data.max_bad`"):
+    with pytest.raises(ConfigError, match=r"docs.jsonl, line 6: not JSON.*`data.max_errors`"):
         prepare(args)
     assert not args.cache_folder.exists()
-    prepared = prepare(replace(args, max_bad=1))
+    prepared = prepare(replace(args, max_errors=1))
     (text,) = prepared.meta["texts"]
     assert text["out"] == 1
     meta = json.loads((folder_of(prepared) / "meta.json").read_text())
@@ -277,7 +277,7 @@ def test_without_ends_of_text(args: DataArgs) -> None:
 def test_rows_of_any_kind_come_from_the_same_files(args: DataArgs) -> None:
     args = replace(args, tokenizer="bytes")
     plain = prepare(args)
-    for change in ({"length": 40}, {"ends": True}, {"packing": "document", "length": 400}):
+    for change in ({"length": 40}, {"bos_eos": True}, {"packing": "document", "length": 400}):
         assert prepare(replace(args, **change)).key == plain.key
     assert len([name for name in folders(args) if name.startswith("tokens-")]) == 1
     documents = prepare(replace(args, packing="document", length=400))
@@ -310,7 +310,7 @@ def test_a_mixture(args: DataArgs, tmp_path: Path) -> None:
     assert len([name for name in folders(args) if name.startswith("tokens-")]) == 2  # shared
     n = [len(one.train or ()) for one in alone]
     assert len(prepared.train) == sum(n)
-    rows = prepared.train.at(0, np.arange(4000))
+    rows = prepared.train.row_indices(0, np.arange(4000))
     assert (rows < n[0]).sum() == 1000
     sums = prepared.meta["splits"]["train"]
     assert sums["documents"] == sum(one.meta["splits"]["train"]["documents"] for one in alone)
@@ -324,18 +324,18 @@ def test_a_mixture(args: DataArgs, tmp_path: Path) -> None:
 
 
 def test_what_was_prepared_is_opened_again_without_the_text(args: DataArgs) -> None:
-    for chosen in (args, replace(args, packing="document", ends=True)):
+    for chosen in (args, replace(args, packing="document", bos_eos=True)):
         first = prepare(chosen)
-        again = reopened(chosen, first.meta, first.tokenizer)
+        again = load_prepared(chosen, first.meta, first.tokenizer)
         assert again is not None
         assert again.meta == first.meta
-        alone = reopened(chosen, first.meta)
+        alone = load_prepared(chosen, first.meta)
         assert alone is not None
         assert alone.tokenizer.fingerprint == first.tokenizer.fingerprint
         assert again.validation[0].tolist() == first.validation[0].tolist()
-    assert reopened(args, {"key": "of an older version"}, first.tokenizer) is None
+    assert load_prepared(args, {"key": "of an older version"}, first.tokenizer) is None
     shutil.rmtree(folder_of(prepare(args)))
-    assert reopened(args, first.meta, first.tokenizer) is None
+    assert load_prepared(args, first.meta, first.tokenizer) is None
 
 
 def test_standard_input_is_read_once(tmp_path: Path) -> None:

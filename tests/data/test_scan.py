@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from memory_source import MemorySource
 
-from sddlm.data.scan import good, scan
+from sddlm.data.scan import scan, valid_documents
 from sddlm.errors import ConfigError
 
 
@@ -13,7 +13,7 @@ def text_of(parts) -> list[str]:
     documents, now = [], ""
     for part in parts:
         now += part.text
-        if part.ends:
+        if part.is_last:
             documents.append(now)
             now = ""
     assert not now
@@ -45,7 +45,7 @@ BAD = ["good", "!file, line 2: broken", ["begun", "!file, line 3: broken"], "las
 
 @pytest.mark.parametrize("limit", [0, 1])
 def test_bad_documents_end_the_scan(limit: int) -> None:
-    with pytest.raises(ConfigError, match=rf"line {limit + 2}: broken .*`data.max_bad` {limit}"):
+    with pytest.raises(ConfigError, match=rf"line {limit + 2}: broken .*`data.max_errors` {limit}"):
         scan(MemorySource(BAD), limit)
 
 
@@ -57,7 +57,7 @@ def test_bad_documents_up_to_the_limit_are_left_out_and_told(
         found = scan(source, 2)
     assert found.bad == {1: "!file, line 2: broken", 2: "!file, line 3: broken"}
     assert (found.documents, found.characters, found.lengths) == (2, 8, [4, 4])
-    assert text_of(good(source, found)) == ["good", "last"]
+    assert text_of(valid_documents(source, found)) == ["good", "last"]
     assert "2 bad documents of 4" in caplog.text
     assert caplog.text.count("left out: ") == 2
     assert found.key == scan(MemorySource(["good", "last"])).key
@@ -75,7 +75,7 @@ def test_a_source_that_changes_between_readings_is_found_out() -> None:
     for documents in ([["one"], ["twa"]], [["one"]], [["one"], ["two"], ["three"]], [["!one"]]):
         source.pieces = documents
         with pytest.raises(ConfigError, match="memory has changed"):
-            list(good(source, found))
+            list(valid_documents(source, found))
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     second = scan(source, 2, remember=tmp_path / "cache")
     assert source.readings == 1
     assert first == second
-    with pytest.raises(ConfigError, match=r"`data.max_bad` 1"):  # the limit still holds
+    with pytest.raises(ConfigError, match=r"`data.max_errors` 1"):  # the limit still holds
         scan(source, 1, remember=tmp_path / "cache")
     source.state = "b" * 64
     scan(source, 2, remember=tmp_path / "cache")

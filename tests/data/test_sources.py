@@ -16,7 +16,7 @@ import pytest
 
 from sddlm.data import pieces
 from sddlm.data.hub import HubDataset
-from sddlm.data.sources import Limited, Mapped, Part, Source, StandardInput, open_source
+from sddlm.data.sources import Limited, Mapped, Source, StandardInput, TextChunk, open_source
 from sddlm.errors import ConfigError
 
 zstandard = pytest.importorskip("zstandard")
@@ -42,10 +42,10 @@ class Conditioned(Source):
 
     name = "given"
 
-    def __init__(self, *parts: Part, signature: str | None = "s") -> None:
+    def __init__(self, *parts: TextChunk, signature: str | None = "s") -> None:
         self.given, self.state = parts, signature
 
-    def parts(self) -> Iterator[Part]:
+    def chunks(self) -> Iterator[TextChunk]:
         yield from self.given
 
     def signature(self) -> str | None:
@@ -209,7 +209,7 @@ PRINT = """
 import sys
 from sddlm.data.sources import open_source
 source = open_source(sys.argv[1], separator="|")
-print([*source.parts()][-1].text, source.name, source.once, source.signature())
+print([*source.chunks()][-1].text, source.name, source.once, source.signature())
 """
 
 
@@ -228,14 +228,14 @@ def test_standard_input(spec: str, content: str, packing: str) -> None:
 def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n|b")))
     source = open_source("-", separator="|")
-    assert [part.problem or part.text for part in source.parts()] == [
+    assert [part.problem or part.text for part in source.chunks()] == [
         "standard input, line 1: not UTF-8 (byte 0xff); convert the file, for example: "
         "iconv -f LATIN1 -t UTF-8",
         "b",
     ]
     assert not sys.stdin.closed
     with pytest.raises(ConfigError, match=r"can be read only once.*save it in a file"):
-        list(source.parts())
+        list(source.chunks())
 
 
 def test_nothing_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_specs_of_the_hub() -> None:
 
 
 def test_mapped_documents_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "PART", 6)
+    monkeypatch.setattr(pieces, "MIN_CHUNK", 6)
     seen = []
 
     def function(text: str) -> str:
@@ -282,20 +282,27 @@ def test_mapped_documents_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         return text.upper() if text != "gone" else " "
 
     source = Conditioned(
-        Part("one two", False), Part(" three"), Part("x", False), Part("", True, "bad"),
-        Part("gone"), Part("four"),
+        TextChunk("one two", False), TextChunk(" three"), TextChunk("x", False),
+        TextChunk("", True, "bad"), TextChunk("gone"), TextChunk("four"),
     )  # fmt: skip
-    assert list(Mapped(source, function, "shout").parts()) == [
-        Part("ONE TWO", False), Part(" THREE"), Part("", True, "bad"),
-        Part("", True, "given, document 3: shout leaves nothing of it; leave it out"), Part("FOUR"),
+    assert list(Mapped(source, function, "shout").chunks()) == [
+        TextChunk("ONE TWO", False), TextChunk(" THREE"), TextChunk("", True, "bad"),
+        TextChunk("", True, "given, document 3: shout leaves nothing of it; leave it out"),
+        TextChunk("FOUR"),
     ]  # fmt: skip
     assert seen == ["one two three", "gone", "four"]
 
 
 def test_limited_counts_documents_good_and_bad() -> None:
-    given = [Part("a", False), Part("b"), Part("", True, "bad"), Part("c"), Part("d")]
-    assert list(Limited(Conditioned(*given), 1).parts()) == given[:2]
-    assert list(Limited(Conditioned(*given), 2).parts()) == given[:3]
-    assert list(Limited(Conditioned(*given), 9).parts()) == given
+    given = [
+        TextChunk("a", False),
+        TextChunk("b"),
+        TextChunk("", True, "bad"),
+        TextChunk("c"),
+        TextChunk("d"),
+    ]
+    assert list(Limited(Conditioned(*given), 1).chunks()) == given[:2]
+    assert list(Limited(Conditioned(*given), 2).chunks()) == given[:3]
+    assert list(Limited(Conditioned(*given), 9).chunks()) == given
     with pytest.raises(ConfigError, match=r"`data.limit` is 0, must be at least 1"):
         Limited(Conditioned(), 0)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_source import MemorySource
 
-from sddlm.data.scan import good, scan
+from sddlm.data.scan import scan, valid_documents
 from sddlm.data.split import Split
 
 docs = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=60)
@@ -19,9 +19,9 @@ def split(docs: list, held_out: float) -> tuple[list[str], list[str]]:
     found = scan(source)
     sides: dict[str, list[str]] = {"train": [], "validation": []}
     now: dict[str, str] = {}
-    for side, part in Split(held_out, found).sides(good(source, found)):
+    for side, part in Split(held_out, found).assign(valid_documents(source, found)):
         now[side] = now.get(side, "") + part.text
-        if part.ends:
+        if part.is_last:
             sides[side].append(now.pop(side))
     assert not now, "a document that does not end"
     return sides["train"], sides["validation"]

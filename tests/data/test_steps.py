@@ -27,7 +27,7 @@ class Numbers(Rows):
     def __len__(self) -> int:
         return self.n
 
-    def gather(self, rows: Ints) -> Tensor:
+    def read(self, rows: Ints) -> Tensor:
         return torch.from_numpy(rows)[:, None]
 
     @property
@@ -94,7 +94,7 @@ def test_a_loader_makes_micro_batches(tmp_path: Path) -> None:
 
 def test_padded_rows_come_with_the_lengths_of_the_whole_step(tmp_path: Path) -> None:
     docs = [list(range(n)) for n in (1, 5, 3, 2, 4)]
-    rows = documents(tmp_path, *docs, length=5, eos=False, ends=False)
+    rows = documents(tmp_path, *docs, length=5, eos=False, bos_eos=False)
     whole, _ = loaded(rows, 6)
     for rank in (0, 1):
         shares, micro = loaded(rows, 3, rank=rank, world=2)

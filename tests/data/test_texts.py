@@ -10,7 +10,7 @@ from memory_source import MemorySource
 
 from sddlm.data.args import DataArgs
 from sddlm.data.corpora import CORPORA, Corpus
-from sddlm.data.texts import texts
+from sddlm.data.texts import data_sources
 from sddlm.errors import ConfigError
 
 DOCS = [f"training document {i}" for i in range(30)]
@@ -29,10 +29,10 @@ def read(
     monkeypatch.setitem(CORPORA, "corpus", corpus)
     found: dict[str, list[str]] = {}
     with ExitStack() as until_done:
-        for text in texts(DataArgs(corpus="corpus", **options), split, until_done):
-            for side, part in text.parts():
+        for text in data_sources(DataArgs(corpus="corpus", **options), split, until_done):
+            for side, part in text.chunks():
                 assert side in text.splits
-                assert part.ends
+                assert part.is_last
                 found.setdefault(side, []).append(part.text)
     return found
 
@@ -79,6 +79,6 @@ def test_the_key_knows_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     for corpus, split in ((PLAIN, "both"), (replace(PLAIN, last=4), "both"), (PLAIN, "all")):
         monkeypatch.setitem(CORPORA, "corpus", corpus)
         with ExitStack() as until_done:
-            (text,) = texts(DataArgs(corpus="corpus"), split, until_done)  # type: ignore[arg-type]
+            (text,) = data_sources(DataArgs(corpus="corpus"), split, until_done)  # type: ignore[arg-type]
         keys.add(text.key)
     assert len(keys) == 3

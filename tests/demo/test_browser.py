@@ -87,8 +87,8 @@ def two(tmp_path_factory):
     """A page of two takes, and their frames."""
     a, b = some_frames(F=9), some_frames(F=5, seed=1)
     path = tmp_path_factory.mktemp("two") / "page.html"
-    takes = [Recording("Lazy, 8 steps", a, ["nfe 7"]), Recording(f"Psi {EVIL}", b)]
-    return write_page(path, takes, Words(), title=EVIL), a, b
+    recordings = [Recording("Lazy, 8 steps", a, ["nfe 7"]), Recording(f"Psi {EVIL}", b)]
+    return write_page(path, recordings, Words(), title=EVIL), a, b
 
 
 def moment(page):

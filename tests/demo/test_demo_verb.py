@@ -13,7 +13,15 @@ from rich.console import Console
 
 from sddlm import DiT, DiTConfig, Estimate, LanguageModel, Tokenizer, UniformProcess
 from sddlm.cli import main
-from sddlm.demo.run import SamplingJob, counting, demo, label_of, show, start_of, varied
+from sddlm.demo.run import (
+    SamplingJob,
+    counting,
+    demo,
+    initial_tokens,
+    sampler_label,
+    show,
+    with_overrides,
+)
 from sddlm.errors import ConfigError
 from sddlm.generation.args import SamplerConfig
 from sddlm.generation.requests import Request
@@ -33,7 +41,7 @@ def untrained(process=None, estimate=Estimate.LEAVE_ONE_OUT):
     process = process or UniformProcess()
     extra = process.extra_tokens
     config = DiTConfig(
-        vocab_size=257 + extra, length=L, width=16, blocks=1, heads=2, input_only=extra,
+        vocab_size=257 + extra, length=L, width=16, blocks=1, heads=2, num_extra_tokens=extra,
         causal=not estimate.diffusion, head_init=0.5,
     )  # fmt: skip
     return LanguageModel(DiT(config).eval(), process, estimate, Tokenizer.bytes(), {}, {})
@@ -113,10 +121,10 @@ def test_it_begins_with_what_the_network_is_shown_first(sampler, process, t):
     known = torch.zeros(1, L, dtype=torch.bool)
     known[:, 3:5] = True
     given = torch.full((1, L), model.network.vocab_size - 1).where(~known, 65)
-    wish = SamplingJob((1, L), 7, None if t is None else Condition(given, known, t=t), index=3)
+    job = SamplingJob((1, L), 7, None if t is None else Condition(given, known, t=t), index=3)
     seen = []
     model.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
-    take, _ = show(model, "it", sampler, wish, console=quiet())
+    take, _ = show(model, "it", sampler, job, console=quiet())
     assert take.frames.steps[0] == 0
     assert take.frames.times[0] == (t or 1.0)
     assert torch.equal(take.frames.tokens[0], seen[0])
@@ -152,24 +160,27 @@ def test_calls_of_the_network_are_counted_while_it_runs():
 
 def test_the_start_is_that_of_each_sample():
     model = untrained()
-    both, first = start_of(model, SamplingJob((2, L), 3)), start_of(model, SamplingJob((1, L), 3))
+    both, first = (
+        initial_tokens(model, SamplingJob((2, L), 3)),
+        initial_tokens(model, SamplingJob((1, L), 3)),
+    )
     assert torch.equal(both[:1], first)
     assert not torch.equal(both[0], both[1])
 
 
 def test_a_label_says_which_sampler_and_what_is_not_as_usual():
-    assert label_of(SamplerConfig(), Lazy(6), L) == "Lazy, 6 steps"
+    assert sampler_label(SamplerConfig(), Lazy(6), L) == "Lazy, 6 steps"
     how = SamplerConfig(sampler="psi", steps=6, kappa="cap:0.1", top_p=0.9)
-    assert label_of(how, Psi(6), L) == "Psi, 6 steps, top_p 0.9, kappa cap:0.1"
+    assert sampler_label(how, Psi(6), L) == "Psi, 6 steps, top_p 0.9, kappa cap:0.1"
 
 
 def test_what_is_different_on_the_other_side():
     how = SamplerConfig(sampler="psi", kappa="0.9", steps=32, top_p=0.9)
-    assert varied(how, "steps=8") == SamplerConfig("psi", kappa="0.9", steps=8, top_p=0.9)
-    assert varied(how, "lazy") == SamplerConfig("lazy", steps=32, top_p=0.9)
-    assert varied(how, "sampler=psi, kappa=cap:0.1,top_k=3,temperature=.5") == SamplerConfig(
-        "psi", kappa="cap:0.1", steps=32, top_p=0.9, top_k=3, temperature=0.5
-    )
+    assert with_overrides(how, "steps=8") == SamplerConfig("psi", kappa="0.9", steps=8, top_p=0.9)
+    assert with_overrides(how, "lazy") == SamplerConfig("lazy", steps=32, top_p=0.9)
+    assert with_overrides(
+        how, "sampler=psi, kappa=cap:0.1,top_k=3,temperature=.5"
+    ) == SamplerConfig("psi", kappa="cap:0.1", steps=32, top_p=0.9, top_k=3, temperature=0.5)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +197,7 @@ def test_what_is_different_on_the_other_side():
 )
 def test_what_cannot_be_different(against, message):
     with pytest.raises(ConfigError, match="`against`") as told:
-        varied(SamplerConfig(), against)
+        with_overrides(SamplerConfig(), against)
     assert message in str(told.value)
 
 

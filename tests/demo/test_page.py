@@ -139,11 +139,11 @@ def test_a_recorder_keeps_its_own_copy_of_the_first_samples(dtype):
     assert recorder.frames().tokens.tolist() == [[[0, 0, 0], [0, 0, 0]]]
 
 
-def test_two_takes_share_their_texts_and_the_time(tmp_path):
+def test_two_recordings_share_their_texts_and_the_time(tmp_path):
     one, two = some_frames(F=5), some_frames(F=3, seed=1)
     two = Frames(two.tokens, [0, 1, 2], [1.0, 0.4, 0.0])
-    takes = [Recording("a <i>", one, ["x"]), Recording("b\x1b", two)]
-    data, _ = data_of(write_page(tmp_path / "two.html", takes, Words()).read_text())
+    recordings = [Recording("a <i>", one, ["x"]), Recording("b\x1b", two)]
+    data, _ = data_of(write_page(tmp_path / "two.html", recordings, Words()).read_text())
     assert data["moments"] == [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
     assert [take["at"] for take in data["takes"]] == [[0, 0, 1, 2, 3, 4], [0, 0, 0, 1, 1, 2]]
     assert [take["label"] for take in data["takes"]] == ["a <i>", "b␛"]
@@ -161,18 +161,18 @@ def test_moments_of_samplers_that_stay_at_a_time():
     assert moments_of([[0.5, 0.7, 0.0]]) == ([0.5, 0.5, 0.0], [[0, 1, 2]])  # no way back
 
 
-def test_takes_that_cannot_stand_side_by_side(tmp_path):
+def test_recordings_that_cannot_stand_side_by_side(tmp_path):
     one, path = some_frames(), tmp_path / "page.html"
     none = torch.zeros(2, 9, dtype=torch.bool)
-    for takes, more, message in (
-        ([], {}, "1 or 2 takes, not 0"),
-        ([Recording("", one)] * 3, {}, "1 or 2 takes, not 3"),
+    for recordings, more, message in (
+        ([], {}, "1 or 2 recordings, not 0"),
+        ([Recording("", one)] * 3, {}, "1 or 2 recordings, not 3"),
         ([Recording("", one), Recording("", some_frames(B=1))], {}, "2 and 1 samples"),
         ([Recording("", some_frames(B=0))], {}, "no tokens"),
-        ([Recording("", one)], {"known": none}, "give it to each Take"),
+        ([Recording("", one)], {"known": none}, "give it to each Recording"),
     ):
         with pytest.raises(ConfigError, match=message):
-            write_page(path, takes, Words(), **more)
+            write_page(path, recordings, Words(), **more)
     assert not path.exists()
 
 

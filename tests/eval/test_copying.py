@@ -32,7 +32,7 @@ class Texts(Rows):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def gather(self, rows: Ints) -> Tensor:
+    def read(self, rows: Ints) -> Tensor:
         self.read += rows.tolist()
         found = torch.zeros(len(rows), self.length, dtype=torch.int64)
         for own, i in zip(found, rows.tolist(), strict=True):

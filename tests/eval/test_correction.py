@@ -35,7 +35,7 @@ def a_model(process=None, estimate=Estimate.LEAVE_ONE_OUT, length=16):
     config = DiTConfig(
         vocab_size=tokenizer.vocab_size + process.extra_tokens, length=length, width=16, heads=2,
         blocks=1, head_init=1.0, causal=not estimate.diffusion,
-        gate_init=1 if estimate.diffusion else 0, input_only=process.extra_tokens,
+        gate_init=1 if estimate.diffusion else 0, num_extra_tokens=process.extra_tokens,
     )  # fmt: skip
     packing = {"packing": {"eos": False}}
     return LanguageModel(DiT(config, seed=2).eval(), process, estimate, tokenizer, {}, packing)

@@ -208,7 +208,7 @@ def test_long_prompts_are_cut_on_the_left_and_counted(harness, ar):
     long = lm.loglikelihood([request("short", context, doc=1)])[0][0]  # more than a row
     assert -math.inf < long < by_hand(ar, [EOS], prompt[:20])[0] / 2
     # rows that begin with a token of their own keep it
-    begun = replace(ar, data={"packing": {"ends": True}})
+    begun = replace(ar, data={"packing": {"bos_eos": True}})
     lm = harness.SDDLM(begun)
     found = lm.loglikelihood([request(context, " end")])
     expected = by_hand(ar, [ar.tokenizer.bos_id, *prompt[-27:]], scored)[0]

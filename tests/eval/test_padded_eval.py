@@ -35,11 +35,11 @@ TOKENIZER = Tokenizer.bytes()
 END_ID = TOKENIZER.eos_id  # the beginning of a text as well
 PACKINGS = [
     {"packing": "document"},
-    {"packing": "document", "ends": True},
+    {"packing": "document", "bos_eos": True},
     {"packing": "document", "eos": False},
-    {"packing": "document", "ends": True, "eos": False},
-    {"packing": "wrap", "ends": True},
-    {"packing": "wrap", "ends": True, "eos": False},
+    {"packing": "document", "bos_eos": True, "eos": False},
+    {"packing": "wrap", "bos_eos": True},
+    {"packing": "wrap", "bos_eos": True, "eos": False},
     {"packing": "wrap"},
 ]
 
@@ -59,7 +59,7 @@ def random_model(estimate, process):
     """Every parameter random, so that what it sees matters."""
     extra = process.extra_tokens
     config = DiTConfig(
-        vocab_size=257 + extra, length=L, width=16, blocks=1, heads=2, input_only=extra,
+        vocab_size=257 + extra, length=L, width=16, blocks=1, heads=2, num_extra_tokens=extra,
         causal=not estimate.diffusion,
     )  # fmt: skip
     return randomised(DiT(config)).eval()
@@ -79,16 +79,18 @@ def make_run(place, docs, held, estimate=Estimate.NEXT_TOKEN, process=None, **pa
     return place
 
 
-def rows_by_hand(docs, packing, ends=False, eos=True):
+def rows_by_hand(docs, packing, bos_eos=False, eos=True):
     """Rows without padding, as `DataArgs` describes them."""
     ids = TOKENIZER.encode_batch(docs)
     if packing == "wrap":
         stream = [token for doc in ids for token in [*doc, END_ID][: None if eos else -1]]
-        inner = L - 2 * ends
+        inner = L - 2 * bos_eos
         rows = [stream[i : i + inner] for i in range(0, len(stream) - inner + 1, inner)]
     else:
-        rows = [doc[: L - 2] if ends else [*doc, END_ID][: None if eos else -1][:L] for doc in ids]
-    return [torch.tensor([END_ID, *row, END_ID] if ends else row) for row in rows]
+        rows = [
+            doc[: L - 2] if bos_eos else [*doc, END_ID][: None if eos else -1][:L] for doc in ids
+        ]
+    return [torch.tensor([END_ID, *row, END_ID] if bos_eos else row) for row in rows]
 
 
 def exact_nats(model, rows):
@@ -123,7 +125,7 @@ def test_the_exact_value_of_real_rows(tmp_path, packing, other):
     assert own.nll == pytest.approx(nats / own.tokens, rel=1e-5)
     characters = sum(int((row != END_ID).sum()) for row in rows)
     # the first token is not scored; where it is text, what it stands for does not count either
-    covered = tokens - len(rows) if packing.get("ends") else tokens
+    covered = tokens - len(rows) if packing.get("bos_eos") else tokens
     assert own.bpc == pytest.approx(own.nll * covered / characters / math.log(2), rel=1e-9)
     assert found.baselines.characters == characters
 

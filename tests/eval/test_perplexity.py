@@ -48,7 +48,7 @@ class TimesValue:
     def value(self, x0, draw):
         return x0 * draw.times()[:, None]
 
-    def counted(self, x0, loss_mask=None):
+    def loss_positions(self, x0, loss_mask=None):
         return x0 % 2 == 0
 
     def prior_kl(self, model):
@@ -120,7 +120,7 @@ def a_network(process):
     half = half / half.sum(-1, keepdim=True)
     V = 4 + process.extra_tokens
     model = worlds.TabularModel(
-        half.log().clamp(min=-700), vocab_size=V, length=2, input_only=process.extra_tokens
+        half.log().clamp(min=-700), vocab_size=V, length=2, num_extra_tokens=process.extra_tokens
     )
     return model, worlds.nelbo(process, lambda alpha: half)
 
@@ -231,7 +231,7 @@ def test_every_process_has_a_bound():
     draw = Draw.simple(0, 0, 8)
     for process in (UniformProcess(), MaskedProcess(), HybridProcess()):
         config = ModelArgs(preset="mini", blocks=1).build(
-            vocab_size=12, length=5, input_only=process.extra_tokens
+            vocab_size=12, length=5, num_extra_tokens=process.extra_tokens
         )
         model = lm(DiT(config), process)
         nats, _ = nll_estimator(model).nats(model.network, x0, draw)

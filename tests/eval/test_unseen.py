@@ -57,7 +57,7 @@ def learnt_by(judge):
     """The training text of a run."""
     own = yaml.safe_load((judge / "config.yaml").read_text())["data"]
     rows = prepare(DataArgs(**own, length=1), Tokenizer.bytes()).train
-    return Tokenizer.bytes().decode(rows.gather(np.arange(len(rows))).flatten().tolist())
+    return Tokenizer.bytes().decode(rows.read(np.arange(len(rows))).flatten().tolist())
 
 
 def judged(monkeypatch, run, judge, **more):
@@ -174,5 +174,5 @@ def test_the_smaller_part_is_that_of_the_text_itself(tmp_path):
     data = DataArgs(path=put(tmp_path / "t.txt", MANY), separator="\n==\n", length=32)
     whole, alone = (prepare(data, Tokenizer.bytes(), split=s) for s in ("both", "validation"))
     assert alone.train is None
-    rows = [each.validation.gather(np.arange(len(each.validation))) for each in (whole, alone)]
+    rows = [each.validation.read(np.arange(len(each.validation))) for each in (whole, alone)]
     assert torch.equal(*rows)

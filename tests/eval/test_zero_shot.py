@@ -46,7 +46,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model.init(0)
     random = torch.Generator().manual_seed(1)
     model.head.weight.data.normal_(0, 0.3, generator=random)
-    data = {"packing": {"packing": "wrap", "ends": True, "eos": True}}
+    data = {"packing": {"packing": "wrap", "bos_eos": True, "eos": True}}
     whole = (model.eval(), UniformProcess(), Estimate.NEXT_TOKEN, Tokenizer.bytes(), {}, data)
     LanguageModel(*whole).save(tmp_path / "run" / "model")
     return tmp_path / "run"

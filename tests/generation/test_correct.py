@@ -54,7 +54,7 @@ def of_world(world: World, process: Process, estimate: Estimate = LOO) -> Langua
         world.optimum(estimate, process),
         vocab_size=world.vocab_size + process.extra_tokens,
         length=3,
-        input_only=process.extra_tokens,
+        num_extra_tokens=process.extra_tokens,
     )
     tokenizer = Tokenizer.characters(["abc"])
     return LanguageModel(model, process, estimate, tokenizer, {}, NOTHING_IN_FRONT)  # type: ignore[arg-type]
@@ -173,10 +173,10 @@ class Rule(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden
 
-    def forward(self, x_t, sigma, rows=None, attend=None):
+    def forward(self, x_t, sigma, rows=None, attention_mask=None):
         out = torch.zeros(*x_t.shape, self.vocab_size)
         for b, row in enumerate(x_t.tolist()):
-            stop = len(row) if attend is None else int(attend[b].sum())
+            stop = len(row) if attention_mask is None else int(attention_mask[b].sum())
             self.seen.append(row[:stop])
             for place in range(stop):
                 left = row[place - 1] if place else -1
@@ -204,7 +204,7 @@ def test_windows_see_what_is_corrected_before_and_the_draft_behind(
 ) -> None:
     """Against a slow walk over lists."""
     tokenizer = Tokenizer.characters([LETTERS])
-    data = {"packing": {"eos": in_front == "eos", "ends": in_front == "bos"}}
+    data = {"packing": {"eos": in_front == "eos", "bos_eos": in_front == "bos"}}
     loaded = ruled(mixed, tokenizer, length, data)
     rng = random.Random(0)
     drafts = ["".join(rng.choices(LETTERS, k=k)) for k in (1, 4, 5, 7, 8, 9, 12, 13, 31)]
@@ -409,7 +409,7 @@ def network(
     config = DiTConfig(
         vocab_size=tokenizer.vocab_size + process.extra_tokens, length=length, width=32, heads=2,
         blocks=1, head_init=0.5, causal=not estimate.diffusion,
-        gate_init=1 if estimate.diffusion else 0, input_only=process.extra_tokens,
+        gate_init=1 if estimate.diffusion else 0, num_extra_tokens=process.extra_tokens,
     )  # fmt: skip
     return LanguageModel(DiT(config, seed=1).eval(), process, estimate, tokenizer, {}, data)
 
@@ -419,7 +419,7 @@ TEXTS = ["abc def.", "a bad hag had beef. " * 3, "a", "deaf head. " * 4, "abc de
 
 @pytest.mark.parametrize(
     ("data", "t"),
-    [({}, None), ({}, 0.5), (NOTHING_IN_FRONT, 0.5), ({"packing": {"ends": True}}, 0.5)],
+    [({}, None), ({}, 0.5), (NOTHING_IN_FRONT, 0.5), ({"packing": {"bos_eos": True}}, 0.5)],
 )
 def test_a_draft_is_corrected_the_same_whatever_is_beside_it(data: dict, t: float | None) -> None:
     loaded = network(**data)
@@ -496,7 +496,10 @@ def test_drafts_are_corrected_independently() -> None:
 def test_what_is_corrected_is_known_to_the_next_window_at_every_step() -> None:
     tokenizer = words("the", "cat", "sat", "dog", "ran", "far")
     loaded = ruled(
-        lambda left, own, right: 4 + (left + right) % 6, tokenizer, 8, {"packing": {"ends": True}}
+        lambda left, own, right: 4 + (left + right) % 6,
+        tokenizer,
+        8,
+        {"packing": {"bos_eos": True}},
     )
     how = CorrectorConfig(steps=5, tail="sample", sampler="ancestral")
     draft = " ".join(["the cat sat"] * 7)

@@ -52,14 +52,14 @@ def model(
     process = process or UniformProcess()
     config = DiTConfig(
         vocab_size=TOKENIZER.vocab_size + process.extra_tokens, length=length, width=32, heads=2,
-        blocks=1, head_init=0.3, causal=causal, input_only=process.extra_tokens,
+        blocks=1, head_init=0.3, causal=causal, num_extra_tokens=process.extra_tokens,
     )  # fmt: skip
     network = DiT(config, seed=2).eval()
     if likely is not None:
         with torch.no_grad():
             network.head.bias[likely] += push
     estimate = Estimate.NEXT_TOKEN if causal else Estimate.LEAVE_ONE_OUT
-    data = {"packing": {"packing": "wrap", "ends": ends, "eos": eos}}
+    data = {"packing": {"packing": "wrap", "bos_eos": ends, "eos": eos}}
     return LanguageModel(network, process, estimate, TOKENIZER, {}, data)
 
 
@@ -473,7 +473,7 @@ def test_blocks_begin_as_rows_do(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(names))
     bert = Tokenizer.load(tmp_path)
     config = DiTConfig(vocab_size=13, length=8, width=16, heads=2, blocks=1, head_init=0.3)
-    data = {"packing": {"packing": "wrap", "ends": True, "eos": False}}
+    data = {"packing": {"packing": "wrap", "bos_eos": True, "eos": False}}
     loaded = LanguageModel(
         DiT(config).eval(), UniformProcess(), Estimate.LEAVE_ONE_OUT, bert, {}, data
     )

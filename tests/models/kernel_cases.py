@@ -203,7 +203,7 @@ def test_the_head_is_the_same_with_and_without(case, half, bias, monkeypatch):
     r["law"] = rows(V)["law"]
     term = CASES[case](r)
     torch.manual_seed(1)
-    head = VocabHead(D, V, bias=bias, input_only=1).to(DEVICE)
+    head = VocabHead(D, V, bias=bias, num_extra_tokens=1).to(DEVICE)
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter)
     hidden = torch.randn(N, D, device=DEVICE, requires_grad=True)

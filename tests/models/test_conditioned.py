@@ -112,8 +112,8 @@ def test_the_view_has_what_the_network_has() -> None:
 def test_views_lie_on_each_other() -> None:
     """Padding behind the known tokens, and known tokens of a view."""
     model = network()
-    attend = torch.arange(L) < 5
-    padded = Conditioned(PaddingMasked(model, attend[None]), TOKENS, KNOWN)
+    attention_mask = torch.arange(L) < 5
+    padded = Conditioned(PaddingMasked(model, attention_mask[None]), TOKENS, KNOWN)
     cut = Conditioned(model, TOKENS[:, :5], KNOWN[:5])
     torch.testing.assert_close(padded(X_T, SIGMA), cut(X_T, SIGMA))
     twice = Conditioned(

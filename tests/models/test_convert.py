@@ -47,7 +47,7 @@ def test_and_back() -> None:
         assert torch.allclose(tensor, torch.from_numpy(state[name]), atol=atol, rtol=0), name
 
 
-@pytest.mark.parametrize("changes", [{"causal": True}, {"tie": True}, {"cond_dim": 24}])
+@pytest.mark.parametrize("changes", [{"causal": True}, {"tie_embeddings": True}, {"cond_dim": 24}])
 def test_other_networks(changes: dict[str, Any]) -> None:
     model = _network(**{"head_init": 0.0, **changes})
     other = from_duo(to_duo(model), length=5)

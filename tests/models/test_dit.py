@@ -171,13 +171,15 @@ def test_start_depends_on_the_seed_alone() -> None:
     assert one.embedding.weight.std().item() == pytest.approx((3 * 16) ** -0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("tie", [False, True])
-def test_meta_device(tie: bool) -> None:
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_meta_device(tie_embeddings: bool) -> None:
     with torch.device("meta"):
-        model = small(tie=tie)
+        model = small(tie_embeddings=tie_embeddings)
     assert all(p.is_meta for p in model.parameters())
     model.to_empty(device="cpu").init(0)
-    for a, b in zip(model.parameters(), small(tie=tie).parameters(), strict=True):
+    for a, b in zip(
+        model.parameters(), small(tie_embeddings=tie_embeddings).parameters(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -198,7 +200,14 @@ def test_sharded_start() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"tie": True}, {"causal": True}, {"input_conv": 5}, {**LLAMA, "tie": True}]
+    "changes",
+    [
+        {},
+        {"tie_embeddings": True},
+        {"causal": True},
+        {"input_conv": 5},
+        {**LLAMA, "tie_embeddings": True},
+    ],
 )
 def test_gradient_reaches_every_parameter(x_t: torch.Tensor, changes: dict[str, Any]) -> None:
     model = awake(**changes).double().train()
@@ -229,7 +238,9 @@ def test_dropout_in_training_only(x_t: torch.Tensor) -> None:
     assert not torch.equal(model(x_t, SIGMA), model(x_t, SIGMA))
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie": True}, {"causal": True}, {"input_conv": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": True}, {"causal": True}, {"input_conv": 3}]
+)
 def test_saved_and_loaded(
     x_t: torch.Tensor, changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,7 +254,7 @@ def test_saved_and_loaded(
     assert not loaded.training
     assert torch.equal(loaded(x_t, SIGMA), model(x_t, SIGMA))
     assert torch.equal(loaded.head.weight, model.head.weight)
-    assert (loaded.head.weight is loaded.embedding.weight) == model.config.tie
+    assert (loaded.head.weight is loaded.embedding.weight) == model.config.tie_embeddings
     assert all(p.requires_grad for p in loaded.parameters())
     assert capsys.readouterr().out == ""
 
@@ -279,7 +290,7 @@ def test_unfit_weights_are_refused(tmp_path: Path) -> None:
         ({"blocks": 0}, "blocks"),
         ({"dropout": 1.0}, "dropout"),
         ({"head_init": -1.0}, "head_init"),
-        ({"head_init": 1.0, "tie": True}, "head_init"),
+        ({"head_init": 1.0, "tie_embeddings": True}, "head_init"),
         ({"gate_init": 1.0, "causal": True}, "gate_init"),
         ({"input_conv": 4}, "input_conv"),
         ({"input_conv": -1}, "input_conv"),
@@ -291,15 +302,17 @@ def test_wrong_measures_name_the_flag(changes: dict[str, Any], flag: str) -> Non
 
 
 def test_arguments_build_a_configuration() -> None:
-    config = ModelArgs(preset="mini", blocks=1, tie=True).build(vocab_size=30, length=5)
-    assert config == DiTConfig(vocab_size=30, length=5, width=192, blocks=1, heads=6, tie=True)
+    config = ModelArgs(preset="mini", blocks=1, tie_embeddings=True).build(vocab_size=30, length=5)
+    assert config == DiTConfig(
+        vocab_size=30, length=5, width=192, blocks=1, heads=6, tie_embeddings=True
+    )
     assert ModelArgs().build(vocab_size=30, length=5, causal=True).causal
     with pytest.raises(ConfigError, match=r"`preset` is 'huge'"):
         DiTConfig.preset("huge")
     assert set(get_args(Preset)) == set(PRESETS)
     ours, theirs = ({f.name for f in fields(c)} for c in (ModelArgs, DiTConfig))
     assert ours - theirs == {"preset"}
-    assert theirs - ours == {"vocab_size", "length", "causal", "input_only"}
+    assert theirs - ours == {"vocab_size", "length", "causal", "num_extra_tokens"}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -314,22 +327,22 @@ def test_a_sequence_has_the_same_bits_in_every_batch(time_free: bool, threads: i
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 50, (17, 24), generator=generator)
     sigma = 3 * torch.rand(17, generator=generator)
-    attend = torch.arange(24) < torch.randint(1, 25, (17, 1), generator=generator)
+    attention_mask = torch.arange(24) < torch.randint(1, 25, (17, 1), generator=generator)
     rows = torch.randint(0, 24, (17, 3), generator=generator).sort(1).values
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            for hide in (None, attend):
-                whole = model(x, sigma, attend=hide)
+            for hide in (None, attention_mask):
+                whole = model(x, sigma, attention_mask=hide)
                 logits = model.head.logits(whole[:, 5])
                 for B, start in product((1, 2, 3, 5, 6, 7, 9, 11, 16), (0, 1)):
                     at = slice(start, start + B)
                     part = None if hide is None else hide[at]
-                    hidden = model(x[at], sigma[at], attend=part)
+                    hidden = model(x[at], sigma[at], attention_mask=part)
                     assert torch.equal(hidden, whole[at])
                     assert torch.equal(model.head.logits(hidden[:, 5]), logits[at])
                     few = (torch.arange(B)[:, None] * 24 + rows[at]).flatten()
-                    picked = model(x[at], sigma[at], rows=few, attend=part)
+                    picked = model(x[at], sigma[at], rows=few, attention_mask=part)
                     wanted = whole[at].gather(1, rows[at][..., None].expand(-1, -1, 64))
                     assert torch.equal(picked, wanted.flatten(0, 1))
     finally:

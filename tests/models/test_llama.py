@@ -103,10 +103,10 @@ def test_gradient_of_a_block() -> None:
     assert torch.autograd.gradcheck(call, (x, *values))
 
 
-@pytest.mark.parametrize("light", [False, True])
-def test_nothing_has_a_bias_and_all_is_reached(light: bool) -> None:
+@pytest.mark.parametrize("selective", [False, True])
+def test_nothing_has_a_bias_and_all_is_reached(selective: bool) -> None:
     model = network().train()
-    model.checkpointing = "light" if light else "none"
+    model.checkpointing = "selective" if selective else "none"
     names = dict(model.named_parameters())
     assert model.head.bias is None
     assert all(name.endswith("weight") for name in names)
@@ -194,7 +194,9 @@ def test_what_has_no_meaning_is_refused(
         network(causal=causal, **changes)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie": True}, {"causal": True, "input_conv": 3}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": True}, {"causal": True, "input_conv": 3}]
+)
 def test_saved_and_loaded(changes: dict[str, Any], tmp_path: Path) -> None:
     model = network(**changes).float().eval()
     model.save_pretrained(tmp_path)
@@ -211,7 +213,7 @@ def test_a_configuration_from_before_there_was_a_choice() -> None:
 
 def test_a_mask_is_never_predicted() -> None:
     extra = MaskedProcess().extra_tokens
-    model = network(vocab_size=V + extra, input_only=extra)
+    model = network(vocab_size=V + extra, num_extra_tokens=extra)
     logits = model.head.logits(model(X_T, SIGMA))
     assert (logits[..., -extra:] == -torch.inf).all()
     assert logits[..., :-extra].isfinite().all()

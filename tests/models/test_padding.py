@@ -30,7 +30,7 @@ KINDS: list[dict[str, Any]] = [
     {"architecture": "llama", "cond_dim": 128, "input_conv": 3},
     {"causal": True, "input_conv": 3},
 ]
-MODES: list[Any] = ["none", "light", "full"]
+MODES: list[Any] = ["none", "selective", "full"]
 X_T = torch.randint(1, V, (B, L), generator=torch.Generator().manual_seed(0))  # 0 is for padding
 SIGMA = torch.tensor([0.01, 0.7, 4.2, 1.0])
 ATTEND = torch.arange(L) < torch.tensor(LENGTHS)[:, None]
@@ -60,10 +60,10 @@ def test_a_row_is_what_it_is_without_its_padding(changes: dict[str, Any], mode: 
         model(X_T[b : b + 1, :n], SIGMA[b : b + 1])[0] for b, n in enumerate(LENGTHS)
     ]  # each [n, D]
     alone = torch.cat(cut)
-    hidden = model(X_T, SIGMA, attend=ATTEND)[ATTEND]
+    hidden = model(X_T, SIGMA, attention_mask=ATTEND)[ATTEND]
     assert_close(hidden, alone)
     rows = ATTEND.flatten().nonzero()[:, 0]
-    some = model(X_T, SIGMA, rows=rows, attend=ATTEND)
+    some = model(X_T, SIGMA, rows=rows, attention_mask=ATTEND)
     assert_close(some, alone)
     weights = torch.randn(alone.shape, generator=torch.Generator().manual_seed(2)).double()
     expected = gradients(model, (alone * weights).sum())
@@ -75,9 +75,9 @@ def test_a_row_is_what_it_is_without_its_padding(changes: dict[str, Any], mode: 
 def test_without_it_the_network_looks_at_padding(changes: dict[str, Any]) -> None:
     """But for a causal one."""
     model = network(**changes)
-    gap = (model(X_T, SIGMA) - model(X_T, SIGMA, attend=ATTEND))[ATTEND].abs().max()
+    gap = (model(X_T, SIGMA) - model(X_T, SIGMA, attention_mask=ATTEND))[ATTEND].abs().max()
     assert (gap == 0) if model.causal else (gap > 1e-3)
-    assert_close(model(X_T, SIGMA, attend=torch.ones_like(ATTEND)), model(X_T, SIGMA))
+    assert_close(model(X_T, SIGMA, attention_mask=torch.ones_like(ATTEND)), model(X_T, SIGMA))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -91,7 +91,9 @@ def test_what_stands_in_the_padding_changes_no_bit(
     found = []
     for other in (X_T, torch.zeros_like(X_T), X_T.flip(0)):
         x = torch.where(ATTEND, X_T, other)
-        hidden = model(SoftTokens(F.one_hot(x, V).double()) if soft else x, SIGMA, attend=ATTEND)
+        hidden = model(
+            SoftTokens(F.one_hot(x, V).double()) if soft else x, SIGMA, attention_mask=ATTEND
+        )
         d = gradients(model, hidden[ATTEND].square().sum())
         found.append((hidden[ATTEND], d))
     for hidden, d in found[1:]:
@@ -109,8 +111,8 @@ def test_rows_of_nothing_but_padding_harm_no_other(
     empty = torch.cat((ATTEND, torch.zeros(2, L, dtype=torch.bool)))
     x_t, sigma = torch.cat((X_T, X_T[:2])), torch.cat((SIGMA, SIGMA[:2]))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        hidden = model(x_t, sigma, attend=empty)
-        full = model(X_T, SIGMA, attend=ATTEND)
+        hidden = model(x_t, sigma, attention_mask=empty)
+        full = model(X_T, SIGMA, attention_mask=ATTEND)
     assert hidden.isfinite().all()
     atol = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 0.2}[dtype]
     torch.testing.assert_close(hidden[empty], full[ATTEND], rtol=0, atol=atol)
@@ -127,11 +129,11 @@ def test_without_padding_attention_is_given_no_mask(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     network()(X_T, SIGMA)
-    network(causal=True)(X_T, SIGMA, attend=ATTEND)
+    network(causal=True)(X_T, SIGMA, attention_mask=ATTEND)
     assert masks == [None] * 6
-    network()(X_T, SIGMA, attend=ATTEND)
+    network()(X_T, SIGMA, attention_mask=ATTEND)
     assert [mask.shape for mask in masks[6:]] == [(B, 1, 1, L)] * 3
-    network()(X_T, SIGMA, attend=torch.zeros_like(ATTEND))  # 0 / 0 in some kernels
+    network()(X_T, SIGMA, attention_mask=torch.zeros_like(ATTEND))  # 0 / 0 in some kernels
     assert all(mask.all() for mask in masks[9:])
 
 
@@ -142,8 +144,8 @@ def test_without_padding_attention_is_given_no_mask(monkeypatch: pytest.MonkeyPa
     ids=lambda bad: f"{list(bad.shape)} {bad.dtype}",
 )
 def test_wrong_masks_are_refused(bad: torch.Tensor, causal: bool) -> None:
-    with pytest.raises(ValueError, match=r"attend must be \[4, 8\] bool like x_t, got \["):
-        network(causal=causal)(X_T, SIGMA, attend=bad)
+    with pytest.raises(ValueError, match=r"attention_mask must be \[4, 8\] bool like x_t, got \["):
+        network(causal=causal)(X_T, SIGMA, attention_mask=bad)
 
 
 OBJECTIVES: list[Any] = [SDDLM(), NELBO(), NaiveDenoising(), MDLM(), Autoregressive()]
@@ -154,7 +156,7 @@ OBJECTIVES: list[Any] = [SDDLM(), NELBO(), NaiveDenoising(), MDLM(), Autoregress
 def test_loss_and_bound_are_the_sum_over_rows_cut(objective: Any, changes: dict[str, Any]) -> None:
     """The same noise: it depends on a sequence's index and the position alone."""
     extra = objective.process.extra_tokens
-    changes = {**changes, "vocab_size": V + extra, "input_only": extra}
+    changes = {**changes, "vocab_size": V + extra, "num_extra_tokens": extra}
     model = network(causal=objective.causal, **changes)
     view = PaddingMasked(model, ATTEND)
     loss = objective.loss(view, X_T, Draw.simple(3, 5, B), ATTEND)
@@ -206,5 +208,5 @@ def test_the_view_has_what_the_network_has() -> None:
 def test_the_view_refuses_other_sequences() -> None:
     view = PaddingMasked(network(), ATTEND)
     for x_t in (X_T[:3], X_T.repeat(1, 2)):
-        with pytest.raises(ValueError, match="attend must be"):
+        with pytest.raises(ValueError, match="attention_mask must be"):
             view(x_t, SIGMA[: len(x_t)])

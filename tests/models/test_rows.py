@@ -75,7 +75,7 @@ def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -
     for name in ("", "norm1", "qkv", "mlp.1", "out"):
         first.get_submodule(name).register_forward_pre_hook(count(name))
     grads, counts = [], []
-    for model.checkpointing in ("none", "light", "full"):
+    for model.checkpointing in ("none", "selective", "full"):
         calls.clear()
         torch.manual_seed(7)
         loss = objective.loss(model, X_T, Draw.simple(0, 0, B)).mean
@@ -96,8 +96,8 @@ def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("changes", "mode", "most"),
     [
-        ({}, "none", 23), ({}, "light", 14), ({}, "full", 2.5),
-        (LLAMA, "none", 29), (LLAMA, "light", 16), (LLAMA, "full", 2.5),
+        ({}, "none", 23), ({}, "selective", 14), ({}, "full", 2.5),
+        (LLAMA, "none", 29), (LLAMA, "selective", 16), (LLAMA, "full", 2.5),
     ],
 )  # fmt: skip
 def test_what_a_block_keeps(changes: dict[str, Any], mode: Any, most: float) -> None:

@@ -26,8 +26,8 @@ OBJECTIVES = {
 #: what is unusual of the network, beside: objective, whether a process has no row that counts
 CASES = [
     *((name, "", empty) for name in OBJECTIVES for empty in (False, True)),
-    ("SDDLM", "tie", False),
-    ("SDDLM", "tie", True),
+    ("SDDLM", "tie_embeddings", False),
+    ("SDDLM", "tie_embeddings", True),
     ("SDDLM", "llama", False),
     ("SDDLM", "padding", False),
 ]
@@ -36,8 +36,9 @@ ATTEND = torch.arange(L) < torch.tensor([L, 3, 5, 1])[:, None]
 
 def network(kind: str) -> DiT:
     config = DiTConfig(
-        vocab_size=V, length=L, width=16, heads=2, blocks=2, tie=kind == "tie",
-        gate_init=0.0 if kind == "llama" else 1.0, head_init=0.0 if kind == "tie" else 0.5,
+        vocab_size=V, length=L, width=16, heads=2, blocks=2,
+        tie_embeddings=kind == "tie_embeddings", gate_init=0.0 if kind == "llama" else 1.0,
+        head_init=0.0 if kind == "tie_embeddings" else 0.5,
         architecture="llama" if kind == "llama" else "dit",
     )  # fmt: skip
     return DiT(config, seed=1)
@@ -70,7 +71,9 @@ def work(rank: int, where: str) -> None:
         model = network(kind)
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
-        fully_shard([model.embedding, model.head] if kind == "tie" else model.head, mesh=mesh)
+        fully_shard(
+            [model.embedding, model.head] if kind == "tie_embeddings" else model.head, mesh=mesh
+        )
         fully_shard(model, mesh=mesh)
         loss = loss_of(name, kind, empty, model, rank)
         loss.backward()

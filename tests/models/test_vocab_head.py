@@ -272,7 +272,7 @@ def test_no_gradient_is_computed_where_none_is_wanted(mode) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_tokens_that_are_input_only_are_never_predicted(bias: bool) -> None:
     torch.manual_seed(0)
-    head = VocabHead(4, 7, bias=bias, input_only=2)
+    head = VocabHead(4, 7, bias=bias, num_extra_tokens=2)
     head.weight.data.normal_()
     hidden = torch.randn(3, 4, requires_grad=True)
     assert (head.logits(hidden)[:, -2:] == -torch.inf).all()

@@ -24,8 +24,8 @@ def golden(name: str) -> dict[str, Tensor]:
     return {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / f"{name}.npz").items()}
 
 
-def identity(input_only: int) -> VocabHead:
-    head = VocabHead(11, 11, bias=False, input_only=input_only).double()
+def identity(num_extra_tokens: int) -> VocabHead:
+    head = VocabHead(11, 11, bias=False, num_extra_tokens=num_extra_tokens).double()
     head.weight.data.copy_(torch.eye(11))
     return head
 
@@ -43,11 +43,13 @@ def at_time(g: dict[str, Tensor], i: int, process) -> Noisy:
     )
 
 
-def rows(process, estimate: Estimate, g: dict[str, Tensor], i: int, input_only: int) -> Tensor:
+def rows(
+    process, estimate: Estimate, g: dict[str, Tensor], i: int, num_extra_tokens: int
+) -> Tensor:
     noisy = at_time(g, i, process)
     at = ~process.certain(noisy.x_t, vocab_size=11)
     term = bound_term(process, noisy, at, estimate)
-    values = identity(input_only)(g["logits"][at], term).rows
+    values = identity(num_extra_tokens)(g["logits"][at], term).rows
     return torch.zeros(3, 7, dtype=values.dtype).masked_scatter(at, values)
 
 

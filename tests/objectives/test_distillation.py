@@ -40,7 +40,7 @@ def network(seed, extra=0, **changes):
     V = TOKENIZER.vocab_size + extra
     if not values.get("causal"):
         values |= {"gate_init": 1.0}
-    model = DiT(DiTConfig(vocab_size=V, input_only=extra, head_init=0.5, **values), seed=seed)
+    model = DiT(DiTConfig(vocab_size=V, num_extra_tokens=extra, head_init=0.5, **values), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():  # so that it hears of the noise level, zero at the start
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
@@ -171,7 +171,7 @@ def test_the_gradient_by_hand_is_that_of_autograd(direction, shifted, extra, mon
     V, rows, width = 7, 5, 4
     monkeypatch.setattr("sddlm.models.vocab_head.CHUNK_BYTES", 4 * V * 2)
     torch.manual_seed(0)
-    head = VocabHead(width, V, input_only=extra).double()
+    head = VocabHead(width, V, num_extra_tokens=extra).double()
     head.weight.data.normal_()
     hidden = torch.randn(rows, width, dtype=torch.float64)
     q = torch.randn(rows, V, dtype=torch.float64)
@@ -219,7 +219,7 @@ def test_predictions_of_the_same_reading_are_compared(taught, estimate, compare,
     assert objective.estimate is estimate
     student, x0, draw = network(2), tokens(16), Draw.simple(0, 0, 16)
     V = TOKENIZER.vocab_size
-    objective.begin(V, lambda: torch.ones(V, dtype=torch.int64))
+    objective.setup(V, lambda: torch.ones(V, dtype=torch.int64))
     with torch.no_grad():
         loss = objective.loss(student, x0, draw)
         logs = []
@@ -352,7 +352,7 @@ def test_wrong_teachers(taught, tmp_path):
     with pytest.raises(ConfigError, match="tokenizer is not that of"):
         DCD(place).check(length=L, tokenizer=Tokenizer.characters(["xyz"]).fingerprint)
     with pytest.raises(ConfigError, match="the network has 99 tokens"):
-        DCD(place).begin(99, lambda: torch.ones(99))
+        DCD(place).setup(99, lambda: torch.ones(99))
     place, _ = taught(Estimate.NEXT_TOKEN, causal=True)
     with pytest.raises(ConfigError, match="is an autoregressive model"):
         DCD(place).check(length=L)

@@ -53,11 +53,11 @@ ROWS = [(t, changed) for t in TIMES for changed in (False, True) if t > 0 or not
 class Table(torch.nn.Module):
     """A network whose hidden states [B, L, D] are its parameter, with a real head."""
 
-    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, input_only: int) -> None:
+    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, num_extra_tokens: int) -> None:
         super().__init__()
         self.hidden = torch.nn.Parameter(hidden)
         self.vocab_size = len(weight)
-        self.head = VocabHead(weight.shape[1], len(weight), input_only=input_only)
+        self.head = VocabHead(weight.shape[1], len(weight), num_extra_tokens=num_extra_tokens)
         self.head.weight.data = weight
 
     def forward(self, x_t, sigma, rows=None):

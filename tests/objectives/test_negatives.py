@@ -303,15 +303,15 @@ def never() -> torch.Tensor:
 
 def test_a_large_eps_is_warned_of_and_only_that():
     with pytest.warns(UserWarning, match=r"eps 1e-06 is not far below weight / V = 7.8e-06"):
-        SDDLMV1().begin(128_256, never)
+        SDDLMV1().setup(128_256, never)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SDDLMV1().begin(50_258, never)
-        SDDLMV1(eps=1e-3, weight=0.0).begin(50_258, never)
-        SDDLMV1(eps=1e-3, negatives=NoisyToken()).begin(50_258, never)
-        SDDLMV2(eps=1e-3).begin(50_258, never)
+        SDDLMV1().setup(50_258, never)
+        SDDLMV1(eps=1e-3, weight=0.0).setup(50_258, never)
+        SDDLMV1(eps=1e-3, negatives=NoisyToken()).setup(50_258, never)
+        SDDLMV2(eps=1e-3).setup(50_258, never)
         parts = [UniformNegatives(), MixedNegatives([UnigramNegatives(), NoisyToken()])]
-        SDDLMV1(eps=1e-4, negatives=MixedNegatives(parts)).begin(V, lambda: COUNTS)
+        SDDLMV1(eps=1e-4, negatives=MixedNegatives(parts)).setup(V, lambda: COUNTS)
     one(parts[1].parts[0])  # has learned
 
 

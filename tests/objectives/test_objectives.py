@@ -180,7 +180,7 @@ def test_autoregressive_loss_is_the_next_token_cross_entropy():
     assert loss.total.item() == pytest.approx(g["nll"].sum().item(), rel=1e-9)
     bound = objective.bound(Table(logits), g["tokens"], Draw.simple(0, 0, 3))
     torch.testing.assert_close(bound[:, 1:], g["nll"], rtol=1e-9, atol=1e-12)
-    assert not objective.counted(g["tokens"])[:, 0].any()
+    assert not objective.loss_positions(g["tokens"])[:, 0].any()
 
 
 @pytest.mark.parametrize("objective", ALL, ids=lambda o: type(o).__name__)

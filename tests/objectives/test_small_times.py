@@ -70,7 +70,7 @@ def table(process: Process) -> TabularModel:
     """A wrong network, which does not look at the noise level."""
     V = C + process.extra_tokens
     logits = torch.randn(V**L, L, V, generator=torch.Generator().manual_seed(5)).double()
-    return TabularModel(logits, vocab_size=V, length=L, input_only=process.extra_tokens)
+    return TabularModel(logits, vocab_size=V, length=L, num_extra_tokens=process.extra_tokens)
 
 
 @each
@@ -110,7 +110,7 @@ def test_with_exact_predictions_it_is_nearly_tight(kind: type[Process]) -> None:
     V = C + process.extra_tokens
     model = TabularModel(
         lambda alpha: world.denoiser(alpha, process), vocab_size=V, length=L,
-        input_only=process.extra_tokens,
+        num_extra_tokens=process.extra_tokens,
     )  # fmt: skip
     nats = complete(model, process, DENOISER)
     assert 0.99 < (-nats).exp().sum() < 1

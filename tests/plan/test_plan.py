@@ -22,7 +22,7 @@ from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, SDDLM
 from sddlm.plan import report, run
-from sddlm.plan.desk import CostModel
+from sddlm.plan.cost import CostModel
 from sddlm.plan.devices import DEVICES
 from sddlm.plan.run import Plan, make_plan, plan, recipe_table
 from sddlm.plan.sizes import parameters, prepared, vocabulary
@@ -50,13 +50,13 @@ def toy() -> Plan:
 
 @pytest.mark.parametrize(
     ("model", "objective"),
-    [(replace(TOY, blocks=2), SDDLM()), (replace(TOY, tie=True), MDLM()),
+    [(replace(TOY, blocks=2), SDDLM()), (replace(TOY, tie_embeddings=True), MDLM()),
      (replace(TOY, time_free=True), SDDLM())],
 )  # fmt: skip
 def test_parameters_are_exact(model: ModelArgs, objective: SDDLM | MDLM) -> None:
     made = make_plan(DATA, model, objective, replace(TRAIN, batch=8), device="l4")
     extra = objective.process.extra_tokens
-    config = model.build(vocab_size=50257 + extra, length=32, input_only=extra)
+    config = model.build(vocab_size=50257 + extra, length=32, num_extra_tokens=extra)
     parts = dict(made.parameters)
     assert parts["all"] == sum(p.numel() for p in DiT(config).parameters())
     assert parts.pop("all") == sum(parts.values())
@@ -103,13 +103,13 @@ def test_tokens_instead_of_steps() -> None:
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not() -> None:
     config, train = TOY.build(vocab_size=300, length=32), TrainArgs(batch=24)
-    desk = CostModel(config, SDDLM(), train, DEVICES["l4"], 2, "ddp")  # of 1, 2, 3, 4, 6, 12
-    bytes_of = {size: sum(desk.memory(size).values()) for size in (1, 2, 3, 4, 6, 12)}
+    costs = CostModel(config, SDDLM(), train, DEVICES["l4"], 2, "ddp")  # of 1, 2, 3, 4, 6, 12
+    bytes_of = {size: sum(costs.memory(size).values()) for size in (1, 2, 3, 4, 6, 12)}
     assert [*bytes_of.values()] == sorted(bytes_of.values())
-    assert [desk.largest(bytes_of[size]) for size in bytes_of] == [*bytes_of]
-    assert desk.largest(bytes_of[4] - 1) == 3
-    assert desk.largest(bytes_of[1] - 1) is None
-    assert desk.largest(2 * bytes_of[12]) == 12
+    assert [costs.largest(bytes_of[size]) for size in bytes_of] == [*bytes_of]
+    assert costs.largest(bytes_of[4] - 1) == 3
+    assert costs.largest(bytes_of[1] - 1) is None
+    assert costs.largest(2 * bytes_of[12]) == 12
 
 
 def test_what_does_not_fit_at_all() -> None:

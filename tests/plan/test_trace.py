@@ -22,8 +22,8 @@ from sddlm.objectives.negatives import (
     UnigramNegatives,
 )
 from sddlm.plan import here
-from sddlm.plan.desk import CostModel
-from sddlm.plan.probe import Asked, asked, begun, largest
+from sddlm.plan.cost import CostModel
+from sddlm.plan.probe import Asked, asked, largest, set_up
 from sddlm.plan.trace import Tracer
 from sddlm.train.args import TrainArgs
 
@@ -51,7 +51,7 @@ OBJECTIVES: dict[str, O.Objective] = {
 def config(objective: O.Objective, **more: Any) -> DiTConfig:
     extra = objective.process.extra_tokens
     return DiTConfig(
-        vocab_size=V + extra, causal=objective.causal, input_only=extra, **{**SIZES, **more}
+        vocab_size=V + extra, causal=objective.causal, num_extra_tokens=extra, **{**SIZES, **more}
     )
 
 
@@ -84,14 +84,14 @@ def real_flops(objective: O.Objective, model: DiT, steps: int = 2) -> float:
 
 
 def planned_flops(objective: O.Objective, made: DiTConfig, args: TrainArgs = ARGS) -> float:
-    desk = CostModel(made, objective, args, None, 1, "ddp")
-    return desk.work(B)["token"] * B * L
+    costs = CostModel(made, objective, args, None, 1, "ddp")
+    return costs.work(B)["token"] * B * L
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_flops_are_those_of_a_real_step(name: str) -> None:
     made = config(OBJECTIVES[name])
-    objective = begun(OBJECTIVES[name], made.vocab_size)
+    objective = set_up(OBJECTIVES[name], made.vocab_size)
     assert planned_flops(objective, made) == pytest.approx(
         real_flops(objective, DiT(made)), rel=0.01
     )
@@ -100,8 +100,9 @@ def test_flops_are_those_of_a_real_step(name: str) -> None:
 @pytest.mark.parametrize(
     ("more", "checkpointing"),
     [({"dropout": 0.1}, "full"),
-     ({"time_free": True}, "light"), ({"architecture": "llama"}, "light"),
-     ({"architecture": "llama"}, "full"), ({"tie": True}, "none"), ({"input_conv": 3}, "none")],
+     ({"time_free": True}, "selective"), ({"architecture": "llama"}, "selective"),
+     ({"architecture": "llama"}, "full"), ({"tie_embeddings": True}, "none"),
+     ({"input_conv": 3}, "none")],
     ids=str,
 )  # fmt: skip
 def test_flops_whatever_the_network(more: dict[str, Any], checkpointing: Checkpointing) -> None:
@@ -181,12 +182,12 @@ def test_kept_bytes_are_those_that_autograd_keeps(bf16: bool, more: dict[str, An
 def test_less_is_kept_where_more_is_computed_again() -> None:
     made = config(O.SDDLM())
     found = largest(O.SDDLM(), V, L, B, B)
-    none, light, full = (
-        Tracer(made, how, bf16=False).step(found) for how in ("none", "light", "full")
+    none, selective, full = (
+        Tracer(made, how, bf16=False).step(found) for how in ("none", "selective", "full")
     )
-    assert none.kept > light.kept > full.kept
-    assert none.flops == light.flops < full.flops
-    assert none.in_backward > light.in_backward > full.in_backward
+    assert none.kept > selective.kept > full.kept
+    assert none.flops == selective.flops < full.flops
+    assert none.in_backward > selective.in_backward > full.in_backward
 
 
 def test_a_step_is_linear_in_the_batch() -> None:
@@ -227,9 +228,9 @@ def test_every_operation_can_be_run(name: str, bf16: bool) -> None:
     """The replayed operations are carried out, with operands that they accept."""
     made = config(OBJECTIVES[name], blocks=1)
     args = replace(ARGS, precision="bf16" if bf16 else "32")
-    desk = CostModel(made, begun(OBJECTIVES[name], made.vocab_size), args, None, 1, "ddp")
+    costs = CostModel(made, set_up(OBJECTIVES[name], made.vocab_size), args, None, 1, "ddp")
     state = torch.get_rng_state()
-    seconds = desk.seconds(4, None)
+    seconds = costs.seconds(4, None)
     assert min(seconds.values()) > 0
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -237,7 +238,7 @@ def test_every_operation_can_be_run(name: str, bf16: bool) -> None:
 def test_an_objective_is_not_changed_by_being_asked() -> None:
     objective = O.SDDLMV1(negatives=UnigramNegatives())
     before = copy.deepcopy(vars(objective.negatives))
-    begun(objective, V)
+    set_up(objective, V)
     assert vars(objective.negatives) == before
 
 

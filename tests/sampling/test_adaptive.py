@@ -167,7 +167,7 @@ def drawn(
         scores(process) if estimate is Estimate.SCORE else WORLD.optimum(estimate, process),
         vocab_size=V,
         length=WORLD.length,
-        input_only=process.extra_tokens,
+        num_extra_tokens=process.extra_tokens,
     )
     out = sampler.sample(
         model, process=process, estimate=estimate, batch=count, length=WORLD.length, seed=3
@@ -264,7 +264,7 @@ V, L = 40, 24
 def network(extra: int = 0, *, time_free: bool = False) -> DiT:
     config = DiTConfig(
         vocab_size=V, length=L, width=48, heads=3, blocks=2, head_init=0.6,
-        gate_init=0 if time_free else 1, input_conv=5, time_free=time_free, input_only=extra,
+        gate_init=0 if time_free else 1, input_conv=5, time_free=time_free, num_extra_tokens=extra,
     )  # fmt: skip
     return DiT(config, seed=3)
 

@@ -145,7 +145,7 @@ def test_samplers_have_the_law_of_their_kernel_at_unequal_conditions(
             lambda alpha: WORLD.leave_one_out(alpha, process),
             vocab_size=V,
             length=3,
-            input_only=process.extra_tokens,
+            num_extra_tokens=process.extra_tokens,
         ),
         process=process,
         estimate=LOO,
@@ -192,7 +192,7 @@ def network(extra: int = 0, *, causal: bool = False, time_free: bool = False) ->
     config = DiTConfig(
         vocab_size=V, length=L, width=48, heads=3, blocks=2, head_init=0.3,
         gate_init=0 if causal or time_free else 1, input_conv=5, causal=causal,
-        time_free=time_free, input_only=extra,
+        time_free=time_free, num_extra_tokens=extra,
     )  # fmt: skip
     return DiT(config, seed=3)
 

@@ -57,8 +57,8 @@ def model_dir(
     prepared = prepare(args)
     extra = process.extra_tokens
     config = DiTConfig(
-        vocab_size=len(VOCAB) + extra, length=L, width=16, blocks=1, heads=2, input_only=extra,
-        causal=not estimate.diffusion, head_init=0.5,
+        vocab_size=len(VOCAB) + extra, length=L, width=16, blocks=1, heads=2,
+        num_extra_tokens=extra, causal=not estimate.diffusion, head_init=0.5,
     )  # fmt: skip
     model = DiT(config, seed=1)
     spec: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def drawn(loaded: LanguageModel, **more: Any) -> list[list[int]]:
 
 @pytest.mark.parametrize(
     ("data", "extra"),
-    [({}, 1), ({"ends": True}, 2), ({"eos": False}, 0), ({"ends": True, "eos": False}, 2)],
+    [({}, 1), ({"bos_eos": True}, 2), ({"eos": False}, 0), ({"bos_eos": True, "eos": False}, 2)],
 )
 @pytest.mark.parametrize("count", [1, 2, 7, 60])
 def test_lengths_are_quantiles_of_those_of_the_training_documents(
@@ -147,7 +147,7 @@ def test_what_is_no_text_is_never_written(
 def test_an_autoregressive_model_begins_as_its_rows_do(tmp_path: Path) -> None:
     for name, ends, token in (("a", True, CLS), ("b", False, SEP)):
         (folder := tmp_path / name).mkdir()
-        loaded = model_dir(folder, NEXT, packing="document", ends=ends)
+        loaded = model_dir(folder, NEXT, packing="document", bos_eos=ends)
         rows = drawn(loaded)
         assert {row[0] for row in rows} == {token}
         assert len({tuple(row[1:]) for row in rows}) > 5
@@ -169,7 +169,7 @@ def test_lazy_is_ancestral_where_tokens_are_never_written(tail: Any, steps: int)
 def test_the_verb_writes_each_sample_with_its_own_tokens(
     tmp_path: Path, estimate: Estimate
 ) -> None:
-    loaded = model_dir(tmp_path, estimate, packing="document", ends=True)
+    loaded = model_dir(tmp_path, estimate, packing="document", bos_eos=True)
     loaded.save(tmp_path / "model")
     command = ["sample", str(tmp_path / "model"), "--count", "7", "--steps", "4"]
     command += ["--whole", "true"]

@@ -36,7 +36,8 @@ def model_of(process: Process, estimate: Estimate) -> LanguageModel:
     tokenizer = Tokenizer.bytes()
     config = DiTConfig(
         vocab_size=tokenizer.vocab_size + process.extra_tokens, length=L, width=16, heads=2,
-        blocks=1, head_init=0.5, input_only=process.extra_tokens, causal=not estimate.diffusion,
+        blocks=1, head_init=0.5, num_extra_tokens=process.extra_tokens,
+        causal=not estimate.diffusion,
     )  # fmt: skip
     return LanguageModel(DiT(config, seed=1).eval(), process, estimate, tokenizer, {}, {})
 

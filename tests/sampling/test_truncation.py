@@ -200,7 +200,7 @@ def test_samplers_have_the_law_of_the_cut_prediction(process: Process, how: Trun
 
     exact = law(Ancestral(6), process, cut)
     assert total_variation(exact, law(Ancestral(6), process, network)) > 0.1
-    model = TabularModel(network, vocab_size=3 + extra, length=3, input_only=extra)
+    model = TabularModel(network, vocab_size=3 + extra, length=3, num_extra_tokens=extra)
     drawn = Lazy(6, truncation=how).sample(
         model, process=process, estimate=Estimate.LEAVE_ONE_OUT, batch=8000, length=3
     )

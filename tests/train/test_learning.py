@@ -5,7 +5,7 @@ import random
 
 from sddlm.train.run import train
 
-WORDS = "one two three four five six seven eight nine ten".split()
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def chain(documents: int) -> str:

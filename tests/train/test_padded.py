@@ -72,7 +72,11 @@ def network(objective, vocab_size=257, **changes):
     """Every parameter random, float64."""
     extra = objective.process.extra_tokens
     values = {"length": L, "width": 16, "blocks": 2, "heads": 2, "cond_dim": 8, "input_conv": 3}
-    values |= {"vocab_size": vocab_size + extra, "input_only": extra, "causal": objective.causal}
+    values |= {
+        "vocab_size": vocab_size + extra,
+        "num_extra_tokens": extra,
+        "causal": objective.causal,
+    }
     return randomised(DiT(DiTConfig(**values | changes)).double(), 0.2)
 
 
@@ -177,7 +181,7 @@ def test_what_fills_up_a_row_changes_no_bit(text, objective, tmp_path):
 def test_val_nelbo_is_the_mean_over_real_tokens(padded, tmp_path):
     """Of a model whose value is exact."""
     run = tmp_path / "run"
-    more = ["--objective", "Autoregressive", "--model.gate_init", "0", "--data.ends", "true"]
+    more = ["--objective", "Autoregressive", "--model.gate_init", "0", "--data.bos_eos", "true"]
     assert train(padded, run, *more) == 0
     loaded = LanguageModel.load(run)
     nats, count, characters = 0.0, 0, 0
@@ -212,7 +216,7 @@ def compare(one, other):
 
 
 @pytest.mark.parametrize(
-    "objective", ["SDDLM", "NELBO", "Autoregressive --model.gate_init 0 --data.ends true"]
+    "objective", ["SDDLM", "NELBO", "Autoregressive --model.gate_init 0 --data.bos_eos true"]
 )
 def test_micro_batches_of_padded_rows_train_what_one_batch_does(padded, tmp_path, objective):
     more = ["--objective", *objective.split(), *FEW]

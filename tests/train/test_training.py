@@ -138,7 +138,7 @@ def test_gradients_are_freed_behind_the_step(config, tmp_path, monkeypatch):
     assert all(grad is None for grad in left)
 
 
-@pytest.mark.parametrize("mode", ["light", "full"])
+@pytest.mark.parametrize("mode", ["selective", "full"])
 def test_activation_checkpointing_changes_no_bit(config, tmp_path, mode):
     assert train(config, tmp_path / "kept") == 0
     assert train(config, tmp_path / "again", "--train.activation_checkpointing", mode) == 0

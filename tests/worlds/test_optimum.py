@@ -133,7 +133,7 @@ def test_expected_losses_are_the_enumerated_bounds(process) -> None:
     V = 4 + process.extra_tokens
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(V**2, 2, V, generator=g).double()
-    model = TabularModel(logits, vocab_size=V, length=2, input_only=process.extra_tokens)
+    model = TabularModel(logits, vocab_size=V, length=2, num_extra_tokens=process.extra_tokens)
     logits[..., 4:] = -torch.inf
     p, steps, k = logits.softmax(-1), 10, 4
     noisy, weight = noisy_batch(WORLD, process, k / steps)

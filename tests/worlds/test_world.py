@@ -114,6 +114,6 @@ def test_tabular_model_learns() -> None:
 
 def test_a_mask_is_never_predicted() -> None:
     table = torch.randn(16, 2, 4).double()
-    model = TabularModel(table, vocab_size=4, length=2, input_only=1)
+    model = TabularModel(table, vocab_size=4, length=2, num_extra_tokens=1)
     logits = model.head.logits(model(states(4, 2), torch.ones(16)))
     torch.testing.assert_close(logits.softmax(-1), pad(table[..., :3].softmax(-1), (0, 1)))

@@ -1,4 +1,4 @@
-"""What to learn from, and as which tokens: the section `data` of the options."""
+"""Data options (``--data``): text, tokenizer and rows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Literal
 
 from sddlm.data.corpora import CORPORA
 from sddlm.errors import ConfigError, check_choices
-from sddlm.files import read_yaml
+from sddlm.files import current_names, read_yaml
 
 
 @dataclass
 class DataArgs:
-    """What to learn from, and as which tokens."""
+    """Options of the data: text, tokenizer and rows."""
 
     path: str | None = None
     """Text to use instead of the corpus: a file, a folder, a quoted pattern ('texts/*.txt'),
@@ -29,9 +29,9 @@ class DataArgs:
     validation_path: str | None = None
     """Text to validate on; all of path, corpus or mixture is then for training."""
     validation: float | None = None
-    """What is held out for validation: a share of the documents, chosen by a hash of their text
-    (with fewer than 20 documents, the last share of each one), or a whole number, so many documents
-    at the end. Without it the corpus' own rule, else 0.05."""
+    """Held-out part for validation: a share of the documents, chosen by a hash of their text (with
+    fewer than 20 documents, the last share of each one), or a whole number of documents at the end.
+    Default: the corpus' own rule, else 0.05."""
     tokenizer: str = "bpe"
     """bytes, characters, bpe (learnt from the training text), a tokenizer.json, a folder with one,
     GPT-2's or BERT's own files, or a hub name (gpt2)."""
@@ -42,7 +42,7 @@ class DataArgs:
     packing: Literal["wrap", "document"] = "wrap"
     """wrap: documents one behind the other, cut into full rows; document: one document a row, cut
     at the length, the rest padding that is neither scored nor looked at."""
-    ends: bool = False
+    bos_eos: bool = False
     """Begin every row with the beginning-of-text token and end it with the end-of-text token."""
     eos: bool = True
     """Put the end of text behind each document."""
@@ -55,10 +55,10 @@ class DataArgs:
     streaming: bool = False
     """Read Hugging Face datasets from the network, without a copy of them on the disk."""
     limit: int | None = None
-    """Use only so many documents of each text, the first ones."""
-    max_bad: int = 0
-    """How many bad documents (not UTF-8, broken JSON, a missing field, a NUL byte, nothing but
-    white space, a line of more than 64 MiB) to report and leave out before giving up."""
+    """Use only the first N documents of each text."""
+    max_errors: int = 0
+    """Largest number of malformed documents (not UTF-8, broken JSON, a missing field, a NUL byte,
+    only white space, a line of more than 64 MiB) that are reported and left out."""
     workers: int | None = None
     """Threads that make tokens. Without it one a core."""
     cache: str | None = None
@@ -68,19 +68,19 @@ class DataArgs:
         self.check()
 
     def check(self) -> None:
-        """Refuse what can never work.
+        """Check the options.
 
         Raises:
-            ConfigError: names the argument, the value and what is allowed.
+            ConfigError: an option has a wrong value.
         """
         check_choices(self)
         if self.length < 1:
             raise ConfigError(f"`length` is {self.length}, must be at least 1")
-        if self.ends and self.length < 3:
-            raise ConfigError(f"`length` is {self.length}, must be at least 3 with `ends=True`")
+        if self.bos_eos and self.length < 3:
+            raise ConfigError(f"`length` is {self.length}, must be at least 3 with `bos_eos=True`")
         if self.vocab_size < 2:
             raise ConfigError(f"`vocab_size` is {self.vocab_size}, must be at least 2")
-        for name, least in (("limit", 1), ("workers", 1), ("max_bad", 0)):
+        for name, least in (("limit", 1), ("workers", 1), ("max_errors", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"`{name}` is {value}, must be at least {least}")
@@ -113,23 +113,23 @@ class DataArgs:
 
     @property
     def sources(self) -> list[str]:
-        """What is read: names of corpora, or what ``path`` takes."""
+        """Names of corpora, or values of ``path``, that are read."""
         return list(self.mixture) if self.mixture else [self.path or self.corpus or "builtin"]
 
     @property
     def named(self) -> bool:
-        """Whether the user says what is read."""
+        """Whether a text is given."""
         return not (self.path is None and self.corpus is None and self.mixture is None)
 
     @property
     def cache_folder(self) -> Path:
-        """Where prepared tokens lie."""
+        """Folder of prepared tokens."""
         folder = self.cache or os.environ.get("SDDLM_CACHE") or "~/.cache/sddlm"
         return Path(folder).expanduser()
 
 
 def trained_on(place: Path) -> DataArgs | None:
-    """What a model was trained on, from its run's ``config.yaml``; None if there is none.
+    """Data options of a model's training, from its run's ``config.yaml``; None if there is none.
 
     Args:
         place: run or model directory.
@@ -138,7 +138,7 @@ def trained_on(place: Path) -> DataArgs | None:
 
 
 def all_trained_on(place: Path) -> list[DataArgs] | None:
-    """The same with what the models were trained on that it was started from; None if unknown."""
+    """Data options of a model and of all models it was started from; None if unknown."""
     found: dict[str, DataArgs] = {}
     name: str | None = str(place)
     while name is not None and name not in found:
@@ -150,10 +150,10 @@ def all_trained_on(place: Path) -> list[DataArgs] | None:
 
 
 def _trained_on(place: Path) -> tuple[DataArgs | None, str | None]:
-    """What a run was trained on, and the model that it was started from."""
+    """Data options of a run, and the model that it was started from."""
     for path in (place / "config.yaml", place.resolve().parent / "config.yaml"):
         if path.is_file():
-            config = read_yaml(path)
+            config = current_names(read_yaml(path))
             args = config.get("data") if isinstance(config, dict) else None
             if isinstance(args, dict):
                 known = {f.name for f in fields(DataArgs)}

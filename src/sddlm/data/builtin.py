@@ -1,4 +1,4 @@
-"""The corpus that needs no download: the English that every CPython carries."""
+"""The builtin corpus: the English documentation in the Python standard library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sddlm.data.paths import digest, state
-from sddlm.data.pieces import Part
+from sddlm.data.pieces import TextChunk
 from sddlm.data.sources import Source
 from sddlm.errors import ConfigError
 
@@ -39,12 +39,12 @@ class Builtin(Source):
 
     name = "builtin"
 
-    def parts(self) -> Iterator[Part]:
-        """See `Source.parts`."""
-        return (Part(document) for document in builtin_documents())
+    def chunks(self) -> Iterator[TextChunk]:
+        """See `Source.chunks`."""
+        return (TextChunk(document) for document in builtin_documents())
 
     def signature(self) -> str | None:
-        """Changes with this Python, with the files that are read and the code that cleans them.
+        """See `Source.signature`; changes with this Python, the files and the cleaning code.
 
         Raises:
             ConfigError: as `builtin_documents`.
@@ -56,7 +56,7 @@ class Builtin(Source):
 
 
 def builtin_documents() -> Iterator[str]:
-    """The documentation in this Python: English prose without a download or a licence question.
+    """Iterate over the documentation in this Python: English prose without a download.
 
     A document is one topic of ``pydoc_data.topics`` (the language reference), or all docstrings of
     one module of the standard library (module, classes, functions in the order of the source). The
@@ -108,7 +108,7 @@ def _raw_documents() -> Iterator[str]:
 
 
 def _modules() -> list[Path]:
-    """The sources that are read, sorted."""
+    """Source files of the standard library that are read, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = sorted(p for p in root.rglob("*.py") if _SKIPPED.isdisjoint(p.relative_to(root).parts))
     if not paths:
@@ -121,8 +121,8 @@ def _modules() -> list[Path]:
 
 
 def _docstrings(path: Path) -> Iterator[str]:
-    """The docstrings of one source file, dedented, in the order of the source."""
-    with warnings.catch_warnings():  # invalid escapes in others' sources are not our affair
+    """Docstrings of one source file, dedented, in source order."""
+    with warnings.catch_warnings():  # invalid escapes in the standard library
         warnings.simplefilter("ignore")
         tree = ast.parse(path.read_bytes(), str(path))
     stack: list[ast.AST] = [tree]
@@ -140,7 +140,7 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """The paragraphs worth reading, each on one line."""
+    """Paragraphs of prose, each on one line."""
     for paragraph in _paragraphs(text):
         line = _QUOTES.sub(r"\1", _MARKUP.sub(r"\1", " ".join(paragraph.split())))
         words = line.split()

@@ -1,4 +1,4 @@
-"""Folders with checksums, there whole or not at all, that a later start goes on filling."""
+"""Atomic, resumable cache directories with checksums."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from sddlm.files import atomic_write, make_durable, name_file, sha256
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished-"
-_STALE = 7 * 24 * 3600  # seconds after which nobody will go on with an unfinished folder
+_STALE = 7 * 24 * 3600  # seconds after which an unfinished folder is removed
 _CHECKSUMS = "checksums.json"
 _LARGE = ".bin"  # files too large to be read at every start
 
 
 def damage(folder: Path, *, verify: bool = False) -> str:
-    """What is wrong with a finished folder, which is to be made anew then; empty if nothing is.
+    """Describe the damage of a finished folder; empty if it is intact.
 
-    Size and checksum of every file are compared at every call. Of token files the checksum is
-    compared if their time stamps are not those of the last comparison, which any program that
-    writes changes. A disk that loses bits does not: only ``verify`` finds that.
+    Sizes and checksums are compared at every call. The checksum of a token file is only compared if
+    its time stamps changed since the last comparison. Bits that a disk loses change no time stamp:
+    only ``verify`` finds them.
 
     Args:
-        folder: made by `filled`.
+        folder: a folder made by `build_once`.
         verify: compare the checksums of token files as well.
     """
     try:
@@ -60,19 +60,18 @@ def damage(folder: Path, *, verify: bool = False) -> str:
 
 
 @contextmanager
-def filled(folder: Path, *, verify: bool = False) -> Iterator[Path | None]:
-    """A folder to fill, one process at a time; it becomes ``folder`` at the end.
+def build_once(folder: Path, *, verify: bool = False) -> Iterator[Path | None]:
+    """Build a folder once, in one process at a time; it gets its name when complete.
 
-    What a killed or failed process leaves stands under a temporary name and is given to the next
-    one, which may go on with it. A process that comes while another one is at work waits for it.
-    A damaged folder is replaced, with a warning, when the new one is whole.
+    A killed or failed process leaves a temporary folder, which the next one may continue. Other
+    processes wait. A damaged folder is replaced, with a warning, when the new one is complete.
 
     Args:
-        folder: the public name; whoever names folders by their content fills each one once.
+        folder: final name; named by its content, a folder is built once.
         verify: see `damage`.
 
     Yields:
-        The folder under its temporary name, or None if there is nothing left to do.
+        the temporary folder to fill, or None if the folder exists.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder.parent)
@@ -90,7 +89,7 @@ def filled(folder: Path, *, verify: bool = False) -> Iterator[Path | None]:
         temporary.mkdir(exist_ok=True)
         try:
             yield temporary
-        except ConfigError:  # going on would not help
+        except ConfigError:  # continuing would not help
             shutil.rmtree(temporary)
             raise
         _seal(temporary, folder.name)
@@ -102,7 +101,7 @@ def filled(folder: Path, *, verify: bool = False) -> Iterator[Path | None]:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock's file goes when the folder is there."""
+    """Lock a folder between processes; the lock file is removed when the folder exists."""
     lock = FileLock(folder.parent / f"{UNFINISHED}{folder.name}.lock")
     try:
         lock.acquire(timeout=0)
@@ -111,14 +110,14 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.acquire()
     try:
         yield
-        # whoever waits holds the same file open, gets it, and sees what was done meanwhile
+        # a waiting process has the same file open, so it gets the lock and finds the folder
         Path(lock.lock_file).unlink(missing_ok=True)
     finally:
         lock.release()
 
 
 def _seal(temporary: Path, name: str) -> None:
-    """Bring a folder to disk, with the checksums of its files."""
+    """Flush a folder to disk, with checksums of its files."""
     for path in temporary.glob(".*"):  # half written, then killed
         path.unlink()
     paths = sorted(path for path in temporary.iterdir() if path.name != _CHECKSUMS)
@@ -135,7 +134,8 @@ def _write_checksums(folder: Path, known: dict[str, Any]) -> None:
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """Size and times of a file; None if it changed just now: another change may look the same."""
+    """Size and times of a file; None if it changed just now, as another change may look the
+    same."""
     stat = path.stat()
     changed = max(stat.st_mtime_ns, stat.st_ctime_ns)
     if time.time_ns() - changed < FRESH:
@@ -145,7 +145,7 @@ def _stamp(path: Path) -> list[int] | None:
 
 @contextmanager
 def naming(folder: Path) -> Iterator[None]:
-    """Put the folder into an error of the disk that names no file, as those of ``write`` do not."""
+    """Add the folder to an OSError without a file name, such as those of ``write``."""
     try:
         yield
     except OSError as error:
@@ -154,10 +154,10 @@ def naming(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """See that files can be made in the cache folder, or where it is to be; nothing is made yet.
+    """Check that the cache folder is or will be writable, without making it.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: it is not writable.
     """
     try:
         there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -171,7 +171,7 @@ def check_writable(folder: Path) -> None:
 
 
 def _remove_stale(parent: Path) -> None:
-    """Unfinished folders that nobody has worked on for a week."""
+    """Remove unfinished folders that no process has changed for a week."""
     for path in parent.glob(f"{UNFINISHED}*"):
         if path.is_dir() and time.time() - _last_work(path) > _STALE:
             shutil.rmtree(path, ignore_errors=True)

@@ -1,10 +1,10 @@
-"""Corpora known by name: where they lie, which split is for what, and how they are read.
+"""Registry of named corpora: repository, splits and conversion of each.
 
 A new corpus is one row here; ``python -m sddlm.data.corpora`` prints the table for people.
 
 Repositories on the hub that hold a script instead of data cannot be read any more; for those the
-rows name a copy that holds files. Nothing of it was downloaded to write or to test this: the tests
-read folders of the same shape, and what is known of a place, or is not, stands beside its row.
+rows name a copy that holds files. No corpus was downloaded to write or test this: the tests read
+folders of the same layout. A comment beside each row states what was verified.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import get_args
 
 from sddlm.data.builtin import Builtin
 from sddlm.data.corpus import Corpus, Role, Split
+from sddlm.data.corpus_adapters import Articles, LongRows, Text8
 from sddlm.data.detokenizers import (
     Detokenizer,
     lambada,
@@ -22,14 +23,13 @@ from sddlm.data.detokenizers import (
     scientific_papers,
     wikitext,
 )
-from sddlm.data.regroup import Articles, LongRows, Text8
 from sddlm.data.sources import Source
 
 __all__ = ["CORPORA", "Corpus", "Role", "Split", "markdown", "names"]
 
 
 def names(role: Role | None = None) -> list[str]:
-    """The names of the corpora, of those that have such a split."""
+    """Names of the corpora that have a split for the role."""
     return [corpus.name for corpus in CORPORA.values() if role is None or role in corpus.roles]
 
 
@@ -40,10 +40,10 @@ def _hub(
     config: str | None = None,
     revision: str | None = None,
     field: str = "text",
-    gather: Callable[[Source], Source] | None = None,
+    adapter: Callable[[Source], Source] | None = None,
     detokenizer: Detokenizer | None = None,
 ) -> dict[Role, Split]:
-    """A split for each role."""
+    """Hub splits by role."""
     return {
         role: Split(
             dataset,
@@ -51,7 +51,7 @@ def _hub(
             config=config,
             revision=revision,
             field=field,
-            gather=gather,
+            adapter=adapter,
             detokenizer=detokenizer,
         )
         for role, split in splits.items()
@@ -128,7 +128,7 @@ _ROWS = (
         hub="afmck/text8",
         # its card states 90,000,000, 5,000,000 and 5,000,000 bytes in one row each: cut as usual
         roles={
-            role: Split("afmck/text8", role, kind=LongRows, gather=Text8(size))
+            role: Split("afmck/text8", role, kind=LongRows, adapter=Text8(size))
             for role, size in _TEXT8.items()
         },
         scored="test",
@@ -144,7 +144,7 @@ _ROWS = (
                 "Salesforce/wikitext",
                 _THREE,
                 config=config,
-                gather=Articles,
+                adapter=Articles,
                 detokenizer=wikitext,
             ),
         )
@@ -174,7 +174,7 @@ _ROWS = (
         licence="MIT for the edition; the passages are CC BY 4.0",
         size="5,153 passages",
         hub="EleutherAI/lambada_openai",
-        # said to hold Parquet now (it has held a script); the config default is the English one
+        # reported to hold Parquet now (it has held a script); the config default is the English one
         roles=_hub(
             "EleutherAI/lambada_openai", {"test": "test"}, config="default", detokenizer=lambada
         ),
@@ -218,7 +218,7 @@ CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ROWS}
 
 
 def markdown() -> str:
-    """The table of the corpora; the split that evaluation uses is in bold."""
+    """Markdown table of the corpora, with the split used by evaluation in bold."""
     lines = [
         "| `--data.corpus` | what | splits | detokenizer | licence | size | where |",
         "|---|---|---|---|---|---|---|",

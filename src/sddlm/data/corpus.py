@@ -1,4 +1,4 @@
-"""What a corpus known by name is: splits, and how they become documents."""
+"""Named corpora: splits, and their conversion to documents."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Corpus:
         description: one line for people.
         licence: as stated where it lies; of the text, where that is another.
         size: as published.
-        hub: repository and configuration, for people; None: no download.
-        roles: what is read for training, validation and test; each takes whether to stream.
-        last: so many documents at the end of ``train`` are held out, where there is no validation
+        hub: repository and configuration; None without a download.
+        roles: sources of training, validation and test; each is called with ``streaming``.
+        last: number of documents at the end of ``train`` that are held out, without a validation
             split.
-        scored: the split that evaluation uses by convention.
+        scored: split that evaluation uses by convention.
     """
 
     name: str
@@ -40,20 +40,20 @@ class Corpus:
     scored: Role = "validation"
 
     def source(self, role: Role, *, streaming: bool = False) -> Source | None:
-        """The documents of a split; None: the corpus has no such split."""
+        """Source of a split; None if the corpus has no such split."""
         opened = self.roles.get(role)
         return None if opened is None else opened(streaming)
 
     def documents(self) -> Iterator[str]:
-        """The documents to train on.
+        """Iterate over the training documents.
 
         Raises:
-            ConfigError: see `training`, and what the source itself cannot read.
+            ConfigError: see `training` and `Source.documents`.
         """
         return self.training().documents()
 
     def training(self, *, streaming: bool = False) -> Source:
-        """The source of ``train``.
+        """Source of the ``train`` split.
 
         Raises:
             ConfigError: the corpus is for evaluation only.
@@ -73,12 +73,12 @@ class Split:
 
     Attributes:
         dataset: name on the hub, or a local folder.
-        split: its name there.
-        config: part of the repository.
+        split: name of the split there.
+        config: configuration of the repository.
         revision: branch or commit.
         field: column with the text.
-        kind: how the rows are read.
-        gather: makes documents of the rows, where a row is none.
+        kind: class of the source.
+        adapter: converts rows to documents, if a row is not a document.
         detokenizer: applied to each document.
     """
 
@@ -88,11 +88,11 @@ class Split:
     revision: str | None = None
     field: str = "text"
     kind: type[HubDataset] = HubDataset
-    gather: Callable[[Source], Source] | None = None
+    adapter: Callable[[Source], Source] | None = None
     detokenizer: Detokenizer | None = None
 
     def __call__(self, streaming: bool) -> Source:
-        """The documents of the split."""
+        """Open the source of the split."""
         source: Source = self.kind(
             dataset=self.dataset,
             config=self.config,
@@ -101,8 +101,8 @@ class Split:
             streaming=streaming,
             revision=self.revision,
         )
-        if self.gather:
-            source = self.gather(source)
+        if self.adapter:
+            source = self.adapter(source)
         if self.detokenizer:
             source = Mapped(source, self.detokenizer, self.detokenizer.tag)
         return source

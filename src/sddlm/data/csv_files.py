@@ -1,4 +1,4 @@
-"""CSV files and files of tab-separated values as documents."""
+"""Readers of CSV and TSV files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 
 from sddlm.data import streams
-from sddlm.data.pieces import Part
+from sddlm.data.pieces import TextChunk
 from sddlm.data.records import Record, as_parts, no_field, too_long
 from sddlm.data.streams import Input, Long, chunks, lines, texts
 from sddlm.data.text_files import wrong_characters
@@ -16,22 +16,22 @@ _NUL = "\udc00"  # stands for NUL, which the csv module of Python 3.10 refuses
 _SKIPPED = "\udc01"  # stands for a line too long to be held
 
 
-def comma_separated(file: Input, field: str, separator: str | None) -> Iterator[Part]:
-    """The documents of a CSV file, whose first line names the columns."""
+def comma_separated(file: Input, field: str, separator: str | None) -> Iterator[TextChunk]:
+    """Read the documents of a CSV file, whose first line names the columns."""
     return as_parts(_csv_records(file, field, ","), file.name, "line", field)
 
 
-def tab_separated(file: Input, field: str, separator: str | None) -> Iterator[Part]:
-    """The same with tabs in place of commas."""
+def tab_separated(file: Input, field: str, separator: str | None) -> Iterator[TextChunk]:
+    """Read the documents of a TSV file, whose first line names the columns."""
     return as_parts(_csv_records(file, field, "\t"), file.name, "line", field)
 
 
 class _TooLongError(Exception):
-    """A record that goes on and on."""
+    """A record exceeds the limit."""
 
 
 class _Lines:
-    """A text's lines for the csv module, and where it is."""
+    """Lines of a text for the csv module, with the current position."""
 
     def __init__(self, file: Input, delimiter: str) -> None:
         self.read = 0  # lines, so far
@@ -41,7 +41,7 @@ class _Lines:
         self._unpaired = f'{_SKIPPED}{delimiter}"\n'
 
     def begin(self) -> None:
-        """A record begins here."""
+        """Start a record."""
         self.size = 0
         self.skipped = False  # a line of the record was not held
 
@@ -61,7 +61,7 @@ class _Lines:
         return line.replace("\0", _NUL) + "\n"
 
     def _leave(self, line: str | Long | None) -> None:
-        """Go to the end of the record, of which ``line`` is a line inside quotes."""
+        """Skip to the end of a quoted record, of which ``line`` is a line."""
         while line is not None:
             quotes = line.quotes if isinstance(line, Long) else line.count('"')
             if quotes % 2:
@@ -94,7 +94,7 @@ def _csv_records(file: Input, field: str, delimiter: str) -> Iterator[Record]:
 
 
 def _csv_rows(source: _Lines, reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str], str]]:
-    """The line where each row begins, its fields, and what is wrong with it."""
+    """First line, fields and problem of each row."""
     while True:
         number, row, wrong = source.read + 1, [], ""
         source.begin()

@@ -1,4 +1,4 @@
-"""Text as people write it from corpora that come cut into words.
+"""Detokenizers: ordinary text from corpora that are distributed as words.
 
 The old benchmarks hold ``the lobster , known as " red "``; a model of today reads ``the lobster,
 known as "red"``. Published perplexities of such corpora are those of the text after one of these
@@ -31,7 +31,7 @@ class Rule(NamedTuple):
     kind: Literal["text", "pattern", "inside"] = "text"
 
     def __call__(self, text: str) -> str:
-        """The text after the replacement."""
+        """Apply the replacement."""
         if self.kind == "text":
             return text.replace(self.find, self.put)
         if self.kind == "pattern":
@@ -49,30 +49,30 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Detokenizer:
-    """A function of a whole document, made of rules.
+    """Replacement rules for a whole document.
 
     Attributes:
-        name: for people.
-        rules: in their order.
+        name: name in the table of corpora.
+        rules: rules in order.
     """
 
     name: str
     rules: tuple[Rule, ...]
 
     def __call__(self, text: str) -> str:
-        """The text as people write it."""
+        """Apply all rules to a document."""
         for rule in self.rules:
             text = rule(text)
         return text
 
     @property
     def tag(self) -> str:
-        """What names this function: another table has another one."""
+        """Identifier of the rules, for the cache key."""
         return f"{self.name}-{hashlib.sha256(repr(self.rules).encode()).hexdigest()[:12]}"
 
 
 def _loses_left_space(signs: str) -> tuple[Rule, ...]:
-    """A sign between two blanks moves to the word on its left."""
+    """Rules that attach a sign between two blanks to the word on its left."""
     return tuple(Rule(f" {sign} ", f"{sign} ") for sign in signs)
 
 

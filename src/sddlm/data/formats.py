@@ -1,16 +1,16 @@
-"""Which file is read how: by the end of its name."""
+"""Readers by file suffix."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 from sddlm.data import csv_files, parquet_files, records, text_files
-from sddlm.data.pieces import Part
+from sddlm.data.pieces import TextChunk
 from sddlm.data.streams import Input
 from sddlm.errors import ConfigError
 
 #: (file, field, separator) -> its documents
-Reader = Callable[[Input, str, "str | None"], Iterator[Part]]
+Reader = Callable[[Input, str, "str | None"], Iterator[TextChunk]]
 
 READERS: dict[str, Reader] = {
     ".txt": text_files.text,
@@ -25,7 +25,7 @@ PACKINGS = (".gz", ".zst")
 
 
 def suffixes(name: str) -> tuple[str, str] | None:
-    """Format and packing that a file's name ends in, such as ``(".jsonl", ".zst")``, if known."""
+    """Format and compression of a file name, such as ``(".jsonl", ".zst")``; None if unknown."""
     name = name.lower()
     packing = next((end for end in PACKINGS if name.endswith(end)), "")
     suffix = next((end for end in READERS if name.removesuffix(packing).endswith(end)), "")
@@ -35,10 +35,10 @@ def suffixes(name: str) -> tuple[str, str] | None:
 
 
 def known_suffixes(name: str) -> tuple[str, str]:
-    """The same.
+    """Format and compression of a file name (see `suffixes`).
 
     Raises:
-        ConfigError: the name ends in none of them.
+        ConfigError: the suffix is unknown.
     """
     found = suffixes(name)
     if found is None:
@@ -50,12 +50,12 @@ def known_suffixes(name: str) -> tuple[str, str]:
 
 
 def known() -> str:
-    """All suffixes, for messages."""
+    """List of all suffixes, for messages."""
     return f"{', '.join(READERS)}, all but the last also with {' or '.join(PACKINGS)}"
 
 
-def read(file: Input, field: str, separator: str | None) -> Iterator[Part]:
-    """The documents of one file.
+def read(file: Input, field: str, separator: str | None) -> Iterator[TextChunk]:
+    """Read the documents of one file.
 
     Args:
         file: what to read.
@@ -63,7 +63,8 @@ def read(file: Input, field: str, separator: str | None) -> Iterator[Part]:
         separator: what stands between two documents of a text file, taken literally.
 
     Raises:
-        ConfigError: the file as a whole cannot be read. What is wrong with one document is told in
-            its part.
+        ConfigError: the file as a whole cannot be read. A problem of one document is recorded in
+        its
+            chunk.
     """
     return READERS[file.suffix](file, field, separator)

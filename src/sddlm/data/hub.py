@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or local folders laid out like one."""
+"""Datasets of the Hugging Face hub, or local folders with the same layout."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from sddlm.data.parquet_files import column_records
 from sddlm.data.paths import digest, state, visible
-from sddlm.data.pieces import Part
+from sddlm.data.pieces import TextChunk
 from sddlm.data.records import as_parts, no_field, one_line
-from sddlm.data.sources import Source, some
+from sddlm.data.sources import Source, require_any
 from sddlm.data.streams import require
 from sddlm.errors import ConfigError
 
@@ -24,10 +24,10 @@ _ROWS = 256  # read at once
 
 @dataclass
 class HubDataset(Source):
-    """One column of one split; each row is a document.
+    """Source from one column of one split; each row is a document.
 
-    The library downloads the data set once and keeps it (``HF_HOME`` says where); a local folder
-    is read the same way and copied into the same cache. With ``streaming`` nothing is kept.
+    `datasets` downloads the dataset once into its cache (``HF_HOME``), and copies a local folder
+    into the same cache. With ``streaming`` nothing is stored.
 
     Attributes:
         dataset: name on the hub, such as ``owner/name``, or a folder of Parquet, JSON lines, CSV
@@ -58,13 +58,13 @@ class HubDataset(Source):
         self.name = f"hf:{self.dataset}{config}, split {self.split}"
         self.once = self.streaming
 
-    def parts(self) -> Iterator[Part]:
-        """See `Source.parts`."""
+    def chunks(self) -> Iterator[TextChunk]:
+        """See `Source.chunks`."""
         records = column_records(self._columns())
-        return some(as_parts(records, self.name, "row", self.field), self.name)
+        return require_any(as_parts(records, self.name, "row", self.field), self.name)
 
     def signature(self) -> str | None:
-        """The library's own fingerprint of what it has prepared; None where it prepares nothing."""
+        """See `Source.signature`; the fingerprint of `datasets`, None when streaming."""
         if self.streaming:
             return None
         told = digest("hub", self._dataset()._fingerprint, self.field)
@@ -79,21 +79,21 @@ class HubDataset(Source):
         return folder if folder.is_dir() else None
 
     def _columns(self) -> Iterator[Any]:
-        """The column, a few rows at a time."""
+        """Iterate over the column, a few rows at a time."""
         table = self._dataset().select_columns([self.field]).with_format("arrow")
         rows = table.iter(batch_size=_ROWS)
         while True:
-            with self._told():
+            with self._one_line_errors():
                 found = next(rows, None)
             if found is None:
                 return
             yield found.column(0)
 
     def _dataset(self) -> Any:
-        """The data set, opened once."""
+        """The dataset, opened once."""
         if self._opened is None:
             require("datasets", self.name)
-            with self._told(), _quiet():
+            with self._one_line_errors(), _quiet():
                 self._opened = self._open()
         return self._opened
 
@@ -104,13 +104,13 @@ class HubDataset(Source):
         options: dict[str, Any] = {"split": self.split, "streaming": self.streaming}
         options["revision"] = self.revision
         if self._folder is not None:
-            # the library takes folders of one name for one data set, also after their files have
-            # changed, where a README.md says which files there are
+            # `datasets` identifies a folder by its name, even after its files have changed, if a
+            # README.md lists the files
             key = state(visible(self._folder)) or digest(time.time_ns())
             options["cache_dir"] = Path(config.HF_DATASETS_CACHE, "folders", key[:16])
         found = load_dataset(name, self.config, **options)
         there = found.column_names
-        if there is None:  # a stream of JSON or CSV: only its first rows tell
+        if there is None:  # a stream of JSON or CSV has no schema before its first rows
             there = list(next(iter(found), {}))
         if self.field not in there:
             raise ConfigError(f"{self.name}: {no_field(self.field, there)}")
@@ -121,8 +121,8 @@ class HubDataset(Source):
         return found
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Errors of the library in one line; it raises many kinds, down to bare ones."""
+    def _one_line_errors(self) -> Iterator[None]:
+        """Convert errors of `datasets`, which raises many kinds, to one line."""
         try:
             yield
         except ConfigError:
@@ -138,7 +138,7 @@ class HubDataset(Source):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of the library but on a terminal."""
+    """Hide progress bars of `datasets` except on a terminal."""
     import datasets
 
     hide = not sys.stderr.isatty() and not datasets.are_progress_bars_disabled()

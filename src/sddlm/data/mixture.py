@@ -1,4 +1,4 @@
-"""Several texts at once, each with its share of the rows."""
+"""Mixtures of several texts with given shares of the rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CYCLE = 1000  # rows in which every part has its exact share, to a thousandth
 
 
 class Mixture(Rows):
-    """Rows of several parts. Rows of the first part come first, then those of the second, ...
+    """Rows of several parts: those of the first part, then those of the second, ...
 
-    In every cycle of a thousand places of training's stream each part has its share of the places,
-    in an order of the cycle's own; within a part the stream is that of the part alone. So the mix
-    is exact, every row of a part comes once before any comes again, and which row lies where is
-    still a function of the seed and the place.
+    In every cycle of a thousand positions of the training stream each part has its exact share, in
+    an order specific to the cycle. Within a part the stream is that of the part alone. So the mix
+    is exact, every row of a part occurs once before any occurs again, and the row at a position is
+    a function of the seed and the position.
 
     Args:
         parts: of equal length, vocabulary and packing.
@@ -42,9 +42,9 @@ class Mixture(Rows):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def gather(self, rows: Ints) -> Tensor:
-        """Rows of any parts ``[B, L]`` int64."""
-        return self._of_parts(rows, lambda part, mine: part.gather(mine), (self.length,))
+    def read(self, rows: Ints) -> Tensor:
+        """Read rows of any parts ``[B, L]`` int64."""
+        return self._of_parts(rows, lambda part, mine: part.read(mine), (self.length,))
 
     def lengths(self, rows: Ints) -> Tensor:
         """See `Rows.lengths`."""
@@ -59,8 +59,8 @@ class Mixture(Rows):
                 found[torch.from_numpy(mine)] = ask(part, rows[mine] - self.starts[k])
         return found
 
-    def at(self, seed: int, places: Ints) -> Ints:
-        """See `Rows.at`."""
+    def row_indices(self, seed: int, places: Ints) -> Ints:
+        """See `Rows.row_indices`."""
         rows = np.empty_like(places)
         cycles, place = np.divmod(places, _CYCLE)
         for cycle in np.unique(cycles):
@@ -69,16 +69,16 @@ class Mixture(Rows):
             for k, part in enumerate(self.parts):
                 earlier = np.cumsum(owners == k) - 1 + cycle * self.share[k]  # of the part's own
                 mine = here[owners[place[here]] == k]
-                rows[mine] = part.at(seed + k, earlier[place[mine]]) + self.starts[k]
+                rows[mine] = part.row_indices(seed + k, earlier[place[mine]]) + self.starts[k]
         return rows
 
-    def choose(self, count: int | None) -> Ints:
-        """See `Rows.choose`; each part gives its share, as far as its rows go."""
+    def subsample(self, count: int | None) -> Ints:
+        """See `Rows.subsample`; each part contributes its share, limited by its rows."""
         if count is None or count >= len(self):
             return np.arange(len(self))
         shares = count * np.cumsum([0, *self.share]) // _CYCLE
         chosen = [
-            part.choose(int(n)) + start
+            part.subsample(int(n)) + start
             for part, n, start in zip(self.parts, np.diff(shares), self.starts[:-1], strict=True)
         ]
         return np.concatenate(chosen)
@@ -91,7 +91,7 @@ class Mixture(Rows):
 
     @property
     def row_lengths(self) -> Ints:  # type: ignore[override]
-        """How many rows of a million have each length ``[L + 1]``."""
+        """Number of rows of each length in a million ``[L + 1]``."""
         found = np.zeros(self.length + 1)
         for part, share in zip(self.parts, self.share, strict=True):
             found += part.row_lengths / len(part) * share * 1000
@@ -99,7 +99,7 @@ class Mixture(Rows):
 
 
 def _apportion(weights: npt.NDArray[np.float64]) -> Ints:
-    """Whole shares of a cycle, at least 1 each, by largest remainders."""
+    """Integer shares of a cycle, at least 1 each, by the largest-remainder method."""
     exact = weights / weights.sum() * _CYCLE
     share = np.maximum(np.floor(exact), 1).astype(np.int64)
     while share.sum() < _CYCLE:

@@ -1,4 +1,4 @@
-"""Prepared tokens in rows: documents wrapped into full rows, or one document a row.
+"""Rows of prepared tokens: documents packed into full rows, or one document per row.
 
 The same files serve every length and both packings: rows are made when they are read. Training
 reads rows from all over a file, evaluation maps it and goes from row to row.
@@ -24,11 +24,11 @@ from sddlm.types import before_padding
 Ints = npt.NDArray[np.int64]
 
 INDEX_DTYPE = np.dtype("<u8")
-_CHUNK = 1 << 20  # numbers read at a time where a whole file is
+_CHUNK = 1 << 20  # numbers read at a time from a whole file
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
-    """How tokens lie in a file: little-endian, 2 bytes while every id fits (V <= 65536), else 4."""
+    """dtype of tokens in a file: little-endian, 2 bytes if every id fits (V <= 65536), else 4."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
@@ -53,50 +53,50 @@ class Rows(Dataset[Tensor], ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def gather(self, rows: Ints) -> Tensor:
-        """Rows from anywhere ``[B, L]`` int64."""
+    def read(self, rows: Ints) -> Tensor:
+        """Read rows by index ``[B, L]`` int64."""
 
     def lengths(self, rows: Ints) -> Tensor:
-        """Tokens before the padding in each of the rows ``[B]`` int64."""
+        """Number of tokens before the padding of each row ``[B]`` int64."""
         return torch.full((len(rows),), self.length)
 
     @property
     @abstractmethod
     def characters_per_token(self) -> float:
-        """Characters behind one token of a row, padding not counted, on average."""
+        """Mean number of characters per token of a row, without padding."""
 
     @property
     def row_lengths(self) -> Ints:
-        """How many rows have so many tokens before their padding ``[L + 1]``."""
+        """Number of rows of each length before padding ``[L + 1]``."""
         return np.bincount([self.length], [len(self)], self.length + 1).astype(np.int64)
 
     @property
     def mean_length(self) -> float:
-        """Tokens before the padding of a row, on average."""
+        """Mean number of tokens of a row before its padding."""
         lengths = self.row_lengths
         return float(lengths @ np.arange(self.length + 1)) / float(lengths.sum())
 
     def __getitem__(self, i: int) -> Tensor:
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
-        return self.gather(np.array([i]))[0]
+        return self.read(np.array([i]))[0]
 
-    def at(self, seed: int, places: Ints) -> Ints:
-        """Which rows training takes at places of its endless stream ``[m]``.
+    def row_indices(self, seed: int, places: Ints) -> Ints:
+        """Row indices at positions of the endless training stream ``[m]``.
 
-        The stream is the epochs' orders, one behind the other (see `shuffle`).
+        The stream concatenates the permutations of all epochs (see `shuffle`).
         """
         epoch, place = np.divmod(places, len(self))
         return shuffled(seed, epoch, place, len(self))
 
-    def choose(self, count: int | None) -> Ints:
-        """So many rows for an evaluation, spread evenly; all of them for None."""
+    def subsample(self, count: int | None) -> Ints:
+        """Indices of at most ``count`` evenly spaced rows; None is all."""
         total = len(self)
         n = total if count is None else min(count, total)
         return np.arange(n) * total // max(n, 1)
 
     def counts(self, vocab_size: int | None = None) -> Tensor:
-        """How often each token occurs in the rows, padding not counted ``[V]`` int64.
+        """Count each token in the rows, without padding ``[V]`` int64.
 
         Args:
             vocab_size: V, if it is larger than that of the file.
@@ -106,16 +106,16 @@ class Rows(Dataset[Tensor], ABC):
         for start in range(0, len(self), step):
             rows = np.arange(start, min(start + step, len(self)))
             real = before_padding(self.lengths(rows), self.length)
-            counts += torch.bincount(self.gather(rows)[real], minlength=len(counts))
+            counts += torch.bincount(self.read(rows)[real], minlength=len(counts))
         return counts
 
 
 class _TokenFile(Rows):
-    """Rows of one file of tokens. Pickling takes its path, not the tokens.
+    """Rows of one file of tokens. Pickling stores its path, not the tokens.
 
     Attributes:
-        path: the file, nothing but tokens.
-        ends: first and last token of every row; None leaves all places to the text.
+        path: file of tokens.
+        bos_eos: first and last token of every row; None for rows of text alone.
     """
 
     def __init__(
@@ -125,28 +125,28 @@ class _TokenFile(Rows):
         length: int,
         vocab_size: int,
         characters: int,
-        ends: tuple[int, int] | None = None,
+        bos_eos: tuple[int, int] | None = None,
     ) -> None:
         if length < 1:
             raise ConfigError(f"`length` is {length}, must be at least 1 token")
         self.path = Path(path)
         self.length = length
-        self.inner = length - (2 if ends else 0)
+        self.inner = length - (2 if bos_eos else 0)
         self.vocab_size = vocab_size
         self.characters = characters
-        self.ends = ends
+        self.bos_eos = bos_eos
         self.dtype = token_dtype(vocab_size)
         self.tokens = self.path.stat().st_size // self.dtype.itemsize
 
     def _inside(self, rows: int) -> npt.NDArray[Any]:
-        """Rows to fill, and their ends filled in."""
+        """Allocate rows, with their first and last tokens set."""
         found = np.empty((rows, self.length), self.dtype)
-        if self.ends:
-            found[:, 0], found[:, -1] = self.ends
+        if self.bos_eos:
+            found[:, 0], found[:, -1] = self.bos_eos
         return found
 
     def _checked(self, tokens: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The same tokens, if the vocabulary has them all."""
+        """Return the tokens if all are in the vocabulary."""
         if tokens.size and tokens.max() >= self.vocab_size:
             raise self._damaged(f"it holds the token {tokens.max()}, V is {self.vocab_size}")
         return tokens
@@ -162,10 +162,10 @@ class _TokenFile(Rows):
 
 
 class PackedTokens(_TokenFile):
-    """Documents one behind the other, cut into full rows.
+    """Concatenated documents, cut into full rows.
 
-    A row may hold the end of one document and the beginning of the next. Tokens behind the last
-    whole row are in no row; ``tokens`` and ``characters`` count the whole file.
+    A row may contain the end of one document and the beginning of the next. Tokens after the last
+    full row are in no row; ``tokens`` and ``characters`` count the whole file.
     """
 
     def __len__(self) -> int:
@@ -175,24 +175,24 @@ class PackedTokens(_TokenFile):
         return torch.from_numpy(self.row_tokens(i).astype(np.int64))
 
     def row_tokens(self, i: int) -> npt.NDArray[Any]:
-        """Row i in the file's own type ``[L]`` uint16 or uint32, not to be written to."""
+        """Row i in the dtype of the file ``[L]`` uint16 or uint32; read-only."""
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
         text = self._checked(self._map[i * self.inner : (i + 1) * self.inner])
-        if not self.ends:
+        if not self.bos_eos:
             return text
         row: npt.NDArray[Any] = self._inside(1)[0]
         row[1:-1] = text
         return row
 
-    def gather(self, rows: Ints) -> Tensor:
-        """Rows from anywhere in the file ``[B, L]`` int64.
+    def read(self, rows: Ints) -> Tensor:
+        """Read rows by index ``[B, L]`` int64.
 
-        They are read, not mapped: for every row of a map that is not in the system's cache yet the
-        system reads ahead (20 times the time), and what was read counts as this process's memory.
+        Read, not memory-mapped: for a row that is not cached the system reads ahead (20 times the
+        time), and mapped pages count as memory of this process.
         """
         found = self._inside(len(rows))
-        texts = found[:, 1:-1] if self.ends else found
+        texts = found[:, 1:-1] if self.bos_eos else found
         with self.path.open("rb", buffering=0) as file:
             for text, i in zip(texts, rows.tolist(), strict=True):
                 file.seek(i * text.nbytes)
@@ -202,7 +202,7 @@ class PackedTokens(_TokenFile):
 
     @property
     def characters_per_token(self) -> float:
-        """Characters behind one token, on average over the file."""
+        """Mean number of characters per token of the file."""
         return self.characters / self.tokens * self.inner / self.length
 
     def counts(self, vocab_size: int | None = None) -> Tensor:
@@ -213,24 +213,24 @@ class PackedTokens(_TokenFile):
             for start in range(0, whole, _CHUNK):
                 tokens = self._checked(np.fromfile(file, self.dtype, min(_CHUNK, whole - start)))
                 counts += np.bincount(tokens, minlength=len(counts))
-        for end in self.ends or ():
+        for end in self.bos_eos or ():
             counts[end] += len(self)
         return torch.from_numpy(counts)
 
     @cached_property
     def _map(self) -> npt.NDArray[Any]:
-        """The file as it lies; opened by whoever reads: a loader's worker opens its own."""
-        # as a plain array, whose slices cost a tenth of a memmap's
+        """The memory-mapped file; each worker of a loader opens its own."""
+        # a plain array: its slices cost a tenth of those of a memmap
         return np.asarray(np.memmap(self.path, self.dtype, mode="r"))
 
 
 class DocumentRows(_TokenFile):
-    """One document a row, cut at the length, padding behind it.
+    """One document per row, truncated to the length, or padded.
 
     Attributes:
-        index: file of the places behind each document's last token.
-        eos: whether an end of text stands behind each document in the file.
-        pad: what fills up a row.
+        index: file of the end offset of each document, in tokens.
+        eos: whether an end-of-text token follows each document in the file.
+        pad: padding token.
     """
 
     padded = True
@@ -242,32 +242,34 @@ class DocumentRows(_TokenFile):
         length: int,
         vocab_size: int,
         characters: int,
-        ends: tuple[int, int] | None = None,
+        bos_eos: tuple[int, int] | None = None,
         eos: bool,
         pad: int,
     ) -> None:
         super().__init__(
-            path, length=length, vocab_size=vocab_size, characters=characters, ends=ends
+            path, length=length, vocab_size=vocab_size, characters=characters, bos_eos=bos_eos
         )
         self.index = self.path.with_suffix(".idx")
-        self.cut = int(eos and ends is not None)  # the row's own end takes the place of the file's
+        self.cut = int(
+            eos and bos_eos is not None
+        )  # the row's own end takes the place of the file's
         self.pad = pad
 
     def __len__(self) -> int:
         return self.index.stat().st_size // INDEX_DTYPE.itemsize
 
-    def gather(self, rows: Ints) -> Tensor:
-        """Rows from anywhere in the file ``[B, L]`` int64; read, as in `PackedTokens.gather`."""
+    def read(self, rows: Ints) -> Tensor:
+        """Read rows by index ``[B, L]`` int64 (see `PackedTokens.read`)."""
         found = np.full((len(rows), self.length), self.pad, self.dtype)
-        first = int(self.ends is not None)
+        first = int(self.bos_eos is not None)
         with self.path.open("rb", buffering=0) as file:
             for row, (start, n) in zip(found, self._spans(rows), strict=True):
                 text = row[first : first + n]
                 file.seek(start * self.dtype.itemsize)
                 if file.readinto(text.data) != text.nbytes:
                     raise OSError(f"{self.path} ends before token {start + n}")
-                if self.ends:
-                    row[0], row[n + 1] = self.ends
+                if self.bos_eos:
+                    row[0], row[n + 1] = self.bos_eos
         return torch.from_numpy(self._checked(found).astype(np.int64))
 
     def lengths(self, rows: Ints) -> Tensor:
@@ -275,7 +277,7 @@ class DocumentRows(_TokenFile):
         return torch.tensor([n for _, n in self._spans(rows)]) + (self.length - self.inner)
 
     def _spans(self, rows: Ints) -> list[tuple[int, int]]:
-        """Where each row's text begins in the file, and how many of its tokens the row takes."""
+        """Start of each row's text in the file, and number of its tokens in the row."""
         spans = []
         with self.index.open("rb", buffering=0) as file:
             for i in rows.tolist():
@@ -293,22 +295,22 @@ class DocumentRows(_TokenFile):
         found = np.zeros(self.length + 1, np.int64)
         before = 0
         with self.index.open("rb") as file:
-            while len(ends := np.fromfile(file, INDEX_DTYPE, _CHUNK)):
-                n = np.diff(ends.astype(np.int64), prepend=before) - self.cut
+            while len(stops := np.fromfile(file, INDEX_DTYPE, _CHUNK)):
+                n = np.diff(stops.astype(np.int64), prepend=before) - self.cut
                 n = n.clip(max=self.inner) + (self.length - self.inner)
                 found += np.bincount(n, minlength=self.length + 1)
-                before = int(ends[-1])
+                before = int(stops[-1])
         return found
 
     @property
     def lost(self) -> float:
-        """Share of the documents' tokens that are cut off at the end of their rows."""
-        ends = self.length - self.inner
-        return 1 - (self.mean_length - ends) * len(self) / (self.tokens - self.cut * len(self))
+        """Share of the documents' tokens that are truncated."""
+        extra = self.length - self.inner
+        return 1 - (self.mean_length - extra) * len(self) / (self.tokens - self.cut * len(self))
 
     @property
     def characters_per_token(self) -> float:
-        """Characters behind one token of a row, on average."""
+        """Mean number of characters per token of a row."""
         text = self.tokens - self.cut * len(self)
         kept = (self.mean_length - (self.length - self.inner)) / self.mean_length
         return self.characters / text * kept

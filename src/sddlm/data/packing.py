@@ -1,10 +1,10 @@
-"""From documents to files of tokens, with threads, and from where a killed process stopped.
+"""Tokenisation of documents to files: multithreaded and resumable.
 
-For each split there is one file of tokens, documents one behind the other, and one with the place
-behind each document's last token, so that documents can be found again. Text is encoded in units
-that do not depend on the number of threads, and written in their order, so neither do the files.
-What is on disk is noted in a journal now and then, with checksums; who goes on cuts the files back
-to the last note, compares them, and reads the source up to there without encoding it.
+Each split has one file of tokens, the concatenated documents, and one with the end offset of each
+document. Text is encoded in units that do not depend on the number of threads, and written in
+order, so the files do not depend on it either. A journal records the state on disk at intervals,
+with checksums. A resumed process truncates the files to the last record, verifies them, and skips
+the source up to there without encoding it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sddlm.data.packed import INDEX_DTYPE, token_dtype
-from sddlm.data.sources import Part
+from sddlm.data.sources import TextChunk
 from sddlm.data.tokenizers import Tokenizer, one_thread_each
 from sddlm.progress import bar
 
@@ -43,7 +43,7 @@ Piece = tuple[str, str, bool]
 
 @dataclass
 class Written:
-    """What has been written of a split."""
+    """Counts of a split written so far."""
 
     tokens: int = 0
     documents: int = 0
@@ -52,12 +52,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A unit's part of a split.
+    """Encoded text of one unit for one split.
 
     Attributes:
-        ids: its tokens.
-        ends: behind which of them a document ends, counted from the beginning of the part.
-        characters: that became these tokens.
+        ids: tokens.
+        ends: end offsets of documents, relative to the first token.
+        characters: number of characters encoded.
     """
 
     ids: npt.NDArray[Any]
@@ -67,7 +67,7 @@ class Encoded:
 
 def write_tokens(
     folder: Path,
-    parts: Iterable[tuple[str, Part]],
+    parts: Iterable[tuple[str, TextChunk]],
     tokenizer: Tokenizer,
     *,
     splits: Iterable[str],
@@ -75,19 +75,19 @@ def write_tokens(
     eos: bool = True,
     workers: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``NAME.bin`` and ``NAME.idx`` for each split, or go on where the journal ends.
+    """Write ``NAME.bin`` and ``NAME.idx`` for each split, resuming from the journal.
 
     Args:
         folder: an empty one, or one that an earlier call with the same arguments did not finish.
-        parts: of the documents, and the split that each is for.
-        tokenizer: what makes the tokens.
-        splits: their names, also of those that no document is for.
-        characters: how many there are, for the bar.
-        eos: put the end of text behind each document.
-        workers: threads; None: one a core. They change nothing but the time.
+        parts: chunks of documents, each with its split.
+        tokenizer: the tokenizer.
+        splits: names of the splits, also of empty ones.
+        characters: total number of characters, for the bar.
+        eos: append an end-of-text token to each document.
+        workers: number of threads; None is one per core. Does not affect the result.
 
     Returns:
-        of each split ``tokens``, ``documents``, ``characters`` and ``sha256``.
+        ``tokens``, ``documents``, ``characters`` and ``sha256`` of each split.
     """
     names = list(splits)
     with ExitStack() as files:
@@ -106,19 +106,19 @@ def write_tokens(
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _units(parts: Iterable[tuple[str, Part]], tokenizer: Tokenizer) -> Iterator[list[Piece]]:
-    """Pieces of documents, so many at a time that their text has `_UNIT` characters or more."""
+def _units(parts: Iterable[tuple[str, TextChunk]], tokenizer: Tokenizer) -> Iterator[list[Piece]]:
+    """Group pieces of documents into units of at least `_UNIT` characters."""
     unit: list[Piece] = []
     size = 0
     for side, part in _joined(parts, tokenizer):
         *head, last = tokenizer.pieces(part.text)
-        for text, ends in [*((piece, False) for piece in head), (last, part.ends)]:
+        for text, ends in [*((piece, False) for piece in head), (last, part.is_last)]:
             unit.append((side, text, ends))
             size += len(text)
             if size >= _UNIT:
@@ -128,21 +128,23 @@ def _units(parts: Iterable[tuple[str, Part]], tokenizer: Tokenizer) -> Iterator[
         yield unit
 
 
-def _joined(parts: Iterable[tuple[str, Part]], tokenizer: Tokenizer) -> Iterator[tuple[str, Part]]:
-    """Whole documents where the tokenizer does not give pieces the ids of the whole."""
+def _joined(
+    parts: Iterable[tuple[str, TextChunk]], tokenizer: Tokenizer
+) -> Iterator[tuple[str, TextChunk]]:
+    """Join chunks to documents if the tokenizer must see whole documents."""
     if tokenizer.local:
         yield from parts
         return
     texts: list[str] = []
     for side, part in parts:
         texts.append(part.text)
-        if part.ends:
-            yield side, Part("".join(texts))
+        if part.is_last:
+            yield side, TextChunk("".join(texts))
             texts = []
 
 
 def _skip(units: Iterator[list[Piece]], count: int, show: Any) -> Iterator[list[Piece]]:
-    """The units behind the first ``count``."""
+    """Skip the first ``count`` units."""
     for number, unit in enumerate(units):
         if number < count:
             show(sum(len(text) for _, text, _ in unit))
@@ -153,7 +155,7 @@ def _skip(units: Iterator[list[Piece]], count: int, show: Any) -> Iterator[list[
 def _encoded(
     units: Iterable[list[Piece]], tokenizer: Tokenizer, eos: bool, workers: int
 ) -> Iterator[dict[str, Encoded]]:
-    """Each unit's tokens, in order; some units are ahead of the one that is asked for."""
+    """Encode units with threads, in order, a few units ahead."""
     pool = ThreadPoolExecutor(workers)
     ahead: deque[Future[dict[str, Encoded]]] = deque()
     try:
@@ -191,7 +193,7 @@ def _encode(unit: list[Piece], tokenizer: Tokenizer, eos: bool) -> dict[str, Enc
 
 
 class _Writer:
-    """The files of all splits, and the journal."""
+    """Writer of the files of all splits, and of the journal."""
 
     def __init__(self, folder: Path, splits: list[str], vocab_size: int, files: ExitStack) -> None:
         self.dtype = token_dtype(vocab_size)
@@ -230,7 +232,7 @@ class _Writer:
             self.note()
 
     def note(self) -> None:
-        """Bring everything to disk, then say so."""
+        """Flush all files to disk, then record that in the journal."""
         for pair in self.files.values():
             for file in pair:
                 file.bring_to_disk()
@@ -244,10 +246,10 @@ class _Writer:
 
 
 class _File:
-    """A file to write behind its first ``size`` bytes; the rest is cut off.
+    """File opened for appending after its first ``size`` bytes; the rest is truncated.
 
     Attributes:
-        sha256: of the whole content.
+        sha256: hash of the content.
     """
 
     def __init__(self, path: Path, size: int, files: ExitStack) -> None:
@@ -271,7 +273,7 @@ class _File:
 def _last_note(
     journal: Path, splits: list[str]
 ) -> tuple[int, dict[str, Written], dict[str, list[str]]]:
-    """Units done, what was written by then, and the checksums of the files."""
+    """Read the last record: units done, counts of the splits, checksums of the files."""
     text = journal.read_text(encoding="utf-8", errors="replace") if journal.is_file() else ""
     for line in reversed(text.splitlines(keepends=True)):
         content = line.strip().partition(" ")[2]
@@ -285,5 +287,5 @@ def _last_note(
 
 
 def _line(note: str) -> str:
-    """A line of the journal: a note behind its checksum."""
+    """Format a line of the journal: a checksum and a record."""
     return f"{hashlib.sha256(note.encode()).hexdigest()} {note}\n"

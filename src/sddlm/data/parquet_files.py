@@ -1,4 +1,4 @@
-"""Parquet files, and Arrow columns from anywhere, as documents."""
+"""Readers of Parquet files and Arrow columns."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sddlm.data import streams
-from sddlm.data.pieces import Part
+from sddlm.data.pieces import TextChunk
 from sddlm.data.records import Record, as_parts, no_field, not_utf8, one_line
 from sddlm.data.streams import Input, require
 from sddlm.errors import ConfigError
 
 
-def parquet(file: Input, field: str, separator: str | None) -> Iterator[Part]:
-    """The documents of a Parquet file, one a row; no other column is read."""
+def parquet(file: Input, field: str, separator: str | None) -> Iterator[TextChunk]:
+    """Read the documents of a Parquet file, one per row; no other column is read."""
     return as_parts(_parquet_records(file, field), file.name, "row", field)
 
 
@@ -43,7 +43,7 @@ def _parquet_records(file: Input, field: str) -> Iterator[Record]:
 
 
 def _batch_size(metadata: Any, field: str) -> int:
-    """Rows that take some MB."""
+    """Number of rows of a batch of some MB."""
     rows = size = 1
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         columns = map(group.column, range(group.num_columns))
@@ -53,7 +53,7 @@ def _batch_size(metadata: Any, field: str) -> int:
 
 
 def column_records(columns: Iterable[Any]) -> Iterator[Record]:
-    """The values of Arrow arrays, one after another, numbered from 1."""
+    """Records of Arrow arrays, numbered from 1."""
     number = 0
     for column in columns:
         for text in _values(column):

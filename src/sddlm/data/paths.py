@@ -1,4 +1,4 @@
-"""Which files there are, and whether they have changed."""
+"""Finding input files, and detecting changes to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRESH = 2_000_000_000  # ns; a file changed twice within a tick of its clock loo
 
 
 def digest(*said: object) -> str:
-    """SHA-256 (hex) of what was said; lengths count, so no two lists run together."""
+    """SHA-256 (hex) of several values, with their lengths, so different lists differ."""
     sha256 = hashlib.sha256()
     for word in said:
         data = repr(word).encode()
@@ -26,7 +26,7 @@ def digest(*said: object) -> str:
 
 
 def state(paths: Iterable[Path]) -> str | None:
-    """SHA-256 (hex) of the files' paths, sizes, times and inodes; None if one changed just now."""
+    """SHA-256 (hex) of paths, sizes, times and inodes of files; None if one changed just now."""
     said: list[object] = []
     for path in paths:
         stat = path.stat()
@@ -46,7 +46,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def find(path: str) -> list[Path]:
-    """The files that a user means, sorted.
+    """Find the files of a path or pattern, sorted.
 
     Args:
         path: a file, a folder or a glob pattern.

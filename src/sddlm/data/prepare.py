@@ -1,11 +1,10 @@
-"""From text to packed tokens: scan, split, tokenizer, files, all of them kept in a cache.
+"""Preparation of text: scan, split, tokenizer and packed tokens, all cached.
 
-A text is read up to three times: to see what it is and what is wrong with it, to learn a
-vocabulary if one is asked for, and to make tokens. Nothing of it is held in memory. Three kinds of
-things lie in the cache: what a scan told, known by the files' names, sizes and times; a learnt
-tokenizer, known by the texts and the request it came from; packed tokens, known by the texts, the
-split and the tokenizer's *fingerprint*. So a run and a later evaluation with the run's own
-tokenizer share the same packed tokens.
+A text is read up to three times, and never held in memory: to scan it for its contents and its
+problems, to learn a vocabulary if needed, and to tokenise it. The cache holds three kinds of
+entries: scans, keyed by names, sizes and times of the files; learnt tokenizers, keyed by texts and
+options; and packed tokens, keyed by texts, split and *fingerprint* of the tokenizer. So a run and a
+later evaluation with the run's tokenizer share the same packed tokens.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from typing import Any, Literal
 import tokenizers as hf
 
 from sddlm.data.args import DataArgs
-from sddlm.data.cache import check_writable, damage, filled, naming
+from sddlm.data.cache import build_once, check_writable, damage, naming
 from sddlm.data.mixture import Mixture
 from sddlm.data.packed import DocumentRows, PackedTokens, Rows
 from sddlm.data.packing import FORMAT, write_tokens
 from sddlm.data.paths import digest
-from sddlm.data.texts import Text, texts
+from sddlm.data.texts import DataSource, data_sources
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.progress import bar
@@ -34,18 +33,18 @@ from sddlm.progress import bar
 logger = logging.getLogger(__name__)
 
 _LEARN = 10**8  # characters that a vocabulary is learnt from, at most
-_LOST = 0.01  # share of tokens cut off behind which we speak of it
+_LOST = 0.01  # share of truncated tokens above which a warning is logged
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Text as rows of tokens.
+    """Prepared data: rows of tokens.
 
     Attributes:
-        train: rows to train on; None if the whole text was asked for as validation.
-        validation: rows to validate on.
-        tokenizer: what made the tokens.
-        key: hash of everything that made the bytes (texts, split, tokenizer, format).
+        train: training rows; None if the whole text is for validation.
+        validation: validation rows.
+        tokenizer: the tokenizer.
+        key: hash of everything that determines the tokens (texts, split, tokenizer, format).
         meta: ``source``, ``vocab_size``, ``tokenizer`` (fingerprint), ``key``, ``packing``,
             ``special`` (each special token with its id, whether it may be sampled and whether it is
             scored), ``texts`` (for each: its name, key, share and ``splits`` with ``tokens``,
@@ -69,16 +68,16 @@ def prepare(
     split: Literal["both", "validation", "all"] = "both",
     verify: bool = False,
 ) -> Prepared:
-    """Read, split, tokenise and pack text, or find that done in the cache.
+    """Read, split, tokenise and pack text, or load it from the cache.
 
-    Each document is encoded and followed by the end of text; the documents of a split lie one
-    behind the other in the order of the source, and are cut into rows when read. ``bpe`` learns
+    Each document is encoded and followed by an end-of-text token. The documents of a split are
+    concatenated in the order of the source, and cut into rows when read. ``bpe`` learns
     from the training split alone; ``characters`` takes its alphabet from both splits, since a
     character that only the validation text has could otherwise not be scored.
 
     Args:
-        args: what to prepare.
-        tokenizer: use this one (a model's own) instead of ``args.tokenizer``.
+        args: data options.
+        tokenizer: tokenizer (of a model) in place of ``args.tokenizer``.
         split: ``both``, ``validation`` alone, or ``all``: every document is for validation, none
             for training (to score a text as a whole).
         verify: read prepared tokens whole and compare their checksums, also where no time stamp
@@ -93,24 +92,24 @@ def prepare(
     cache = args.cache_folder
     check_writable(cache)
     with naming(cache), ExitStack() as until_done:
-        found = texts(args, split, until_done)
+        found = data_sources(args, split, until_done)
         if tokenizer is None:
             tokenizer = _tokenizer(args, found)
         folders = [_tokens(args, text, tokenizer, verify) for text in found]
     return _open(folders, args, tokenizer, [text.weight for text in found])
 
 
-def reopened(
+def load_prepared(
     args: DataArgs, meta: Mapping[str, Any], tokenizer: Tokenizer | None = None
 ) -> Prepared | None:
-    """What `prepare` gave before, without a look at the texts.
+    """Load the result of an earlier `prepare` from the cache, without reading the texts.
 
-    None if the cache lacks some of it, or some of it is damaged.
+    None if an entry of the cache is missing or damaged.
 
     Args:
-        args: as then; nothing of it is checked.
-        meta: what it said of itself.
-        tokenizer: as then; None reads the one that lies with the tokens.
+        args: data options of that call; not checked.
+        meta: its ``Prepared.meta``.
+        tokenizer: its tokenizer; None loads the one stored with the tokens.
     """
     try:
         known = [(f"tokens-{text['key']}", text["share"]) for text in meta["texts"]]
@@ -123,17 +122,17 @@ def reopened(
     return _open(folders, args, tokenizer, [share for _, share in known])
 
 
-def _tokens(args: DataArgs, text: Text, tokenizer: Tokenizer, verify: bool) -> Path:
-    """The folder with a text's tokens."""
+def _tokens(args: DataArgs, text: DataSource, tokenizer: Tokenizer, verify: bool) -> Path:
+    """Folder of the tokens of a text."""
     key = digest("tokens", FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos)[:32]
     folder = args.cache_folder / f"tokens-{key}"
-    with filled(folder, verify=verify) as temporary:
+    with build_once(folder, verify=verify) as temporary:
         if temporary is None:
             logger.info("prepared tokens reused from %s", folder)
             return folder
         splits = write_tokens(
             temporary,
-            text.parts(),
+            text.chunks(),
             tokenizer,
             splits=text.splits,
             characters=text.characters,
@@ -157,16 +156,16 @@ def _tokens(args: DataArgs, text: Text, tokenizer: Tokenizer, verify: bool) -> P
     return folder
 
 
-def _tokenizer(args: DataArgs, found: list[Text]) -> Tokenizer:
-    """The tokenizer asked for; one that takes time to learn is kept in the cache."""
+def _tokenizer(args: DataArgs, found: list[DataSource]) -> Tokenizer:
+    """Make the tokenizer of the options; a learnt one is cached."""
     if args.tokenizer == "characters":
-        return Tokenizer.characters(part.text for text in found for _, part in text.parts())
+        return Tokenizer.characters(part.text for text in found for _, part in text.chunks())
     if args.tokenizer != "bpe":
         return Tokenizer.choose(args.tokenizer, (), args.vocab_size)
     keys = [text.key for text in found]
     key = digest("bpe", FORMAT, hf.__version__, _LEARN, *keys, args.vocab_size)[:32]
     folder = args.cache_folder / f"tokenizer-{key}"
-    with filled(folder) as temporary:
+    with build_once(folder) as temporary:
         if temporary is None:
             return Tokenizer.load(folder)
         logger.info("learning a vocabulary of %d", args.vocab_size)
@@ -182,12 +181,12 @@ def _tokenizer(args: DataArgs, found: list[Text]) -> Tokenizer:
     return tokenizer
 
 
-def _some(found: list[Text], share: float) -> Iterator[str]:
-    """About a share of the training text, spread evenly over it, while a bar tells how far."""
+def _some(found: list[DataSource], share: float) -> Iterator[str]:
+    """Iterate over an evenly spread share of the training text, with a progress bar."""
     seen = taken = 0
     with bar("learning a vocabulary", total=sum(text.characters for text in found)) as advance:
         for text in found:
-            for side, part in text.parts():
+            for side, part in text.chunks():
                 advance(len(part.text))
                 if side == "train" or "train" not in text.splits:
                     seen += len(part.text)
@@ -224,7 +223,7 @@ def _open(
             "key": key,
             "vocab_size": tokenizer.vocab_size,
             "tokenizer": tokenizer.fingerprint,
-            "packing": {"packing": args.packing, "ends": args.ends, "eos": args.eos},
+            "packing": {"packing": args.packing, "bos_eos": args.bos_eos, "eos": args.eos},
             "special": special_tokens(tokenizer),
             "texts": [
                 {"name": meta["name"], "key": meta["key"], "share": w, "out": len(meta["out"])}
@@ -238,7 +237,7 @@ def _open(
 
 
 def _row_lengths(train: Rows | None) -> dict[str, Any]:
-    """How long samples are to be, where rows differ in length."""
+    """Distribution of row lengths, if they differ."""
     return {"row_lengths": train.row_lengths.tolist()} if train and train.padded else {}
 
 
@@ -250,14 +249,14 @@ def _rows(
     tokenizer: Tokenizer,
     whole: bool,
 ) -> Rows:
-    """The rows of a split."""
+    """Rows of a split."""
     path = folder / f"{name}.bin"
-    ends = (tokenizer.bos_id, tokenizer.eos_id) if args.ends else None
+    bos_eos = (tokenizer.bos_id, tokenizer.eos_id) if args.bos_eos else None
     shape: dict[str, Any] = {
         "length": args.length,
         "vocab_size": tokenizer.vocab_size,
         "characters": said["characters"],
-        "ends": ends,
+        "bos_eos": bos_eos,
     }
     rows = (
         PackedTokens(path, **shape)
@@ -291,9 +290,9 @@ def _too_short(name: str, tokens: int, args: DataArgs, whole: bool) -> ConfigErr
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
-    """Each special token: its id, whether samplers may write it, whether the loss counts it.
+    """Describe each special token: its id, and whether it is sampled and scored.
 
-    Whatever stands in a row counts but for padding: the ends of a row and of documents do.
+    All tokens of a row are scored except padding, so the ends of rows and documents are.
     """
     padding = {tokenizer.pad_id} - {tokenizer.eos_id}
     return {
@@ -303,7 +302,7 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
 
 
 def _summed(metas: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Figures of a split over all texts."""
+    """Sum the counts of a split over all texts."""
     said = [meta["splits"][name] for meta in metas if name in meta["splits"]]
     sums = {what: sum(s[what] for s in said) for what in ("tokens", "characters", "documents")}
     return sums | ({"sha256": said[0]["sha256"]} if len(said) == 1 else {})

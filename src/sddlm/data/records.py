@@ -1,4 +1,4 @@
-"""Records with a document each: what can be wrong with one, and files of JSON lines."""
+"""Records with one document each: validation, and the reader of JSON lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import NamedTuple
 
 from sddlm.data import pieces, streams
-from sddlm.data.pieces import Part, parts
+from sddlm.data.pieces import TextChunk, text_chunks
 from sddlm.data.streams import Input, Long, chunks, lines
 
 _MARK = b"\xef\xbb\xbf"  # UTF-8's byte order mark
@@ -16,12 +16,12 @@ _OBJECT = 'each line must be an object such as {"text": "..."}'
 
 
 class Record(NamedTuple):
-    """What a reader found in one place.
+    """A record of a file or dataset.
 
     Attributes:
         number: line or row.
-        text: the document, if nothing is wrong.
-        wrong: what is wrong, and what to do.
+        text: the document, if valid.
+        wrong: the problem and its remedy.
     """
 
     number: int
@@ -29,8 +29,8 @@ class Record(NamedTuple):
     wrong: str = ""
 
 
-def as_parts(records: Iterable[Record], name: str, unit: str, field: str) -> Iterator[Part]:
-    """Records as documents; what is no text becomes a problem.
+def as_parts(records: Iterable[Record], name: str, unit: str, field: str) -> Iterator[TextChunk]:
+    """Convert records to documents; an invalid record becomes a problem.
 
     Args:
         records: in order.
@@ -41,11 +41,11 @@ def as_parts(records: Iterable[Record], name: str, unit: str, field: str) -> Ite
     for number, text, wrong in records:
         wrong = wrong or _wrong(text, field, unit)
         if wrong:
-            yield Part("", True, f"{name}, {unit} {number}: {wrong}")
-        elif len(text) <= pieces.PART:  # type: ignore[arg-type]  # _wrong has looked
-            yield Part(text)  # type: ignore[arg-type]
+            yield TextChunk("", True, f"{name}, {unit} {number}: {wrong}")
+        elif len(text) <= pieces.MIN_CHUNK:  # type: ignore[arg-type]  # _wrong has looked
+            yield TextChunk(text)  # type: ignore[arg-type]
         else:
-            yield from parts(text)  # type: ignore[arg-type]
+            yield from text_chunks(text)  # type: ignore[arg-type]
 
 
 def _wrong(text: object, field: str, unit: str) -> str:
@@ -74,27 +74,27 @@ def _wrong(text: object, field: str, unit: str) -> str:
 
 
 def too_long(unit: str) -> str:
-    """What is wrong with a record that is too long."""
+    """Problem of a record that is too long."""
     limit = streams.RECORD >> 20
     return f"longer than {limit} MiB; cut the {unit} into several, or give it as a text file"
 
 
 def no_field(field: str, there: Iterable[str]) -> str:
-    """What is wrong where a key or column is missing."""
+    """Problem of a missing key or column."""
     found = shorten(", ".join(map(str, there)), 200) or "none"
     return f"no field {field!r}; there are: {found}; choose one with `data.field`"
 
 
 def one_line(error: BaseException) -> str:
-    """What a library says, without its longer explanations."""
+    """First line of an error of another library."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 # ------------------------------------------------------------------ JSON lines
 
 
-def json_lines(file: Input, field: str, separator: str | None) -> Iterator[Part]:
-    """The documents of a file with one JSON object a line; blank lines are nothing."""
+def json_lines(file: Input, field: str, separator: str | None) -> Iterator[TextChunk]:
+    """Read the documents of a file with one JSON object per line; blank lines are skipped."""
     return as_parts(_json_records(file, field), file.name, "line", field)
 
 
@@ -129,6 +129,6 @@ def _json_record(number: int, line: bytes, field: str) -> Record:
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """What is wrong with bytes that cannot be decoded."""
+    """Problem of bytes that cannot be decoded."""
     byte = error.object[error.start]
     return f"not UTF-8 (byte 0x{byte:02x}); convert the file, for example: iconv -f LATIN1 -t UTF-8"

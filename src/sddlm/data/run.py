@@ -1,4 +1,4 @@
-"""The verb ``sddlm prepare``: text to tokens, ahead of training or just to see what there is."""
+"""The verb ``sddlm prepare``: tokenise text ahead of training, and report its contents."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _DATA = DataArgs()
 
 
 def prepare_text(data: DataArgs = _DATA) -> Prepared:
-    """Turn text into tokens and keep them in the cache, where training finds them.
+    """Tokenise text into the cache, where training finds it.
 
-    What training needs is prepared by ``sddlm train`` as well; this verb does it ahead, and tells
-    what there is. It can be interrupted: the next start goes on.
+    ``sddlm train`` does the same if necessary; this verb does it ahead and reports document and
+    token counts. An interrupted call is resumed by the next one.
 
     Args:
-        data: which text, which tokenizer, how long the rows are.
+        data: text, tokenizer and length of the rows.
 
     Returns:
-        the rows, with the figures in ``meta``.
+        the rows, with the counts in ``meta``.
 
     Raises:
-        ConfigError: if a text, the tokenizer or an option cannot be used.
+        ConfigError: a text, the tokenizer or an option cannot be used.
     """
     prepared = prepare(data, verify=True)
     console = PlainConsole()

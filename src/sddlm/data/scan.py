@@ -1,4 +1,4 @@
-"""The first reading of a source: how much there is, what is wrong with it, and what names it."""
+"""Scan of a source: counts, malformed documents, and the key of its contents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sddlm.data.sources import Part, Source
+from sddlm.data.sources import Source, TextChunk
 from sddlm.errors import ConfigError
 from sddlm.files import atomic_write
 from sddlm.progress import bar
@@ -17,23 +17,24 @@ from sddlm.progress import bar
 logger = logging.getLogger(__name__)
 
 FEW = 20  # with fewer documents, each is cut instead of choosing among them
-_SHOWN = 10  # bad documents that are told of one by one
+_SHOWN = 10  # malformed documents that are logged individually
 _FORMAT = 2  # of the file; count up when the same source would give other figures
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one reading of a source tells; its size does not grow with the source.
+    """Result of scanning a source; its size does not grow with the source.
 
     Attributes:
         key: SHA-256 (hex) of the documents, in order.
-        documents: how many can be used.
-        characters: in them.
-        least: the smallest `place` of a document.
+        documents: number of valid documents.
+        characters: number of their characters.
+        least: the smallest `hash_fraction` of a document.
         lengths: characters of each document, if there are fewer than `FEW`.
-        long: number of each document that came in several parts, and its place: where it belongs
-            must be known before its end.
-        bad: number and problem of each document that is left out; numbers count these too.
+        long: index of each document in several chunks, and its `hash_fraction`, since its split
+        must
+            be known before its end.
+        bad: index and problem of each document that is left out; indices count these too.
     """
 
     key: str
@@ -45,28 +46,27 @@ class Scan:
     bad: dict[int, str] = field(default_factory=dict)
 
 
-def place(digest: bytes) -> float:
-    """A number in [0, 1) that depends on a document's text alone (its SHA-256)."""
+def hash_fraction(digest: bytes) -> float:
+    """Map a document's SHA-256 to [0, 1), so that its split depends on its text alone."""
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def scan(source: Source, max_bad: int = 0, *, remember: Path | None = None) -> Scan:
-    """Read a source once, or find in the cache what an earlier reading told.
+def scan(source: Source, max_errors: int = 0, *, remember: Path | None = None) -> Scan:
+    """Scan a source, or load an earlier scan from the cache.
 
     Args:
-        source: what to read.
-        max_bad: so many bad documents are reported and left out.
-        remember: folder for what was found, of sources that tell without a reading whether they
-            have changed.
+        source: the source.
+        max_errors: largest number of malformed documents, which are logged and left out.
+        remember: cache folder, for sources with a `Source.signature`.
 
     Raises:
-        ConfigError: more bad documents than ``max_bad``, or not a single good one.
+        ConfigError: more malformed documents than ``max_errors``, or no valid one.
     """
     signature = source.signature() if remember else None
     known = _known(remember, signature)
-    found = known or _read(source, max_bad)
-    if len(found.bad) > max_bad:
-        raise _too_many(list(found.bad.values()), max_bad)
+    found = known or _read(source, max_errors)
+    if len(found.bad) > max_errors:
+        raise _too_many(list(found.bad.values()), max_errors)
     if not found.documents:
         raise ConfigError(
             f"no documents in {source.name}: nothing but white space; give `data.path` text"
@@ -88,56 +88,56 @@ def scan(source: Source, max_bad: int = 0, *, remember: Path | None = None) -> S
     return found
 
 
-def remembered(source: Source, max_bad: int = 0, *, remember: Path | None = None) -> Scan:
-    """What an earlier `scan` of the source found; nothing is read.
+def remembered(source: Source, max_errors: int = 0, *, remember: Path | None = None) -> Scan:
+    """Load an earlier `scan` of the source, without reading it.
 
     Raises:
         ConfigError: there was none, or the source may have changed since.
     """
     found = _known(remember, source.signature())
-    if found is None or len(found.bad) > max_bad:
+    if found is None or len(found.bad) > max_errors:
         raise ConfigError(f"{source.name} has not been read before; see sddlm prepare")
     return found
 
 
-def good(source: Source, found: Scan) -> Iterator[Part]:
-    """The documents of a source without the bad ones, and the proof that they are the scanned ones.
+def valid_documents(source: Source, found: Scan) -> Iterator[TextChunk]:
+    """Iterate over the valid documents of a source, and verify that they are the scanned ones.
 
     Raises:
         ConfigError: the source has changed since the scan.
     """
     number, names = 0, _Names()
-    for part in source.parts():
+    for chunk in source.chunks():
         if number not in found.bad:
-            if part.problem:
+            if chunk.problem:
                 raise _changed(source)
-            names.add(part)
-            yield part
-        number += part.ends
+            names.add(chunk)
+            yield chunk
+        number += chunk.is_last
     if names.key != found.key:
         raise _changed(source)
 
 
-def _read(source: Source, max_bad: int) -> Scan:
+def _read(source: Source, max_errors: int) -> Scan:
     number = documents = characters = length = parts = 0
     least, names = 1.0, _Names()
     lengths: list[int] = []
     long: dict[int, float] = {}
     bad: dict[int, str] = {}
     with bar(f"reading {source.name}", total=None) as advance:
-        for part in source.parts():
-            length += len(part.text)
+        for chunk in source.chunks():
+            length += len(chunk.text)
             parts += 1
-            advance(len(part.text))
-            if not part.problem:
-                names.add(part)
-            if not part.ends:
+            advance(len(chunk.text))
+            if not chunk.problem:
+                names.add(chunk)
+            if not chunk.is_last:
                 continue
-            if part.problem:
+            if chunk.problem:
                 names.drop()
-                bad[number] = part.problem
-                if len(bad) > max_bad:
-                    raise _too_many(list(bad.values()), max_bad)
+                bad[number] = chunk.problem
+                if len(bad) > max_errors:
+                    raise _too_many(list(bad.values()), max_errors)
             else:
                 least = min(least, names.last)
                 documents += 1
@@ -160,18 +160,18 @@ def _read(source: Source, max_bad: int) -> Scan:
 
 
 class _Names:
-    """SHA-256 of each document, and of all of them in order."""
+    """Running SHA-256 of each document, and of all in order."""
 
     def __init__(self) -> None:
         self.all = hashlib.sha256()
         self.one = hashlib.sha256()
         self.last = 0.0
 
-    def add(self, part: Part) -> None:
-        self.one.update(part.text.encode())
-        if part.ends:
+    def add(self, chunk: TextChunk) -> None:
+        self.one.update(chunk.text.encode())
+        if chunk.is_last:
             digest = self.one.digest()
-            self.last = place(digest)
+            self.last = hash_fraction(digest)
             self.all.update(digest)
             self.drop()
 
@@ -183,10 +183,10 @@ class _Names:
         return self.all.hexdigest()
 
 
-def _too_many(problems: list[str], max_bad: int) -> ConfigError:
+def _too_many(problems: list[str], max_errors: int) -> ConfigError:
     return ConfigError(
-        f"{problems[-1]} (bad document number {len(problems)}, `data.max_bad` {max_bad}: repair "
-        "it, or leave up to N such documents out with `data.max_bad=N`)"
+        f"{problems[-1]} (bad document number {len(problems)}, `data.max_errors` {max_errors}: "
+        "repair it, or leave up to N such documents out with `data.max_errors=N`)"
     )
 
 
@@ -203,7 +203,7 @@ def _sha256(text: str) -> str:
 
 
 def _known(folder: Path | None, signature: str | None) -> Scan | None:
-    """What an earlier reading found."""
+    """Load an earlier scan from the cache, or None."""
     if folder is None or signature is None or not _file(folder, signature).is_file():
         return None
     line = _file(folder, signature).read_text(encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""In which order training sees its rows: a keyed permutation, evaluated place by place.
+"""Order of the training rows: a keyed permutation, evaluated position by position.
 
 Ten billion tokens are millions of rows; an array of their order would take seconds and gigabytes
 before the first step. A Feistel network (Luby and Rackoff 1988) permutes a power of four without
@@ -28,19 +28,19 @@ _ROUNDS = 8
 
 
 def order(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
-    """The order of n rows in an epoch: a permutation of 0..n-1 ``[n]`` int64."""
+    """Permutation of n rows in an epoch ``[n]`` int64."""
     return shuffled(seed, np.full(n, epoch), np.arange(n), n)
 
 
 def shuffled(
     seed: int, epoch: npt.NDArray[Any], place: npt.NDArray[Any], n: int
 ) -> npt.NDArray[np.int64]:
-    """Which of n rows lie at some places of some epochs ``[m]`` int64.
+    """Row at each position of an epoch's permutation of n rows ``[m]`` int64.
 
     Args:
-        seed: of the order.
-        epoch: of each place ``[m]``; another epoch has another permutation.
-        place: in its epoch, 0 to n - 1 ``[m]``.
+        seed: seed of the order.
+        epoch: epoch of each position ``[m]``; each epoch has its own permutation.
+        place: position in its epoch, 0 to n - 1 ``[m]``.
         n: number of rows.
     """
     key = np.full(len(place), seed & 0xFFFFFFFFFFFFFFFF, np.uint64)  # [m]
@@ -60,7 +60,7 @@ def shuffled(
 
 
 def _feistel(key: Words, x: Words, half: int) -> Words:
-    """A permutation of the integers of 2 * half bits, one for each key ``[m]``."""
+    """Feistel permutation of the integers of 2 * half bits, one for each key ``[m]``."""
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = x >> bits, x & mask
     for turn in range(1, _ROUNDS + 1):

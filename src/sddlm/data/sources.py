@@ -1,7 +1,7 @@
-"""Where documents come from: files, standard input, data sets of the hub.
+"""Sources of documents: files, standard input, datasets of the hub.
 
-What is wrong with one document is told where the document would be, and reading goes on; what is
-wrong with a source as a whole is an error.
+A problem of one document is recorded in its place, and reading continues. A problem of a source as
+a whole is an error.
 """
 
 from __future__ import annotations
@@ -13,53 +13,61 @@ from pathlib import Path
 
 from sddlm.data.formats import known_suffixes, read
 from sddlm.data.paths import digest, find, state
-from sddlm.data.pieces import Part, parts
+from sddlm.data.pieces import TextChunk, text_chunks
 from sddlm.data.streams import Input, standard_input
 from sddlm.errors import ConfigError
 
 __all__ = [
-    "Files", "Limited", "Mapped", "Part", "Source", "StandardInput", "digest", "open_source", "some"
+    "Files",
+    "Limited",
+    "Mapped",
+    "Source",
+    "StandardInput",
+    "TextChunk",
+    "digest",
+    "open_source",
+    "require_any"
 ]  # fmt: skip
 
 
 class Source(ABC):
-    """Where documents come from. Reading it again gives the same parts (unless ``once``).
+    """Source of documents. Reading it again gives the same chunks (unless ``once``).
 
     Attributes:
-        name: for people and for the report.
-        once: can be read a single time.
+        name: name in messages and reports.
+        once: whether it can be read only once.
     """
 
     name: str
     once: bool = False
 
     @abstractmethod
-    def parts(self) -> Iterator[Part]:
-        """All documents, in parts.
+    def chunks(self) -> Iterator[TextChunk]:
+        """Iterate over all documents, in chunks.
 
         Raises:
             ConfigError: the source as a whole cannot be read, or has no document.
         """
 
     def signature(self) -> str | None:
-        """What can be told without reading: changes when the content may have changed.
+        """Identifier that changes when the content may have changed, without reading it.
 
-        None: only reading tells.
+        None if a change can only be found by reading.
         """
         return None
 
     def documents(self) -> Iterator[str]:
-        """Whole documents.
+        """Iterate over whole documents.
 
         Raises:
-            ConfigError: see ``parts``; or a document with a problem.
+            ConfigError: see ``chunks``; or a document with a problem.
         """
         held: list[str] = []
-        for part in self.parts():
-            if part.problem:
-                raise ConfigError(part.problem)
-            held.append(part.text)
-            if part.ends:
+        for chunk in self.chunks():
+            if chunk.problem:
+                raise ConfigError(chunk.problem)
+            held.append(chunk.text)
+            if chunk.is_last:
                 yield "".join(held)
                 held = []
 
@@ -67,14 +75,14 @@ class Source(ABC):
 def open_source(
     spec: str, *, field: str = "text", separator: str | None = None, streaming: bool = False
 ) -> Source:
-    r"""A source by what a user types.
+    r"""Open a source by its specification.
 
     Args:
-        spec: ``-`` is standard input, as plain text; ``-.jsonl`` or another suffix says what it
-            is. ``hf:NAME`` or ``hf:NAME:CONFIG`` is a Hugging Face data set (its ``train`` split),
-            by its name on the hub or as a local folder. All else is a file, a folder (searched to
-            any depth for files of known suffixes, hidden ones left out, links to folders not
-            followed) or a glob pattern; the files are read in sorted order.
+        spec: ``-`` is standard input, as plain text; ``-.jsonl`` or another suffix gives its
+            format. ``hf:NAME`` or ``hf:NAME:CONFIG`` is a Hugging Face data set (its ``train``
+            split), by its name on the hub or as a local folder. All else is a file, a folder
+            (searched to any depth for files of known suffixes, hidden ones left out, links to
+            folders not followed) or a glob pattern; the files are read in sorted order.
         field: key or column that holds the text.
         separator: what stands between two documents of a text file, taken literally. Without it
             ``<|endoftext|>`` does, and a file in which that does not occur is one document.
@@ -96,7 +104,7 @@ def open_source(
 
 
 class Files(Source):
-    """The documents of files, one file after another."""
+    """Documents of files, one file after another."""
 
     def __init__(self, path: str, *, field: str = "text", separator: str | None = None) -> None:
         """Find the files.
@@ -117,19 +125,19 @@ class Files(Source):
     def _paths(self) -> list[Path]:
         return [file.path for file in self.files if file.path]
 
-    def parts(self) -> Iterator[Part]:
-        """See `Source.parts`."""
+    def chunks(self) -> Iterator[TextChunk]:
+        """See `Source.chunks`."""
         found = (read(file, self.field, self.separator) for file in self.files)
-        return some(chain.from_iterable(found), self.name)
+        return require_any(chain.from_iterable(found), self.name)
 
     def signature(self) -> str | None:
-        """Changes with a file's path, size, time and inode; None if one was changed just now."""
+        """See `Source.signature`; from path, size, time and inode of the files."""
         found = state(self._paths)
         return found and digest("files", found, self.field, self.separator)
 
 
 class StandardInput(Source):
-    """The documents of standard input."""
+    """Documents of standard input."""
 
     name = "standard input"
     once = True
@@ -137,7 +145,7 @@ class StandardInput(Source):
     def __init__(
         self, suffix: str = ".txt", *, field: str = "text", separator: str | None = None
     ) -> None:
-        """Look whether there can be any.
+        """Check that standard input is open.
 
         Args:
             suffix: how it is read, as a file whose name ends so.
@@ -148,22 +156,22 @@ class StandardInput(Source):
         self._input = standard_input(*known_suffixes(f"-{suffix}"))
         self._read = False
 
-    def parts(self) -> Iterator[Part]:
-        """See `Source.parts`; a second call has nothing to read."""
+    def chunks(self) -> Iterator[TextChunk]:
+        """See `Source.chunks`; a second call has nothing to read."""
         if self._read:
             raise ConfigError(
                 "standard input can be read only once, and has been; save it in a file and give "
                 "`data.path='FILE'`"
             )
         self._read = True
-        return some(read(self._input, self.field, self.separator), self.name)
+        return require_any(read(self._input, self.field, self.separator), self.name)
 
 
 class Mapped(Source):
-    """Each whole document of a source through a function. It must fit into memory."""
+    """Source that applies a function to each document, which must fit into memory."""
 
     def __init__(self, source: Source, function: Callable[[str], str], tag: str) -> None:
-        """Keep them.
+        """Wrap a source.
 
         Args:
             source: where documents come from.
@@ -173,36 +181,36 @@ class Mapped(Source):
         self.name, self.once = source.name, source.once
         self.source, self.function, self.tag = source, function, tag
 
-    def parts(self) -> Iterator[Part]:
-        """See `Source.parts`. A document of which nothing is left is a problem."""
+    def chunks(self) -> Iterator[TextChunk]:
+        """See `Source.chunks`; an empty result is a problem."""
         held: list[str] = []
         number = 1
-        for part in self.source.parts():
-            held.append(part.text)
-            if not part.ends:
+        for chunk in self.source.chunks():
+            held.append(chunk.text)
+            if not chunk.is_last:
                 continue
-            text = "" if part.problem else self.function("".join(held))
+            text = "" if chunk.problem else self.function("".join(held))
             if text and not text.isspace():
-                yield from parts(text)
-            elif part.problem:
-                yield part
+                yield from text_chunks(text)
+            elif chunk.problem:
+                yield chunk
             else:
                 where = f"{self.name}, document {number}"
-                yield Part("", True, f"{where}: {self.tag} leaves nothing of it; leave it out")
+                yield TextChunk("", True, f"{where}: {self.tag} leaves nothing of it; leave it out")
             held = []
             number += 1
 
     def signature(self) -> str | None:
-        """Changes with the source's and with the tag."""
+        """See `Source.signature`; changes with that of the source and with the tag."""
         inner = self.source.signature()
         return inner and digest("mapped", inner, self.tag)
 
 
 class Limited(Source):
-    """The first documents of a source; those with a problem count too."""
+    """First documents of a source, including those with a problem."""
 
     def __init__(self, source: Source, count: int) -> None:
-        """Keep them.
+        """Wrap a source.
 
         Args:
             source: where documents come from.
@@ -213,29 +221,29 @@ class Limited(Source):
         self.name, self.once = source.name, source.once
         self.source, self.count = source, count
 
-    def parts(self) -> Iterator[Part]:
-        """See `Source.parts`."""
+    def chunks(self) -> Iterator[TextChunk]:
+        """See `Source.chunks`."""
         left = self.count
-        for part in self.source.parts():
-            yield part
-            left -= part.ends
+        for chunk in self.source.chunks():
+            yield chunk
+            left -= chunk.is_last
             if not left:
                 return
 
     def signature(self) -> str | None:
-        """Changes with the source's and with the count."""
+        """See `Source.signature`; changes with that of the source and with the count."""
         inner = self.source.signature()
         return inner and digest("limited", inner, self.count)
 
 
-def some(found: Iterator[Part], name: str) -> Iterator[Part]:
-    """The same parts; an error if not a single good document is among them."""
+def require_any(found: Iterator[TextChunk], name: str) -> Iterator[TextChunk]:
+    """Pass chunks through; raise an error if there is no valid document."""
     first, bad = "", 0
-    for part in found:
-        yield part
-        if part.problem:
-            first, bad = first or part.problem, bad + 1
-        elif part.ends:
+    for chunk in found:
+        yield chunk
+        if chunk.problem:
+            first, bad = first or chunk.problem, bad + 1
+        elif chunk.is_last:
             yield from found
             return
     if bad:

@@ -1,6 +1,6 @@
-"""Which rows an optimiser step takes: a function of the seed and the step.
+"""Rows of each optimiser step, as a function of the seed and the step.
 
-There is nothing to store and nothing to restore, and no more memory or time for a longer file.
+There is no state to store or restore, and no cost that grows with the file.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.utils.data import Dataset, Sampler
 from sddlm.data.packed import Rows
 from sddlm.errors import ConfigError
 
-#: What a loader's item says: where the row lies in training, and which row it is.
+#: item of the sampler: step, slot in the global batch, row
 Place = tuple[int, int, int]
 _AHEAD = 4096  # rows whose places are computed at once; one by one costs more than reading them
 
 
 class TrainRows(Dataset[dict[str, Tensor]]):
-    """Rows for training, a whole batch at a time, addressed by a ``StepSampler``.
+    """Training rows, a whole batch at a time, addressed by a `StepSampler`.
 
     Item ``[(step, slot, row), ...]`` is x0 ``[B, L]``, step ``[B]`` and slot ``[B]``, all int64; of
     rows with padding also ``lengths`` ``[B]``, and ``step_lengths`` of *all* rows of the step, on
@@ -29,8 +29,8 @@ class TrainRows(Dataset[dict[str, Tensor]]):
     longer. So it gets lists (``BatchSampler``) and has nothing to collate (``batch_size=None``).
 
     Args:
-        rows: where they come from.
-        seed: of their order.
+        rows: the rows.
+        seed: seed of the order.
         batch: size of the global batch.
     """
 
@@ -42,27 +42,27 @@ class TrainRows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, places: Sequence[Place]) -> dict[str, Tensor]:
         step, slot, row = np.array(places, np.int64).T.copy()
-        x0 = self.rows.gather(row)
+        x0 = self.rows.read(row)
         item = {"x0": x0, "step": torch.from_numpy(step), "slot": torch.from_numpy(slot)}
         if self.rows.padded:
             item["lengths"] = self.rows.lengths(row)
             whole = int(step[0]) * self.batch + np.arange(self.batch)
-            item["step_lengths"] = self.rows.lengths(self.rows.at(self.seed, whole))
+            item["step_lengths"] = self.rows.lengths(self.rows.row_indices(self.seed, whole))
         return item
 
 
 class StepSampler(Sampler[Place]):
-    """Which row lies where in the global batch of each optimiser step.
+    """Sampler of the rows in the global batch of each optimiser step.
 
-    Step k takes the rows at places k*batch to (k+1)*batch of the endless stream `Rows.at`. So a
-    batch may span epochs, and there may be fewer rows than a batch. Each of ``world`` ranks takes
-    its contiguous share of every step. The items are ``(step, slot, row)``, slot being the place in
-    the *global* batch; a loader cuts them into micro-batches in this order.
+    Step k takes positions k*batch to (k+1)*batch of the endless stream `Rows.row_indices`. A batch
+    may therefore span epochs, and there may be fewer rows than a batch. Each of ``world`` ranks
+    takes its contiguous share of every step. Items are ``(step, slot, row)``, where slot is the
+    position in the *global* batch; a loader cuts them into micro-batches in this order.
 
     Attributes:
-        rows: where they come from.
+        rows: the rows.
         batch: size of the global batch.
-        seed: of the order.
+        seed: seed of the order.
         start_step: first step (a resumed run starts later).
         stop_step: the step after the last one.
         rank: which share, 0 to world - 1.
@@ -105,5 +105,5 @@ class StepSampler(Sampler[Place]):
         for first in range(self.start_step, self.stop_step, ahead):
             steps = np.arange(first, min(first + ahead, self.stop_step))
             step, slot = np.repeat(steps, share), np.tile(slots, len(steps))
-            row = self.rows.at(self.seed, step * self.batch + slot)
+            row = self.rows.row_indices(self.seed, step * self.batch + slot)
             yield from zip(step.tolist(), slot.tolist(), row.tolist(), strict=True)

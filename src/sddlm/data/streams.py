@@ -1,4 +1,4 @@
-"""Bytes of a file or of standard input: decompressed, as lines or as text, never all at once."""
+"""Streaming input: decompressed bytes, lines and text of a file or of standard input."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _STANDARD_INPUT = "standard input"
 
 @dataclass(frozen=True)
 class Input:
-    """What there is to read.
+    """An input file or standard input.
 
     Attributes:
-        name: for messages.
-        suffix: which format, such as ``.jsonl``.
+        name: name in messages.
+        suffix: format, such as ``.jsonl``.
         packing: ``.gz``, ``.zst`` or nothing.
         path: the file; None is standard input.
     """
@@ -40,20 +40,20 @@ class Input:
     path: Path | None = None
 
     def open(self) -> AbstractContextManager[IO[bytes]]:
-        """The bytes as they lie."""
+        """Open the raw bytes."""
         if self.path is not None:
             return self.path.open("rb")
         return nullcontext(sys.stdin.buffer)  # not ours to close
 
 
 class Long(NamedTuple):
-    """A line too long to be held, and how many quotation marks were in it."""
+    """Placeholder for a line that is too long, with its number of quotation marks."""
 
     quotes: int
 
 
 def chunks(file: Input) -> Iterator[bytes]:
-    """The content, decompressed, about ``CHUNK`` bytes at a time.
+    """Iterate over the decompressed content, about ``CHUNK`` bytes at a time.
 
     Raises:
         ConfigError: no permission, no package to decompress with, or a damaged file.
@@ -85,7 +85,7 @@ def _gzip(stream: IO[bytes], name: str) -> Iterator[bytes]:
 
 
 def _zstd(stream: IO[bytes], name: str) -> Iterator[bytes]:
-    """Frame by frame: the library's own stream reader takes a file cut short for complete."""
+    """Decompress frame by frame: the stream reader of `zstandard` accepts a truncated file."""
     require("zstandard", name)
     import zstandard
 
@@ -112,7 +112,7 @@ def _zstd(stream: IO[bytes], name: str) -> Iterator[bytes]:
 
 
 def lines(chunks: Iterable[AnyStr], end: AnyStr, quote: AnyStr) -> Iterator[AnyStr | Long]:
-    """Lines without their ends. One longer than ``RECORD`` is not held but counted.
+    """Iterate over lines without their ends; one longer than ``RECORD`` is not held.
 
     Args:
         chunks: text or bytes, cut anywhere.
@@ -139,7 +139,7 @@ def lines(chunks: Iterable[AnyStr], end: AnyStr, quote: AnyStr) -> Iterator[AnyS
 
 
 def texts(chunks: Iterable[bytes]) -> Iterator[str]:
-    r"""UTF-8 as text: no byte order mark, line ends are ``\n``.
+    r"""Decode UTF-8, without byte order mark, with line ends as ``\n``.
 
     A byte 0xNN that is no UTF-8 becomes the character U+DCNN, which no UTF-8 stands for.
     """
@@ -155,7 +155,7 @@ def texts(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def standard_input(suffix: str, packing: str) -> Input:
-    """Standard input, if anything can come from there.
+    """Standard input as an `Input`.
 
     Raises:
         ConfigError: it is a terminal, or closed.
@@ -169,11 +169,11 @@ def standard_input(suffix: str, packing: str) -> Input:
 
 
 def require(package: str, name: str) -> None:
-    """Refuse to go on without an optional package.
+    """Check that an optional package is installed.
 
     Args:
-        package: what has to be there.
-        name: what it is needed for.
+        package: name of the package.
+        name: the input that needs it.
     """
     try:
         importlib.import_module(package)

@@ -1,4 +1,4 @@
-"""Text files as documents, of any size, a part at a time."""
+"""Reader of text files of any size, in chunks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from collections.abc import Iterable, Iterator
 
 from sddlm.data import pieces
-from sddlm.data.pieces import Part, first_cut
+from sddlm.data.pieces import TextChunk, first_cut
 from sddlm.data.streams import Input, chunks, texts
 from sddlm.data.tokenizers import END_OF_TEXT
 
 _WRONG = re.compile("[\0\udc80-\udcff]")  # NUL, and what `texts` makes of bytes that are no UTF-8
 
 
-def text(file: Input, field: str, separator: str | None) -> Iterator[Part]:
-    r"""The documents of a text file, of which no more than a part is held.
+def text(file: Input, field: str, separator: str | None) -> Iterator[TextChunk]:
+    r"""Read the documents of a text file, holding one chunk at a time.
 
     Args:
         file: UTF-8; ``\r\n`` and ``\r`` are line ends like ``\n``.
@@ -33,7 +33,7 @@ def text(file: Input, field: str, separator: str | None) -> Iterator[Part]:
 
 
 class _Document:
-    """A document that is being read."""
+    """State of a document that is being read."""
 
     __slots__ = ("_begun", "_blank", "_held", "_name", "_spoilt")
 
@@ -44,8 +44,8 @@ class _Document:
         self._blank = True  # that was nothing but white space
         self._spoilt = False  # the problem was handed on
 
-    def add(self, text: str, ends: bool, line: int) -> Iterator[Part]:
-        """What can be handed on once ``text``, which begins at ``line``, was read."""
+    def add(self, text: str, ends: bool, line: int) -> Iterator[TextChunk]:
+        """Add text that begins at ``line``; yield the chunks that are complete."""
         if self._spoilt:
             return
         problem = wrong_characters(text, line)
@@ -54,38 +54,40 @@ class _Document:
             yield self._problem(*problem)
             return
         self._held += text
-        if len(self._held) > pieces.PART:
+        if len(self._held) > pieces.MIN_CHUNK:
             yield from self._parts()
         if ends:
             yield from self._last(line)
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self) -> Iterator[TextChunk]:
         start = 0
-        while end := first_cut(self._held, start, pieces.PART, pieces.LONGEST):
+        while end := first_cut(self._held, start, pieces.MIN_CHUNK, pieces.MAX_CHUNK):
             part = self._held[start:end]
             self._begun = True
             self._blank = self._blank and part.isspace()
-            yield Part(part, ends=False)
+            yield TextChunk(part, is_last=False)
             start = end
         self._held = self._held[start:]
 
-    def _last(self, line: int) -> Iterator[Part]:
+    def _last(self, line: int) -> Iterator[TextChunk]:
         if not self._blank or (self._held and not self._held.isspace()):
-            yield Part(self._held)
+            yield TextChunk(self._held)
         elif self._begun:  # too much white space to wait for its end
-            what = f"the document that ends here is more than {pieces.LONGEST} blanks and line ends"
+            what = (
+                f"the document that ends here is more than {pieces.MAX_CHUNK} blanks and line ends"
+            )
             yield self._problem(line, f"{what}; remove them")
 
-    def _problem(self, line: int, what: str) -> Part:
-        return Part("", True, f"{self._name}, line {line}: {what}")
+    def _problem(self, line: int, what: str) -> TextChunk:
+        return TextChunk("", True, f"{self._name}, line {line}: {what}")
 
 
 def wrong_characters(text: str, line: int = 1) -> tuple[int, str] | None:
-    """The first character that no text has: its line, and what it is; None if there is none.
+    """Find the first invalid character: its line, and the problem; None if there is none.
 
     Args:
-        text: made by ``streams.texts``.
-        line: that of the first character.
+        text: text from ``streams.texts``.
+        line: line of the first character.
     """
     if "\0" not in text and (text.isascii() or _encodes(text)):
         return None
@@ -110,7 +112,7 @@ def _encodes(text: str) -> bool:
 
 
 def _split(texts: Iterable[str], mark: str) -> Iterator[tuple[str, bool]]:
-    """What ``"".join(texts).split(mark)`` gives, in pieces; whether a document ends behind each."""
+    """Stream ``"".join(texts).split(mark)`` in pieces, each with whether its document ends."""
     rest = ""
     for text in texts:
         *whole, rest = (rest + text).split(mark)

@@ -1,4 +1,4 @@
-"""What ``DataArgs`` name: texts to read, each with the rule for what of it is held out."""
+"""Data sources of ``DataArgs``: texts to read, each with its split."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from typing import Literal
 from sddlm.data.args import DataArgs
 from sddlm.data.cache import UNFINISHED
 from sddlm.data.corpora import CORPORA
-from sddlm.data.scan import Scan, good, remembered, scan
-from sddlm.data.sources import Limited, Part, Source, open_source
+from sddlm.data.scan import Scan, remembered, scan, valid_documents
+from sddlm.data.sources import Limited, Source, TextChunk, open_source
 from sddlm.data.split import Split
 from sddlm.errors import ConfigError
 from sddlm.progress import bar
 
-_SHARE = 0.05  # held out where neither the user nor the corpus says otherwise
+_SHARE = 0.05  # default share that is held out
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A source, what a scan told of it, and which of its documents are for what.
+class SplitSource:
+    """A source with its scan and its split.
 
     Attributes:
-        source: read again for each `parts`.
-        scan: of it.
-        rule: `Split`, or the name of the one split that all of it is for.
-        only: the split that is wanted; None is every one.
+        source: the source, read again for each call of `chunks`.
+        scan: scan of the source.
+        rule: `Split`, or the name of a single split.
+        only: the split to read; None is all.
     """
 
     source: Source
@@ -39,61 +39,61 @@ class Reading:
     rule: Split | str
     only: str | None = None
 
-    def parts(self) -> Iterator[tuple[str, Part]]:
-        """Parts of the good documents, each with its split."""
-        parts = good(self.source, self.scan)
+    def chunks(self) -> Iterator[tuple[str, TextChunk]]:
+        """Iterate over the chunks of valid documents, each with its split."""
+        parts = valid_documents(self.source, self.scan)
         if isinstance(self.rule, str):
-            return ((self.rule, part) for part in parts)
-        sides = self.rule.sides(parts)
-        return (found for found in sides if self.only in (None, found[0]))
+            return ((self.rule, chunk) for chunk in parts)
+        assigned = self.rule.assign(parts)
+        return (found for found in assigned if self.only in (None, found[0]))
 
 
 @dataclass(frozen=True)
-class Text:
-    """One text: what is read for it, in turn.
+class DataSource:
+    """One text of the data options.
 
     Attributes:
-        name: what the user called it.
-        weight: its share in a mixture.
-        readings: one, or one for training and one for validation.
+        name: name or path given by the user.
+        weight: share in a mixture.
+        split_sources: one source, or one for training and one for validation.
         splits: names of the splits.
     """
 
     name: str
     weight: float
-    readings: tuple[Reading, ...]
+    split_sources: tuple[SplitSource, ...]
     splits: tuple[str, ...]
 
     @property
     def key(self) -> str:
-        """What names the documents and their splits."""
-        return json.dumps([(r.scan.key, str(r.rule), r.only) for r in self.readings])
+        """Identifier of the documents and their splits."""
+        return json.dumps([(r.scan.key, str(r.rule), r.only) for r in self.split_sources])
 
     @property
     def characters(self) -> int:
-        """Of all documents."""
-        return sum(reading.scan.characters for reading in self.readings)
+        """Number of characters of all documents."""
+        return sum(part.scan.characters for part in self.split_sources)
 
     @property
     def left_out(self) -> list[str]:
-        """What was wrong with the documents that are left out."""
-        return [problem for reading in self.readings for problem in reading.scan.bad.values()]
+        """Problems of the documents that are left out."""
+        return [problem for part in self.split_sources for problem in part.scan.bad.values()]
 
-    def parts(self) -> Iterator[tuple[str, Part]]:
-        """All parts of the good documents, each with its split."""
-        for reading in self.readings:
-            yield from reading.parts()
+    def chunks(self) -> Iterator[tuple[str, TextChunk]]:
+        """Iterate over the chunks of valid documents, each with its split."""
+        for part in self.split_sources:
+            yield from part.chunks()
 
 
-def texts(
+def data_sources(
     args: DataArgs, split: Literal["both", "validation", "all"], until_done: ExitStack
-) -> list[Text]:
-    """The texts to prepare, scanned.
+) -> list[DataSource]:
+    """Scan the texts of the data options.
 
     Args:
-        args: what the user asked for.
+        args: data options.
         split: ``both``, ``validation`` alone, or ``all`` for validation.
-        until_done: what must be kept until the texts have been read for the last time.
+        until_done: holds temporary files until the texts are read for the last time.
 
     Raises:
         ConfigError: see `open_source` and `scan`.
@@ -101,25 +101,25 @@ def texts(
     if split == "all":
         return [_whole(args, until_done)]
     weights = args.mixture or {args.sources[0]: 1.0}
-    read = partial(_reading, until_done=until_done)
-    found = [_text(args, name, weight, read) for name, weight in weights.items()]
+    read = partial(_split_source, until_done=until_done)
+    found = [_data_source(args, name, weight, read) for name, weight in weights.items()]
     if split == "validation":
         return [_held_out(text) for text in found]
     if args.validation_path is None:
         return found
     source = _opened(args, args.validation_path)
     only = read(args, source, "validation")
-    return [*found, Text(args.validation_path, 1.0, (only,), ("validation",))]
+    return [*found, DataSource(args.validation_path, 1.0, (only,), ("validation",))]
 
 
-def _held_out(text: Text) -> Text:
-    """The held-out part of a text alone."""
-    readings = (replace(r, only="validation") for r in text.readings if r.rule != "train")
-    return replace(text, readings=tuple(readings), splits=("validation",))
+def _held_out(text: DataSource) -> DataSource:
+    """The validation split of a text alone."""
+    split_sources = (replace(r, only="validation") for r in text.split_sources if r.rule != "train")
+    return replace(text, split_sources=tuple(split_sources), splits=("validation",))
 
 
 def share_held_out(args: DataArgs, name: str) -> float:
-    """What training on a source holds out of its documents: a share, a number, or 0 for none."""
+    """Held-out part of a source in training: a share, a number of documents, or 0."""
     if args.validation_path is not None:
         return 0.0
     if args.validation is not None or not is_corpus(args, name):
@@ -128,8 +128,8 @@ def share_held_out(args: DataArgs, name: str) -> float:
     return 0.0 if "validation" in corpus.roles else corpus.last or _SHARE
 
 
-def _whole(args: DataArgs, until_done: ExitStack) -> Text:
-    """A text that is scored as a whole; of a corpus the part that is scored by convention."""
+def _whole(args: DataArgs, until_done: ExitStack) -> DataSource:
+    """A text to score as a whole; for a corpus the split that is scored by convention."""
     for name in ("validation_path", "mixture"):
         if getattr(args, name) is not None:
             raise ConfigError(
@@ -139,18 +139,19 @@ def _whole(args: DataArgs, until_done: ExitStack) -> Text:
     name = args.sources[0]
     only = ("validation",)
     if not is_corpus(args, name):
-        reading = _reading(args, _opened(args, name), "validation", until_done)
-        return Text(name, 1.0, (reading,), only)
+        whole = _split_source(args, _opened(args, name), "validation", until_done)
+        return DataSource(name, 1.0, (whole,), only)
     corpus = CORPORA[name]
     source = corpus.source(corpus.scored, streaming=args.streaming)
     rule: float | str = "validation"
     if source is None:  # no split of its own: what training would hold out, or all of it
         source, rule = corpus.training(streaming=args.streaming), corpus.last or rule
-    return Text(name, 1.0, (_reading(args, source, rule, until_done, only="validation"),), only)
+    scored = _split_source(args, source, rule, until_done, only="validation")
+    return DataSource(name, 1.0, (scored,), only)
 
 
-def known_text(args: DataArgs, name: str) -> Text | None:
-    """A text of local files, if it has been read before and has not changed; nothing is read.
+def known_source(args: DataArgs, name: str) -> DataSource | None:
+    """A text of local files from an earlier scan, if unchanged; without reading it.
 
     Raises:
         ConfigError: there are no such files.
@@ -159,11 +160,14 @@ def known_text(args: DataArgs, name: str) -> Text | None:
         return None
     _opened(args, name)
     with ExitStack() as nothing, suppress(ConfigError):
-        return _text(args, name, 1.0, partial(_reading, until_done=nothing, find=remembered))
+        read = partial(_split_source, until_done=nothing, find=remembered)
+        return _data_source(args, name, 1.0, read)
     return None
 
 
-def _text(args: DataArgs, name: str, weight: float, read: Callable[..., Reading]) -> Text:
+def _data_source(
+    args: DataArgs, name: str, weight: float, read: Callable[..., SplitSource]
+) -> DataSource:
     rule = args.validation or _SHARE
     held_out: Source | None = None
     if is_corpus(args, name):
@@ -176,16 +180,16 @@ def _text(args: DataArgs, name: str, weight: float, read: Callable[..., Reading]
         train = _opened(args, name)
     if args.validation_path is not None:
         only = read(args, train, "train")
-        return Text(name, weight, (only,), ("train",))
+        return DataSource(name, weight, (only,), ("train",))
     both = ("train", "validation")
     if held_out is None:
-        return Text(name, weight, (read(args, train, rule),), both)
-    readings = zip((train, held_out), both, strict=True)
-    return Text(name, weight, tuple(read(args, s, r) for s, r in readings), both)
+        return DataSource(name, weight, (read(args, train, rule),), both)
+    split_sources = zip((train, held_out), both, strict=True)
+    return DataSource(name, weight, tuple(read(args, s, r) for s, r in split_sources), both)
 
 
 def is_remote(args: DataArgs, name: str) -> bool:
-    """Whether the name means one text wherever it is used: a corpus, or a dataset of the hub."""
+    """Whether a name is global: a named corpus, or a dataset of the hub."""
     on_hub = name.startswith("hf:") and not Path(name[3:].partition(":")[0]).expanduser().exists()
     return on_hub or is_corpus(args, name)
 
@@ -199,40 +203,40 @@ def _opened(args: DataArgs, name: str) -> Source:
     return open_source(name, field=args.field, separator=args.separator, streaming=args.streaming)
 
 
-def _reading(
+def _split_source(
     args: DataArgs,
     source: Source,
     rule: float | str,
     until_done: ExitStack,
     only: str | None = None,
     find: Callable[..., Scan] = scan,
-) -> Reading:
-    """A source and its scan."""
+) -> SplitSource:
+    """Scan a source and apply its split."""
     if args.limit is not None:
         source = Limited(source, args.limit)
     if source.once:
         source = _copied(source, args, until_done)
-    found = find(source, args.max_bad, remember=args.cache_folder)
+    found = find(source, args.max_errors, remember=args.cache_folder)
     if isinstance(rule, str):
-        return Reading(source, found, rule)
+        return SplitSource(source, found, rule)
     if rule >= found.documents:
         raise ConfigError(
             f"`data.validation` {rule:g} holds out all {found.documents} documents of "
             f"{source.name}; give fewer, or a share such as 0.05"
         )
-    return Reading(source, found, Split(rule, found), only)
+    return SplitSource(source, found, Split(rule, found), only)
 
 
 class _Copy(Source):
-    """A source that can be read once only, copied to a file, problems included."""
+    """Copy of a source that can be read only once, problems included."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name, self.path = name, path
 
-    def parts(self) -> Iterator[Part]:
+    def chunks(self) -> Iterator[TextChunk]:
         with self.path.open(encoding="utf-8") as file:
             for line in file:
-                yield Part(*json.loads(line))
+                yield TextChunk(*json.loads(line))
 
 
 def _copied(source: Source, args: DataArgs, until_done: ExitStack) -> Source:
@@ -244,7 +248,7 @@ def _copied(source: Source, args: DataArgs, until_done: ExitStack) -> Source:
         copy.path.open("w", encoding="utf-8") as file,
         bar(f"copying {source.name}", total=None) as advance,
     ):
-        for part in source.parts():
-            file.write(json.dumps(part) + "\n")
-            advance(len(part.text))
+        for chunk in source.chunks():
+            file.write(json.dumps(chunk) + "\n")
+            advance(len(chunk.text))
     return copy

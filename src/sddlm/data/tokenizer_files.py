@@ -1,4 +1,4 @@
-"""Where tokenizers come from: their files, in the forms that are about, and the hub."""
+"""Tokenizer files in common formats, and download from the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 
 def vocabulary(path: Path) -> Path:
-    """The file to read: the path itself, or in a folder the first of those that can be read."""
+    """Tokenizer file of a path: the path itself, or the first known file of a folder."""
     if not path.is_dir():
         return path
     names = (FILE_NAME, "vocab.json", "vocab.txt")
@@ -23,7 +23,7 @@ def vocabulary(path: Path) -> Path:
 
 
 def read(path: Path) -> hf.Tokenizer:
-    """A tokenizer from its file, or from the file of its vocabulary."""
+    """Read a tokenizer from its file, or from the file of its vocabulary."""
     if path.name.endswith("vocab.json"):
         merges = path.with_name(path.name.removesuffix("vocab.json") + "merges.txt")
         if not merges.is_file():
@@ -57,7 +57,7 @@ def download(name: str) -> Path:
     """``tokenizer.json`` of a repository on the hub, from its cache where it is there.
 
     Raises:
-        OSError: there is none; the message says what to add to "no such file".
+        OSError: there is none; the message continues "no such file".
     """
     if not _HUB_NAME.fullmatch(name) or name.endswith(".json"):
         raise OSError(", nor a folder with one")

@@ -35,7 +35,7 @@ KINDS = ("bytes", "characters", "bpe")
 _WORD = 256
 _BLANKS = re.compile(rf"\s{{{_WORD}}}")
 _LONG = re.compile(rf"[^\W_]{{{_WORD}}}|(?:(?!\s)[\W_]){{{_WORD}}}|{_BLANKS.pattern}")
-_PIECE = 1 << 16  # characters; the library needs some 300 bytes a token for one text
+_PIECE = 1 << 16  # characters; the library needs some 300 bytes per token of one text
 
 # After it has used threads, the library warns on stderr at every fork (a loader's worker) unless
 # the variable is set; and a forked child would wait for ever for threads only its parent has.
@@ -51,8 +51,8 @@ class Tokenizer:
 
     Special tokens are never found *in* text: ``"<|endoftext|>"`` written by a user is thirteen
     characters like any others, so text cannot end a document, and ``decode(encode(x)) == x`` holds
-    exactly for the kinds made here. Nor does encoding add any, truncate or pad, whatever the file
-    says; who wants an end puts ``eos_id`` there.
+    exactly for the kinds made here. Encoding adds no special token and does not truncate or pad,
+    whatever the file specifies; callers append ``eos_id``.
 
     Attributes:
         vocab_size: V, one more than the largest id that can be emitted (added tokens included).
@@ -190,7 +190,7 @@ class Tokenizer:
 
     @classmethod
     def choose(cls, spec: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """The tokenizer that a user asked for.
+        """Make the tokenizer of a specification.
 
         Args:
             spec: ``bytes``, ``characters``, ``bpe``, a path or a hub name.
@@ -226,16 +226,16 @@ class Tokenizer:
         return list(self._hf.encode(text, add_special_tokens=False).offsets)
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text of ``ids``; special tokens are left out or written as themselves."""
+        """Decode ids; special tokens are skipped or written literally."""
         return str(self._hf.decode(list(ids), skip_special_tokens=skip_special))
 
     def decode_batch(self, rows: Sequence[Sequence[int]], skip_special: bool = True) -> list[str]:
-        """``decode`` for each row."""
+        """Decode each row of ids."""
         ids = [list(row) for row in rows]
         return list(self._hf.decode_batch(ids, skip_special_tokens=skip_special))
 
     def pieces(self, text: str) -> Iterator[str]:
-        """``text`` in pieces whose ids, one after another, are the ids of the whole.
+        """Split a text into pieces whose concatenated ids are the ids of the whole.
 
         A text of 100 MB in one go needs tens of GB and one core; pieces need neither. Where the
         kind of tokenizer does not promise the same ids, the whole text is the only piece.
@@ -250,7 +250,7 @@ class Tokenizer:
         return Path(folder) / FILE_NAME
 
     def to_json(self) -> str:
-        """What ``save`` writes."""
+        """Serialised tokenizer, as written by `save`."""
         return str(self._hf.to_str())
 
     @property
@@ -273,7 +273,7 @@ class Tokenizer:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Within it a call encodes on its own thread alone, for who calls from several threads."""
+    """Context in which each call encodes on its own thread, for callers with several threads."""
     before = os.environ["TOKENIZERS_PARALLELISM"]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
@@ -283,11 +283,11 @@ def one_thread_each() -> Iterator[None]:
 
 
 def _words(texts: Iterable[str]) -> Iterator[str]:
-    """Texts in pieces to learn from: words longer than `_WORD` are cut, all others stay whole."""
+    """Pieces of texts to learn from: words longer than `_WORD` are cut."""
     for text in texts:
         for piece in cut(text, _PIECE):
             start = 0
-            # nearly no piece has any; to look so is six times as fast
+            # hardly any piece has one; this check is six times faster than the pattern
             any_long = max(map(len, piece.split()), default=0) >= _WORD or _BLANKS.search(piece)
             for long in _LONG.finditer(piece) if any_long else ():
                 yield piece[start : long.end()]
@@ -296,7 +296,7 @@ def _words(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _is_local(tokenizer: hf.Tokenizer) -> bool:
-    """Whether text may be cut by `cut` without any other ids."""
+    """Whether `cut` leaves the ids of a text unchanged."""
     words = tokenizer.pre_tokenizer
     if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
         return isinstance(words, pre_tokenizers.BertPreTokenizer)
@@ -308,7 +308,7 @@ def _is_local(tokenizer: hf.Tokenizer) -> bool:
 
 
 def _found(name: str) -> Path:
-    """The file of a tokenizer on the hub."""
+    """Download the file of a tokenizer from the hub."""
     advice = f"use one of {', '.join(KINDS)}, a {FILE_NAME}, a folder with one, or a hub name"
     meant = closest(name, KINDS)
     if meant:  # the hub would be asked for it, for half a minute where there is no network

@@ -1,4 +1,4 @@
-"""What is kept of a denoising, to be played again."""
+"""Recording of a denoising, to be replayed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sddlm.errors import ConfigError
 
 @dataclass(frozen=True)
 class Frames:
-    """What a denoising looked like.
+    """Frames of a denoising.
 
     Attributes:
         tokens: ``[F, B, L]`` int64, F moments in order.
@@ -28,10 +28,10 @@ class Frames:
 
 @dataclass(frozen=True)
 class Recording:
-    """One sampler's denoising of a batch, as one side of a page.
+    """A sampler's denoising of a batch, shown on one side of a page.
 
     Attributes:
-        label: what tells it from the other side (sampler, steps).
+        label: name (sampler, steps).
         frames: from `Recorder`.
         notes: facts of this side alone (network calls, seconds).
         known: positions that were given and never noisy ``[B, L]`` bool; None for none.
@@ -44,14 +44,14 @@ class Recording:
 
 
 class Recorder:
-    """An ``OnStep`` that keeps the tokens of at most ``limit`` steps, evenly, and of the last one.
+    """An ``OnStep`` that records at most ``limit`` evenly spaced steps, and the last one.
 
-    The number of steps need not be known: when there are too many moments every other one is
-    dropped and only every second further step is kept.
+    The number of steps need not be known: when the limit is reached, every other frame is dropped
+    and the stride doubles.
 
     Attributes:
-        limit: most moments kept, at least 2.
-        samples: how many sequences of the batch are kept; None for all.
+        limit: largest number of frames, at least 2.
+        samples: number of sequences of the batch that are recorded; None is all.
     """
 
     def __init__(self, limit: int = 200, *, samples: int | None = None) -> None:
@@ -65,7 +65,7 @@ class Recorder:
         self._seen = 0
 
     def __call__(self, step: int, t: float, x: Tensor) -> None:
-        """Keep the tokens ``[B, L]`` after a step (see ``sddlm.types.OnStep``)."""
+        """Record the tokens ``[B, L]`` after a step (see ``sddlm.types.OnStep``)."""
         self._last = (step, t, x[: self.samples].to("cpu", torch.int32, copy=True))
         if self._seen % self._stride == 0:
             self._kept.append(self._last)
@@ -75,7 +75,7 @@ class Recorder:
         self._seen += 1
 
     def frames(self) -> Frames:
-        """What was kept, the last step included.
+        """Return the recorded frames, including the last step.
 
         Raises:
             ConfigError: if nothing was recorded.

@@ -1,4 +1,4 @@
-"""One self-contained HTML page that plays a denoising: no server, no network, no install."""
+"""Self-contained HTML page that plays a denoising, without server or network."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["Frames", "Recorder", "Recording", "write_page"]
 
 def write_page(
     path: str | Path,
-    takes: Frames | Sequence[Recording],
+    recordings: Frames | Sequence[Recording],
     tokenizer: Decodes,
     *,
     title: str = "Denoising",
     notes: Sequence[str] = (),
     known: Tensor | None = None,
 ) -> Path:
-    """Write the page, atomically.
+    """Write the page atomically.
 
         recorder = Recorder()
         sampler.sample(..., on_step=recorder)
@@ -41,22 +41,24 @@ def write_page(
         takes: the frames of a `Recorder`; or one or two `Recording`, two being played side by side
             at the same diffusion time.
         tokenizer: decodes single tokens.
-        title: of the page.
+        title: title of the page.
         notes: facts shown under the title (model, sampler, steps, seconds).
-        known: positions that were given and never noisy ``[B, L]`` bool; with takes, each has its
+        known: positions that were given and never noisy ``[B, L]`` bool; each `Recording` has its
             own.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: for no take or more than two, or two of different numbers of samples.
+        ConfigError: no recording, more than two, or two with different numbers of samples.
     """
-    if isinstance(takes, Frames):
-        takes = [Recording("", takes, known=known)]
+    if isinstance(recordings, Frames):
+        recordings = [Recording("", recordings, known=known)]
     elif known is not None:
-        raise ConfigError("write_page(..., known=) is for frames: give it to each Take instead")
-    _check(takes)
+        raise ConfigError(
+            "write_page(..., known=) is for frames: give it to each Recording instead"
+        )
+    _check(recordings)
     style, script = _read("page.css"), _read("page.js")
     filling = {
         "title": html.escape(printable(title)),
@@ -65,7 +67,7 @@ def write_page(
         "script": script,
         "style_hash": _digest(style),
         "script_hash": _digest(script),
-        "data": embed(payload(takes, tokenizer)),
+        "data": embed(payload(recordings, tokenizer)),
     }
     # one pass, so that a placeholder inside a text is left alone
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: filling[match[1]], _read("page.html"))
@@ -76,25 +78,27 @@ def write_page(
     return path
 
 
-def _check(takes: Sequence[Recording]) -> None:
-    """Refuse what cannot stand side by side."""
-    if not 1 <= len(takes) <= 2:
-        raise ConfigError(f"a page shows 1 or 2 takes, not {len(takes)}: write one page for each")
-    counts = [take.frames.tokens.shape[1] for take in takes]
+def _check(recordings: Sequence[Recording]) -> None:
+    """Check that recordings can be shown side by side."""
+    if not 1 <= len(recordings) <= 2:
+        raise ConfigError(
+            f"a page shows 1 or 2 recordings, not {len(recordings)}: write one page for each"
+        )
+    counts = [each.frames.tokens.shape[1] for each in recordings]
     if len(set(counts)) > 1:
         raise ConfigError(
-            f"the takes have {counts[0]} and {counts[1]} samples: record equally many, "
+            f"the recordings have {counts[0]} and {counts[1]} samples: record equally many, "
             "such as Recorder(samples=1)"
         )
-    if any(take.frames.tokens.numel() == 0 for take in takes):
-        raise ConfigError("a take has no tokens: record at least one sample of one token")
+    if any(each.frames.tokens.numel() == 0 for each in recordings):
+        raise ConfigError("a recording has no tokens: record at least one sample of one token")
 
 
 def _read(name: str) -> str:
-    """A part of the page."""
+    """Read a part of the page."""
     return (resources.files("sddlm.demo") / name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:
-    """How the page's policy names the one script and the one style that it allows."""
+    """Hash by which the page's content security policy allows its script and style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""The data that a page's script reads."""
+"""JSON data of a page's script."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sddlm.demo.frames import Recording
 from sddlm.demo.tokens import LONGEST, Decodes, TokenTexts, printable
 
 
-def payload(takes: Sequence[Recording], tokenizer: Decodes) -> dict[str, Any]:
+def payload(recordings: Sequence[Recording], tokenizer: Decodes) -> dict[str, Any]:
     """What the page's script reads.
 
     Args:
-        takes: of equally many sequences.
+        recordings: recordings with the same number of sequences.
         tokenizer: decodes single tokens.
 
     Returns:
@@ -31,13 +31,14 @@ def payload(takes: Sequence[Recording], tokenizer: Decodes) -> dict[str, Any]:
         ``texts``), the ``changes`` that lead from each frame to the next, flat
         ``[position, token, position, token, ...]``, and ``known`` positions.
     """
-    used = torch.cat([take.frames.tokens.flatten() for take in takes]).unique()
-    numbers = [torch.searchsorted(used, take.frames.tokens) for take in takes]  # [F, B, L] each
+    used = torch.cat([take.frames.tokens.flatten() for take in recordings]).unique()
+    # [F, B, L] each
+    numbers = [torch.searchsorted(used, take.frames.tokens) for take in recordings]
     texts = TokenTexts(tokenizer)
     joins: dict[str, str] = {}
     for each in numbers:
         joins |= _joins(each, used, texts)
-    moments, at = moments_of([take.frames.times for take in takes])
+    moments, at = moments_of([take.frames.times for take in recordings])
     return {
         "texts": ["\n".join(map(printable, texts(i).split("\n"))) for i in used.tolist()],
         "joins": joins,
@@ -51,13 +52,13 @@ def payload(takes: Sequence[Recording], tokenizer: Decodes) -> dict[str, Any]:
                 "at": frame_at,
                 "samples": [_sample(each[:, b], take.known, b) for b in range(each.shape[1])],
             }
-            for take, each, frame_at in zip(takes, numbers, at, strict=True)
+            for take, each, frame_at in zip(recordings, numbers, at, strict=True)
         ],
     }
 
 
 def _sample(rows: Tensor, known: Tensor | None, b: int) -> dict[str, Any]:
-    """One sequence ``[F, L]``, places in ``used``."""
+    """Data of one sequence ``[F, L]``, as indices into ``used``."""
     changes = []
     for before, after in pairwise(rows):
         places = (before != after).nonzero()[:, 0]
@@ -67,7 +68,7 @@ def _sample(rows: Tensor, known: Tensor | None, b: int) -> dict[str, Any]:
 
 
 def moments_of(times: Sequence[Sequence[float]]) -> tuple[list[float], list[list[int]]]:
-    """The moments at which at least one of several denoisings has a frame, in diffusion time.
+    """Merge the diffusion times at which any of several denoisings has a frame.
 
     Samplers may stay at one time for several steps; their k-th frames of a time are one moment.
 
@@ -93,7 +94,7 @@ def moments_of(times: Sequence[Sequence[float]]) -> tuple[list[float], list[list
 
 
 def _joins(numbers: Tensor, used: Tensor, texts: TokenTexts) -> dict[str, str]:
-    """Texts of neighbouring tokens that are parts of a UTF-8 character, whole together.
+    """Texts of neighbouring tokens that form one UTF-8 character together.
 
     Args:
         numbers: places in ``used`` ``[F, B, L]``.
@@ -115,7 +116,7 @@ def _joins(numbers: Tensor, used: Tensor, texts: TokenTexts) -> dict[str, str]:
 
 
 def embed(data: dict[str, Any]) -> str:
-    """JSON that can stand inside ``<script>``: no ``<``, ``>``, ``&`` and nothing but ASCII."""
+    """Serialise JSON for use inside ``<script>``: no ``<``, ``>``, ``&`` and nothing but ASCII."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

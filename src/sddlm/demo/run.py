@@ -1,4 +1,4 @@
-"""The verb ``sddlm demo``: a trained model writes while one looks on."""
+"""The verb ``sddlm demo``: watch a trained model generate text."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def demo(
         model_dir: run or model directory.
         prompt: what the text begins with; it is never changed.
         suffix: what the text ends with; alone or beside a prompt.
-        infill: a text with blanks of so many tokens, as "The {3} fox jumped over {1:8} dog".
+        infill: a text with blanks of N or N:M tokens, as "The {3} fox jumped over {1:8} dog".
         count: texts on the page; the terminal shows the first.
         length: tokens of a text with its prompt; default: the length that the model was trained
             for, or where its rows were single documents, their middle length.
@@ -67,11 +67,11 @@ def demo(
         how: sampler and its knobs.
 
     Raises:
-        ConfigError: if a value cannot be used; before anything is loaded where possible.
+        ConfigError: a value cannot be used; before anything is loaded where possible.
     """
     sides = [SamplerConfig(**how)]
     if against is not None:
-        sides.append(varied(sides[0], against))
+        sides.append(with_overrides(sides[0], against))
     request = Request(prompt=prompt, suffix=suffix, infill=infill, length=length, count=count)
     check_fps(fps)
     if not Path(model_dir).is_dir():
@@ -80,30 +80,30 @@ def demo(
         check_writable(Path(html))
     loaded = LanguageModel.load(model_dir, choose_device(device))
     writers = [Generator(loaded, [request], side, seed=seed, batch=count) for side in sides]
-    wish = wish_of(writers[0])
-    takes = []
+    job = sampling_job(writers[0])
+    recordings = []
     for writer in writers:
         block = writer.round()[0]
         sampler = writer.sampler(block)
-        label = label_of(writer.how, sampler, wish.shape[1])
-        take, drawn = show(loaded, label, sampler, wish, fps=fps)
-        takes.append(take)
+        label = sampler_label(writer.how, sampler, job.shape[1])
+        recording, drawn = show(loaded, label, sampler, job, fps=fps)
+        recordings.append(recording)
         writer.take(block, drawn.tokens, drawn.nfe.tolist(), drawn.seconds)
     if writers[0].round():
         logger.info("this is the first block of a long text; sddlm sample writes the whole")
     if html:
-        write_page(html, takes, loaded.tokenizer, title=TITLE, notes=notes_of(loaded, wish))
+        write_page(html, recordings, loaded.tokenizer, title=TITLE, notes=page_notes(loaded, job))
 
 
-def varied(how: SamplerConfig, against: str) -> SamplerConfig:
-    """Other settings of a sampler.
+def with_overrides(how: SamplerConfig, against: str) -> SamplerConfig:
+    """Override options of a sampler configuration.
 
     Args:
-        how: the settings.
-        against: what is different, as ``psi,kappa=cap:0.05``; a name alone is that of the sampler.
+        how: the configuration.
+        against: overrides, such as ``psi,kappa=cap:0.05``; a name alone is that of the sampler.
 
     Raises:
-        ConfigError: if there is no such setting or value.
+        ConfigError: there is no such option or value.
     """
     hints = get_type_hints(SamplerConfig)
     changes: dict[str, Any] = {}
@@ -135,13 +135,13 @@ def varied(how: SamplerConfig, against: str) -> SamplerConfig:
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """What is to be written, the same for every sampler that is shown.
+    """A sampling job, the same for every sampler that is shown.
 
     Attributes:
         shape: number of samples and their length (B, L).
-        seed: of all randomness.
-        condition: what is given, or None.
-        index: of each sample ``[B]`` int64, or of the first.
+        seed: seed of all randomness.
+        condition: given tokens, or None.
+        index: index of each sample ``[B]`` int64, or of the first.
     """
 
     shape: tuple[int, int]
@@ -151,23 +151,23 @@ class SamplingJob:
 
     @property
     def known(self) -> Tensor | None:
-        """Where tokens are given ``[B, l]`` bool, without padding; None if nowhere."""
+        """Given positions ``[B, l]`` bool, without padding; None if there are none."""
         if self.condition is None or not self.condition.known.any():
             return None
         return self.condition.known[:, : self.width]
 
     @property
     def width(self) -> int:
-        """Tokens of the longest sample, without padding."""
+        """Number of tokens of the longest sample, without padding."""
         lengths = None if self.condition is None else self.condition.lengths
         return self.shape[1] if lengths is None else int(lengths.max())
 
 
-def wish_of(writer: Generator) -> SamplingJob:
-    """What a writer of one request writes first.
+def sampling_job(writer: Generator) -> SamplingJob:
+    """First sampling job of a generator with one request.
 
     Raises:
-        ConfigError: if its texts cannot be sampled together, or not at once.
+        ConfigError: its texts cannot be sampled in one batch.
     """
     first, *more = writer.round()
     if more:
@@ -180,24 +180,24 @@ def show(
     loaded: LanguageModel,
     label: str,
     sampler: Sampler,
-    wish: SamplingJob,
+    job: SamplingJob,
     *,
     fps: float | None = None,
     console: Console | None = None,
 ) -> tuple[Recording, Samples]:
-    """Draw samples; the first is shown in the terminal, all are kept for a page.
+    """Draw samples; show the first in the terminal, and record all.
 
     Args:
         loaded: the model.
         label: names the sampler.
-        sampler: how.
-        wish: what.
+        sampler: draws them.
+        job: what to draw.
         fps: see `demo`.
-        console: where to; None for standard output.
+        console: console to print to; None for standard output.
     """
     console = Console() if console is None else console
     recorder = Recorder()
-    total = sampler.calls(wish.shape[1])
+    total = sampler.calls(job.shape[1])
     with (
         counting(loaded) as calls,
         TerminalView(
@@ -205,43 +205,44 @@ def show(
             console=console,
             steps=total,
             title=label,
-            known=wish.known,
-            nfe=calls if wish.shape[0] == 1 else None,  # calls of a batch are not those of a sample
+            known=job.known,
+            nfe=calls if job.shape[0] == 1 else None,  # calls of a batch are not those of a sample
             fps=pleasant_fps(total) if fps is None else fps,
         ) as watch,
     ):
 
         def on_step(step: int, t: float, x: Tensor) -> None:
-            recorder(step, t, x[:, : wish.width])
-            watch(step, t, x[:, : wish.width])
+            recorder(step, t, x[:, : job.width])
+            watch(step, t, x[:, : job.width])
 
         if loaded.estimate.diffusion:
-            on_step(0, 1.0 if wish.condition is None else wish.condition.t, start_of(loaded, wish))
+            t = 1.0 if job.condition is None else job.condition.t
+            on_step(0, t, initial_tokens(loaded, job))
         drawn = sampler.sample(
             loaded,
-            batch=wish.shape[0],
-            length=wish.shape[1],
-            seed=wish.seed,
-            index=wish.index,
-            condition=wish.condition,
+            batch=job.shape[0],
+            length=job.shape[1],
+            seed=job.seed,
+            index=job.index,
+            condition=job.condition,
             on_step=on_step,
         )
-    facts = facts_of(drawn, drawn.seconds - watch.paused)
+    facts = run_summary(drawn, drawn.seconds - watch.paused)
     console.print(f"{label}: {facts}", style="dim", markup=False, highlight=False)
-    return Recording(label, recorder.frames(), [facts], wish.known), drawn
+    return Recording(label, recorder.frames(), [facts], job.known), drawn
 
 
-def start_of(loaded: LanguageModel, wish: SamplingJob) -> Tensor:
-    """The tokens that a diffusion sampler begins from ``[B, L]`` int64."""
-    (B, L), device = wish.shape, device_of(loaded.network)
-    draw = Draw(wish.seed, 0, indices(wish.index, B, device), B)
+def initial_tokens(loaded: LanguageModel, job: SamplingJob) -> Tensor:
+    """Initial tokens of a diffusion sampler ``[B, L]`` int64."""
+    (B, L), device = job.shape, device_of(loaded.network)
+    draw = Draw(job.seed, 0, indices(job.index, B, device), B)
     noise = loaded.process.prior(draw, L, vocab_size=loaded.network.vocab_size)
-    return noise if wish.condition is None else wish.condition.to(device).begin(noise)
+    return noise if job.condition is None else job.condition.to(device).begin(noise)
 
 
 @contextmanager
 def counting(loaded: LanguageModel) -> Iterator[Callable[[], int]]:
-    """Counts the calls of the network meanwhile; what it gives tells how many there were."""
+    """Context that counts network calls; yields a function that returns the count."""
     calls = 0
 
     def count(*_: object) -> None:
@@ -255,8 +256,8 @@ def counting(loaded: LanguageModel) -> Iterator[Callable[[], int]]:
         hook.remove()
 
 
-def label_of(how: SamplerConfig, sampler: Sampler, length: int) -> str:
-    """A sampler in a few words: its kind, its steps and what is not as usual."""
+def sampler_label(how: SamplerConfig, sampler: Sampler, length: int) -> str:
+    """Short description of a sampler: kind, steps and options that are not the default."""
     changed = [
         f"{f.name} {getattr(how, f.name)}"
         for f in fields(how)
@@ -265,20 +266,20 @@ def label_of(how: SamplerConfig, sampler: Sampler, length: int) -> str:
     return ", ".join([type(sampler).__name__, f"{sampler.calls(length)} steps", *changed])
 
 
-def facts_of(drawn: Samples, seconds: float) -> str:
-    """What a run took, in words."""
+def run_summary(drawn: Samples, seconds: float) -> str:
+    """Cost of a sampling run in words."""
     low, high = int(drawn.nfe.min()), int(drawn.nfe.max())
     calls = f"{low}" if low == high else f"{low} to {high}"
     return f"nfe {calls}, {seconds:.1f} s"
 
 
-def notes_of(loaded: LanguageModel, wish: SamplingJob) -> list[str]:
-    """What the page says under its title."""
+def page_notes(loaded: LanguageModel, job: SamplingJob) -> list[str]:
+    """Facts shown under the title of the page."""
     size = sum(p.numel() for p in loaded.network.parameters())
     objective = str(loaded.objective.get("class_path", "")).rpartition(".")[2]
     return [
         *([objective] if objective else []),
         f"{size / 1e6:.3g} million parameters",
-        f"{wish.width} tokens",
-        f"seed {wish.seed}",
+        f"{job.width} tokens",
+        f"seed {job.seed}",
     ]

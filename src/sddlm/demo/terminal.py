@@ -1,4 +1,4 @@
-"""Watch a denoising in the terminal."""
+"""Live view of a denoising in the terminal."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PRINTED_AT = (0.75, 0.5, 0.25)
 _REDRAWN = 12.0
 #: most frames of a run that is slowed down; with more steps some have none
 _MOST_FRAMES = 200
-#: what a run that is slowed down takes, about
+#: approximate seconds of a run that is slowed down
 _PLAYED_SECONDS = 6.0
 
 
 class TerminalView:
     """An ``OnStep`` that draws one sample as it comes out of the noise.
 
-        with Watch(tokenizer, steps=64) as on_step:
+        with TerminalView(tokenizer, steps=64) as on_step:
             sampler.sample(model, ..., on_step=on_step)
 
     Grey tokens have not been touched since the start, so they are noise; yellow ones changed since
@@ -61,17 +61,17 @@ class TerminalView:
 
         Args:
             tokenizer: decodes tokens.
-            console: where to; None for standard output.
-            sample: which sequence of the batch.
-            steps: number of steps, shown beside the current one; tells the time left.
-            title: of the picture; None for the number of the sample.
+            console: console to print to; None for standard output.
+            sample: index of the sequence in the batch.
+            steps: number of steps, shown beside the current one, and for the time left.
+            title: title of the picture; None for the number of the sample.
             known: positions that were given and never noisy ``[B, L]`` bool.
-            nfe: tells the network calls of this sample so far.
+            nfe: returns the number of network calls of this sample so far.
             fps: steps shown a second at most, on a terminal; 0 never waits, but then not every
                 step has a frame. None is 0.
 
         Raises:
-            ConfigError: for a wrong ``fps``.
+            ConfigError: ``fps`` is wrong.
         """
         self.console = Console() if console is None else console
         self.sample = sample
@@ -86,7 +86,7 @@ class TerminalView:
         self._reset()
 
     def _reset(self) -> None:
-        """Ready for a run."""
+        """Reset the state for a run."""
         self._live: Live | None = None
         self._first = 0  # step of the first frame
         self._begin = self._begin_paused = self._drawn = 0.0
@@ -107,7 +107,7 @@ class TerminalView:
         self.close()
 
     def close(self) -> None:
-        """Leave the terminal as it was, with the last frame on it."""
+        """Restore the terminal, with the last frame on it."""
         if self._live is not None:
             self._live.stop()
         self._reset()
@@ -130,7 +130,7 @@ class TerminalView:
             self._finish()
 
     def _redraw(self, frame: RenderableType) -> None:
-        """Put a frame in the place of the last one."""
+        """Replace the last frame."""
         if self._live is None:
             self._live = Live(frame, console=self.console, auto_refresh=False)
             self._live.start(refresh=True)
@@ -139,14 +139,14 @@ class TerminalView:
         self._drawn = time.perf_counter()
 
     def _wait(self) -> None:
-        """Let the last frame stand for its time."""
+        """Wait until the last frame was shown for its time."""
         rest = self._drawn + 1 / self.fps - time.perf_counter() if self.fps else 0.0
         if rest > 0 and self._redraws and self._shown is not None:
             time.sleep(rest)
             self.paused += rest
 
     def _due(self, step: int, t: float, now: float) -> bool:
-        """Whether it is time for a frame."""
+        """Whether a frame is due."""
         if self._redraws:
             if self._shown is None:
                 return True
@@ -159,7 +159,7 @@ class TerminalView:
         return due or self._shown is None
 
     def _frame(self, step: int, t: float, tokens: Tensor) -> RenderableType:
-        """The picture of one sample ``[L]``; remembers what it showed."""
+        """Render one sample ``[L]``, and store it as the last frame."""
         if self._shown is None:
             self._shown, self._touched = tokens.clone(), torch.zeros_like(tokens, dtype=torch.bool)
         changed = tokens != self._shown  # [L]
@@ -173,7 +173,7 @@ class TerminalView:
         return Group(panel, status)
 
     def _finish(self) -> None:
-        """The text alone, to be read and copied, and the terminal as it was."""
+        """Print the text alone, and restore the terminal."""
         whole = torch.ones_like(self._touched)
         text = self._body(~whole, whole, empty="")
         if self._redraws:
@@ -184,7 +184,7 @@ class TerminalView:
         self.close()
 
     def _body(self, changed: Tensor, old: Tensor, empty: str = EMPTY) -> Text:
-        """The tokens shown, in colors; ``changed`` and ``old`` are ``[L]`` bool."""
+        """Render the tokens in colors; ``changed`` and ``old`` are ``[L]`` bool."""
         assert self._shown is not None
         given = torch.zeros_like(changed) if self.known is None else self.known[self.sample].cpu()
         body = Text(overflow="fold")
@@ -199,13 +199,13 @@ class TerminalView:
         return body
 
     def _legend(self) -> Text:
-        """What the colors mean."""
+        """Legend of the colors."""
         pairs = [("noise", NOISE), ("just changed", CHANGED), ("settled", SETTLED)]
         pairs += [] if self.known is None else [("given", GIVEN)]
         return Text("  ").join(Text(word, style) for word, style in pairs)
 
     def _status(self, step: int, t: float, changes: int) -> str:
-        """One line, the most important first; what does not fit is left out."""
+        """Status line, the most important first; items that do not fit are omitted."""
         took = time.perf_counter() - self._begin
         worked = took - (self.paused - self._begin_paused)
         done = step - self._first
@@ -227,7 +227,7 @@ class TerminalView:
         return line
 
     def _height(self, body: Text) -> int | None:
-        """On a terminal, as much as fits, so that the picture does not scroll away."""
+        """Height that fits the terminal, so that the picture does not scroll; None elsewhere."""
         if not self._redraws:
             return None
         lines = body.wrap(self.console, max(self.console.width - 4, 1))
@@ -236,10 +236,10 @@ class TerminalView:
 
 
 def check_fps(fps: float | None) -> float | None:
-    """The frame rate as it is.
+    """Check a frame rate, and return it.
 
     Raises:
-        ConfigError: if it is no rate.
+        ConfigError: it is negative or not finite.
     """
     if fps is not None and not (fps >= 0 and math.isfinite(fps)):
         raise ConfigError(f"`fps` is {fps}, allowed is 0 (no waiting) and above: try `fps=10`")
@@ -247,5 +247,5 @@ def check_fps(fps: float | None) -> float | None:
 
 
 def pleasant_fps(steps: int) -> float:
-    """Frames a second with which a run of so many steps takes about six seconds to watch."""
+    """Frames per second at which a run of n steps takes about six seconds to watch."""
     return min(max(min(steps, _MOST_FRAMES) / _PLAYED_SECONDS, 2.0), 30.0)

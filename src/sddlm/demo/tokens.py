@@ -1,4 +1,4 @@
-"""Token texts made safe to show: in a terminal, in a page, beside one another."""
+"""Token texts that are safe to show in a terminal or a page."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SHOWN = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
 
 
 class Decodes(Protocol):
-    """The part of a tokenizer that the demos need."""
+    """Protocol of the tokenizer for the demos."""
 
     def decode(self, ids: list[int], /) -> str:
-        """The text of token numbers."""
+        """Decode token ids."""
         ...
 
 
 def printable(text: str) -> str:
-    """The text with every control, format and lone surrogate character made visible.
+    """Make every control, format and lone surrogate character of a text visible.
 
     A newline becomes ``↵``, other control characters their pictures (``␛`` for escape), characters
     that steer the direction or joining of text ``·``. What is left cannot move a cursor, colour a
@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def _printable(character: str) -> str:
-    """One character of ``printable``."""
+    """Make one character visible (see `printable`)."""
     if character in _SHOWN:
         return _SHOWN[character]
     category = unicodedata.category(character)
@@ -54,7 +54,7 @@ class TokenTexts:
         self._known: dict[int, str] = {}
 
     def __call__(self, token: int) -> str:
-        """What ``token`` decodes to by itself (part of a character may decode to ``�``)."""
+        """Text of a single token (part of a character may decode to ``�``)."""
         if token not in self._known:
             self._known[token] = self._tokenizer.decode([token])
         return self._known[token]
@@ -64,14 +64,14 @@ class TokenTexts:
         return BROKEN in self(token)
 
     def whole(self, tokens: Sequence[int]) -> str | None:
-        """The text of tokens that only together make whole characters; None if they do not."""
+        """Text of tokens that form whole characters only together; None if they do not."""
         if not all(map(self.broken, tokens)):
             return None
         text = self._tokenizer.decode(list(tokens))
         return None if BROKEN in text else text
 
     def line(self, tokens: Sequence[int], empty: str = "") -> list[str]:
-        """The text of each token; neighbours that make one character have it at the first.
+        """Text of each token; tokens that form one character together have it at the first.
 
         Args:
             tokens: in order.

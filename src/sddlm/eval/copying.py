@@ -127,7 +127,7 @@ def copying(
     tokens = [np.asarray(sample.cpu(), np.int64) for sample in samples]
     index = _Index(tokens, n)
     count = None if most_tokens is None else max(1, int(most_tokens / training.mean_length))
-    rows = training.choose(count if len(index.hashes) else 0)
+    rows = training.subsample(count if len(index.hashes) else 0)
     size = max(1, UNIT // training.length)
     facts = {"n": n, "samples": digest([own.tolist() for own in tokens]), "rows": len(rows),
              "training": [len(training), training.length, training.tokens]}  # fmt: skip
@@ -161,7 +161,7 @@ def _search(index: _Index, training: Rows, rows: Ints) -> dict[str, Any]:
         chosen = rows[first : first + size]
         lengths = training.lengths(chosen)
         real = before_padding(lengths, training.length).numpy() if training.padded else None
-        row, column, gram = index.find(training.gather(chosen).numpy(), real)
+        row, column, gram = index.find(training.read(chosen).numpy(), real)
         seen[gram] = True
         runs = _longer(runs, index.longest_runs(chosen[row], column, gram))
         read += int(lengths.sum())

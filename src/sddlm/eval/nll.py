@@ -62,7 +62,7 @@ class NLLEstimator(Protocol):
         """Nats of each position; the mean over draws is the bound, or the exact value."""
         ...
 
-    def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+    def loss_positions(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """The given positions that count ``[B, L]`` bool."""
         ...
 
@@ -94,7 +94,7 @@ class DiffusionNLL:
         published = weighted * (t >= T_MIN)[:, None] / (1 - T_MIN)
         return NLLEstimate(published, weighted)
 
-    def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+    def loss_positions(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """All of the given ones ``[B, L]`` bool."""
         return torch.ones_like(x0, dtype=torch.bool) if loss_mask is None else loss_mask
 
@@ -114,9 +114,9 @@ class AutoregressiveNLL:
         exact = self.objective.bound(model, x0, draw).double()
         return NLLEstimate(exact, exact)
 
-    def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+    def loss_positions(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """All but the first of a row ``[B, L]`` bool."""
-        return self.objective.counted(x0, loss_mask)
+        return self.objective.loss_positions(x0, loss_mask)
 
     def prior_kl(self, model: Any) -> float:
         """None: nothing is noised."""

@@ -265,7 +265,7 @@ def _row_sums(
         seen, real = hide_padding(model, lengths, x0)
         with evaluating(model):
             nats = estimator.nats(seen, x0, Draw(seed, d, strata[d, part].to(device), n))
-        counted = estimator.counted(x0, real)  # [b, L]
+        counted = estimator.loss_positions(x0, real)  # [b, L]
         given = torch.ones_like(counted) if real is None else real
         sums = [finite(x.where(counted, x.new_zeros(())).sum(1)).tolist() for x in nats]
         return [*sums, counted.sum(1).tolist(), given.sum(1).tolist()]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sddlm.data.args import DataArgs, trained_on
 from sddlm.data.packed import Rows
-from sddlm.data.prepare import Prepared, prepare, reopened
+from sddlm.data.prepare import Prepared, load_prepared, prepare
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import words
@@ -97,7 +97,7 @@ class TrainingText:
         while start < len(self.rows) and read < MOST_CHARACTERS:
             chosen = np.arange(start, min(start + _CHUNK_ROWS, len(self.rows)))
             real = before_padding(self.rows.lengths(chosen), self.rows.length)
-            found.append(with_ends(self.tokenizer, self.rows.gather(chosen)[real].tolist()))
+            found.append(with_ends(self.tokenizer, self.rows.read(chosen)[real].tolist()))
             read, start = read + len(found[-1]), start + _CHUNK_ROWS
         return found
 
@@ -155,7 +155,7 @@ def held_out(
     training = prepared = None
     if own is not None:
         own = replace(own, length=lm.network.length)
-        prepared = reopened(own, lm.data, lm.tokenizer)
+        prepared = load_prepared(own, lm.data, lm.tokenizer)
         if prepared is None and (data is None or _readable(own)):
             prepared = prepare(own, lm.tokenizer)
     if prepared is not None:
@@ -204,10 +204,10 @@ def other_text(
 def _chosen(prepared: Prepared, tokenizer: Tokenizer, rows: int | None) -> HeldOut:
     """The rows to score of a prepared text."""
     held = prepared.validation
-    chosen = held.choose(rows)
-    tokens, lengths = held.gather(chosen), held.lengths(chosen)  # [n, L], [n]
+    chosen = held.subsample(rows)
+    tokens, lengths = held.read(chosen), held.lengths(chosen)  # [n, L], [n]
     texts = [with_ends(tokenizer, row.tolist()) for row in unpadded(tokens, lengths)]
-    bos = bool(prepared.meta["packing"]["ends"])
+    bos = bool(prepared.meta["packing"]["bos_eos"])
     source = str(prepared.meta["source"])
     return HeldOut(tokens, texts, source, lengths if held.padded else None, bos)
 

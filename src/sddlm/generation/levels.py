@@ -58,7 +58,7 @@ def read_at(
     p_own = torch.empty(x_t.numel(), dtype=torch.float64, device=device)
     with evaluating(model):
         more = {} if lengths is None else {
-            "attend": before_padding(lengths.to(device), x_t.shape[1])
+            "attention_mask": before_padding(lengths.to(device), x_t.shape[1])
         }  # fmt: skip
         hidden, alpha = hidden_at(loaded, x_t, t, **more)  # [N, D], [1]
         own = x_t.flatten()

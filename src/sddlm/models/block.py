@@ -1,4 +1,4 @@
-"""A transformer block of either architecture: DiT's, or LLaMA's with its RMSNorm and SwiGLU.
+"""Transformer block of either architecture: DiT, or LLaMA with RMSNorm and SwiGLU.
 
 Sources: DiT (arXiv:2212.09748) for the adaptive norms; LLaMA (arXiv:2302.13971), which takes
 RMSNorm from arXiv:1910.07467 and SwiGLU from arXiv:2002.05202.
@@ -18,11 +18,11 @@ from sddlm.models.config import Architecture
 from sddlm.models.layers import Linear, modulate, of_rows, rotate, select_rows
 
 RMS_EPS = 1e-5
-"""Added to the mean square: that of Llama 2, TinyLlama and SMDM; the first LLaMA had 1e-6."""
+"""Epsilon of RMSNorm, as in Llama 2, TinyLlama and SMDM; the first LLaMA had 1e-6."""
 
 
 def norm_of(architecture: Architecture, width: int) -> nn.Module:
-    """A norm with weights and no bias."""
+    """Norm with weights and without bias."""
     if architecture == "llama":
         return nn.RMSNorm(width, eps=RMS_EPS)
     return nn.LayerNorm(width, bias=False)
@@ -38,7 +38,7 @@ class SwiGLU(nn.Module):
 
 
 def mlp_of(architecture: Architecture, width: int) -> nn.Sequential:
-    """Two products with what is not linear between them; hidden width ``4 * width`` in both."""
+    """MLP with hidden width ``4 * width`` in both architectures."""
     if architecture == "llama":
         return nn.Sequential(
             Linear(width, 8 * width, bias=False), SwiGLU(), Linear(4 * width, width, bias=False)
@@ -49,10 +49,10 @@ def mlp_of(architecture: Architecture, width: int) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each a residual branch behind a norm.
+    """Pre-norm transformer block: attention and MLP, each on a residual branch.
 
-    With a conditioning the norms are shifted and scaled and the branches gated by it (adaLN-zero,
-    DiT); without one (``cond_dim`` 0) it is a plain pre-norm transformer block.
+    With a conditioning it shifts and scales the norms and gates the branches (adaLN-zero, DiT);
+    without one (``cond_dim`` 0) the block is plain.
     """
 
     def __init__(
@@ -81,26 +81,29 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         cache: tuple[Cache, int] | None = None,
-        attend: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
-        """What all (causal: all earlier) positions say to each: ``[B, L, 3 D] -> [B, L, D]``.
+        """Multi-head attention, ``[B, L, 3 D] -> [B, L, D]``; causal in a causal network.
 
-        ``attend [B, 1, 1, L]`` bool leaves some of them out; a causal network has none.
+        ``attention_mask [B, 1, 1, L]`` bool is True where a position is attended to; None in a
+        causal network.
         """
         B, L, _ = qkv.shape
-        # unbound, not indexed: each index would fill a gradient of the size of all three with zeros
+        # unbind, not index: the gradient of each index would be a tensor of zeros of all three
         q, k, v = qkv.view(B, L, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # each [B, heads, L, dim]
         # a view of v would keep the unrotated q and k in memory until the backward pass
         v = v.contiguous()
         if cache is None or cache[0].seen == 0:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=self.causal)
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=attention_mask, is_causal=self.causal
+            )
             if cache is not None:
                 cache[0].extend(cache[1], k, v)
         else:
             k, v = cache[0].extend(cache[1], k, v)
             S = k.shape[2]
-            # a single position sees all; of several, the i-th sees all but the last L - 1 - i
+            # a single position sees all; the i-th of several sees all but the last L - 1 - i
             mask = None if L == 1 else qkv.new_ones(L, S, dtype=torch.bool).tril(S - L)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return y.transpose(1, 2).flatten(2)  # [B, L, D]
@@ -113,27 +116,26 @@ class Block(nn.Module):
         sin: Tensor,
         cache: tuple[Cache, int] | None = None,
         rows: Tensor | None = None,
-        attend: Tensor | None = None,
-        light: bool = False,
+        attention_mask: Tensor | None = None,
+        selective: bool = False,
     ) -> Tensor:
-        """One block.
+        """Apply the block.
 
         Args:
             x: residual stream ``[B, L, D]``.
             cond: conditioning ``[B, cond_dim]``; None in a plain block.
-            cos: of the rotary positions ``[L, D / heads / 2]``.
-            sin: the same.
-            cache: of a causal network, and the number of this block.
-            rows: positions whose result is wanted, ``b L + l`` of each ``[N]`` int64; the rest is
-                attended to and else left out. None is all.
-            attend: positions that may be looked at ``[B, 1, 1, L]`` bool; None is all.
-            light: compute norms and the MLP's middle again in the backward pass instead of keeping
-                them.
+            cos: cosines of the rotary positions ``[L, D / heads / 2]``.
+            sin: sines of the rotary positions.
+            cache: cache of a causal network, and the number of this block.
+            rows: flat indices ``b L + l`` of the positions to compute ``[N]`` int64; the others are
+                only attended to. None is all.
+            attention_mask: positions that are attended to ``[B, 1, 1, L]`` bool; None is all.
+            selective: recompute norms and activations in the backward pass.
 
         Returns:
-            ``[B, L, D]``, or ``[N, D]`` of the given rows.
+            ``[B, L, D]``, or ``[N, D]`` with ``rows``.
         """
-        again = _again if light and torch.is_grad_enabled() else _once
+        again = _again if selective and torch.is_grad_enabled() else _once
         length = x.shape[1]
         if self.modulation is None:
             shift1 = scale1 = gate1 = shift2 = scale2 = gate2 = None
@@ -141,7 +143,7 @@ class Block(nn.Module):
             parts = self.modulation(cond)[:, None].chunk(6, dim=-1)  # each [B, 1, D]
             shift1, scale1 = parts[:2]
             gate1, shift2, scale2, gate2 = (of_rows(part, rows, length) for part in parts[2:])
-        y = self.attention(again(self._qkv, x, shift1, scale1), cos, sin, cache, attend)
+        y = self.attention(again(self._qkv, x, shift1, scale1), cos, sin, cache, attention_mask)
         x, y = select_rows(x, rows), select_rows(y, rows)
         x = self._add(x, self.out(y), gate1)
         y = again(self._widen, x, shift2, scale2)
@@ -169,10 +171,10 @@ def _once(part: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
 
 
 def _again(part: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-    """A part that ends in a matrix product, without keeping what comes before the product.
+    """Run a part that ends in a matrix product, without keeping what precedes the product.
 
-    The backward pass needs the product's input; that is computed again, the product is not (torch
-    stops when it has all that had been saved).
+    The backward pass recomputes the product's input, but not the product: torch stops when it has
+    all saved tensors.
     """
     out: Tensor = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
     return out

@@ -1,4 +1,4 @@
-"""What a causal network keeps of the positions it has seen, so that each is computed once."""
+"""Key-value cache of a causal network."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from torch import Tensor
 
 
 class Cache:
-    """Keys and values of every block, and the end of what the input convolution reads.
+    """Key-value cache: keys and values of every block, and the state of the input convolution.
 
-    For inference: no gradient flows through it. Made by `DiT.new_cache`, grown by `DiT.forward`.
+    For inference only: no gradient flows through it. `DiT.new_cache` makes it, `DiT.forward`
+    extends it.
 
     Args:
-        length: positions that there is room for.
+        length: capacity in positions.
 
     Attributes:
-        length: the same.
-        seen: positions so far.
-        before: the last positions that entered the input convolution ``[B, D, kernel - 1]``.
+        length: capacity in positions.
+        seen: number of cached positions.
+        before: the last inputs of the input convolution ``[B, D, kernel - 1]``.
     """
 
     def __init__(self, length: int) -> None:
@@ -27,10 +28,10 @@ class Cache:
         self._store: dict[int, Tensor] = {}
 
     def check(self, batch: int, new: int) -> None:
-        """Refuse positions that do not fit.
+        """Check that new positions fit.
 
         Raises:
-            ValueError: if there is no room, or the number of sequences has changed.
+            ValueError: they exceed the capacity, or the number of sequences has changed.
         """
         if self.seen + new > self.length:
             raise ValueError(
@@ -42,15 +43,15 @@ class Cache:
             raise ValueError(f"the cache holds {held.shape[1]} sequences, got {batch}")
 
     def extend(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all positions, with the new ones at the end.
+        """Append new keys and values of a block; return those of all positions.
 
         Args:
             block: number of the block.
-            keys: of the new positions ``[B, heads, n, dim]``.
-            values: the same.
+            keys: keys of the new positions ``[B, heads, n, dim]``.
+            values: their values, in the same shape.
 
         Returns:
-            two of ``[B, heads, seen + n, dim]``: views.
+            keys and values ``[B, heads, seen + n, dim]``: views.
         """
         B, heads, n, dim = keys.shape
         if block not in self._store:  # only now are dtype and device known, also under autocast

@@ -1,4 +1,4 @@
-"""A network that knows some tokens of a sequence, seen as one over the others."""
+"""A model wrapper that fixes known tokens: a network over the unknown positions alone."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, eq=False)
 class Conditioned:
-    """The unknown positions of a sequence as a sequence of their own, M long.
+    """Model of the M unknown positions of a sequence, given its known tokens.
 
-    Bounds and samplers take it in place of the network and so solve the conditional problem:
-    known tokens are clean at every noise level, and are not in ``x_t`` at all, so nothing can
-    change them. The network is told the noise level of the unknown ones; one that was trained on
-    whole noisy sequences has to make out by itself that some positions are clean.
+    Bounds and samplers use it in place of the network and so solve the conditional problem. Known
+    tokens are clean at every noise level. They are not part of ``x_t``, so nothing can change them.
+    The network receives the noise level of the unknown positions; if it was trained on whole noisy
+    sequences, it has no input that marks the clean ones.
 
     Attributes:
         model: the network.
-        tokens: the known tokens at their places, anything elsewhere ``[B, L]`` int64; or
-            ``[1, L]``, the same for all sequences, which samplers need, for they call the network
-            with those sequences that still change.
-        known: where they are, the same for all sequences ``[L]`` bool.
+        tokens: the known tokens at their positions, arbitrary elsewhere ``[B, L]`` int64; or
+            ``[1, L]``, shared by all sequences. Samplers need the latter, because they call the
+            network with the sequences that still change.
+        known: known positions, shared by all sequences ``[L]`` bool.
     """
 
     model: Any
@@ -43,23 +43,23 @@ class Conditioned:
 
     @cached_property
     def _places(self) -> Tensor:
-        """Where the unknown positions are ``[M]`` int64."""
+        """Indices of the unknown positions ``[M]`` int64."""
         return (~self.known).nonzero()[:, 0]
 
     def __call__(self, x_t: Tensor, sigma: Tensor, *, rows: Tensor | None = None) -> Tensor:
         """Hidden states of unknown positions.
 
         Args:
-            x_t: their tokens ``[B, M]``. Of a causal network also the first m of them, ``[B, m]``:
+            x_t: their tokens ``[B, M]``; in a causal network also the first m of them, ``[B, m]``:
                 the sequence then ends with the last of these.
             sigma: noise level ``[B]``.
-            rows: those wanted, ``b M + m`` of each ``[N]`` int64; None is all.
+            rows: flat indices ``b M + m`` of the positions to compute ``[N]`` int64; None is all.
 
         Returns:
-            ``[B, M, D]``, or ``[N, D]`` of the given rows.
+            ``[B, M, D]``, or ``[N, D]`` with ``rows``.
 
         Raises:
-            ValueError: for other sequences, or other positions, than there are ``tokens`` of.
+            ValueError: the numbers of sequences or positions do not match ``tokens``.
         """
         B, M = x_t.shape
         if len(self.tokens) not in (1, B) or not 0 < M <= self.length:
@@ -81,7 +81,7 @@ class Conditioned:
 
     @property
     def head(self) -> Any:
-        """Hidden states to the vocabulary."""
+        """The vocabulary head of the network."""
         return self.model.head
 
     @property
@@ -91,27 +91,27 @@ class Conditioned:
 
     @property
     def length(self) -> int:
-        """M, how many positions are unknown."""
+        """M, the number of unknown positions."""
         return len(self._places)
 
     @property
     def causal(self) -> bool:
-        """A position sees only itself and earlier ones."""
+        """Whether each position sees only itself and earlier ones."""
         return bool(self.model.causal)
 
     @property
     def time_free(self) -> bool:
-        """The noise level is not used."""
+        """Whether the network ignores the noise level."""
         return bool(getattr(self.model, "time_free", False))
 
     def modules(self) -> Iterator[nn.Module]:
-        """Those of the network."""
+        """Iterate over the network\'s modules."""
         return iter(self.model.modules())
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the network."""
+        """Iterate over the network\'s parameters."""
         return iter(self.model.parameters())
 
     def buffers(self) -> Iterator[Tensor]:
-        """Those of the network."""
+        """Iterate over the network\'s buffers."""
         return iter(self.model.buffers())

@@ -1,4 +1,4 @@
-"""The network's measures: what a checkpoint stores, and what a user types."""
+"""Configuration of the network: as stored in a checkpoint, and as command-line options."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from sddlm.errors import ConfigError, check_choices
+from sddlm.files import current_names
 
-Checkpointing = Literal["none", "light", "full"]
+Checkpointing = Literal["none", "selective", "full"]
 Architecture = Literal["dit", "llama"]
 Preset = Literal["mini", "tiny", "small", "medium", "1b", "1.1b", "10b"]
 
@@ -25,46 +26,46 @@ parameters beside the embeddings; 1.1b is the 1,028 million of SMDM (arXiv:2410.
 with the embeddings of 32,000 tokens; 10b has 9.7 billion beside them; mini is for a CPU."""
 
 
-#: of weights at the start: above, a network of any size overflows
+#: largest scale of initial weights: above it, a network of any size overflows
 _LARGEST_INIT = 100.0
-#: of any measure: a larger one is a mistake, and would take hours or all memory to refuse itself
+#: largest size: a larger one is a mistake, and would take hours or all memory before it failed
 LARGEST = 1 << 20
 
 
 @dataclass(kw_only=True)
 class DiTKnobs:
-    """What does not depend on the size. The defaults are the published network."""
+    """Options that do not depend on the size. The defaults are the published network."""
 
     cond_dim: int = 128
     """width of the noise-level conditioning"""
     dropout: float = 0.0
     """dropout on both residual branches of a block"""
-    tie: bool = False
+    tie_embeddings: bool = False
     """one matrix for the token embedding and the vocabulary head"""
     gate_init: float = 0.0
-    """what the adaLN gates let through at the start: 0 makes every block the identity (published),
-    1 leaves the plateau sooner in short runs"""
+    """initial bias of the adaLN gates: 0 makes every block the identity (published), 1 leaves the
+    plateau sooner in short runs"""
     head_init: float = 0.0
     """standard deviation of the head's weights at the start: 0 predicts uniformly (published)"""
     input_conv: int = 0
     """kernel size of a residual convolution over the token embeddings, 0 for none (published)"""
     time_free: bool = False
-    """do not tell the network the noise level: plain blocks without adaLN, a slightly worse bound,
-    and sampling reuses a prediction as long as no token has changed; always so in a llama"""
+    """no conditioning on the noise level: plain blocks without adaLN, a slightly worse bound, and
+    sampling reuses a prediction as long as no token has changed; always true in a llama"""
 
 
 @dataclass(kw_only=True)
 class DiTConfig(DiTKnobs):
-    """Everything that decides the shapes and the start of a `DiT`.
+    """Everything that determines the shapes and the initialisation of a `DiT`.
 
     Raises:
-        ConfigError: if the values contradict each other; the message names the flag.
+        ConfigError: the values contradict each other.
     """
 
     vocab_size: int
-    """V, the number of tokens that the network really has"""
+    """V, with the extra tokens of the process"""
     length: int
-    """L, the sequence length trained for"""
+    """L, the training length"""
     width: int
     """D, the width of the residual stream"""
     blocks: int
@@ -72,11 +73,11 @@ class DiTConfig(DiTKnobs):
     heads: int
     """number of attention heads"""
     architecture: Architecture = "dit"
-    """what the blocks are made of: see `ModelArgs`"""
+    """type of the blocks: see `ModelArgs`"""
     causal: bool = False
     """an autoregressive network: causal attention and no noise level"""
-    input_only: int = 0
-    """tokens at the end of the vocabulary that are never predicted (a mask)"""
+    num_extra_tokens: int = 0
+    """noise-only tokens at the end of the vocabulary, never predicted (a mask)"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -97,7 +98,7 @@ class DiTConfig(DiTKnobs):
             ("heads", 1),
             ("cond_dim", 1),
             ("input_conv", 0),
-            ("input_only", 0),
+            ("num_extra_tokens", 0),
         ):
             if getattr(self, name) < least:
                 raise _wrong(name, f"is {getattr(self, name)}, must be at least {least}")
@@ -116,8 +117,8 @@ class DiTConfig(DiTKnobs):
                 raise _wrong(name, f"is {value}, must be {low:g} to {_LARGEST_INIT:g}")
 
     def _check_combinations(self) -> None:
-        if self.tie and self.head_init:
-            raise _wrong("head_init", "has no meaning with `tie=True`; leave one out")
+        if self.tie_embeddings and self.head_init:
+            raise _wrong("head_init", "has no meaning with `tie_embeddings=True`; leave one out")
         if self.gate_init and (self.causal or self.time_free):
             kind = "an autoregressive network" if self.causal else "a time-free network"
             kind = "a llama" if self.architecture == "llama" else kind
@@ -137,14 +138,14 @@ class DiTConfig(DiTKnobs):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> DiTConfig:
-        """The configuration of a size by name.
+        """Configuration of a named size.
 
         Args:
             name: a key of `PRESETS`.
-            overrides: any field of `DiTConfig`; ``vocab_size`` and ``length`` are needed.
+            overrides: fields of `DiTConfig`; ``vocab_size`` and ``length`` are required.
 
         Raises:
-            ConfigError: for a name that is not a key.
+            ConfigError: the name is not a key.
         """
         if name not in PRESETS:
             raise _wrong("preset", f"is {name!r}, must be one of {', '.join(PRESETS)}")
@@ -152,28 +153,28 @@ class DiTConfig(DiTKnobs):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DiTConfig:
-        """The configuration in a dictionary (of a ``config.json``); other keys are left alone.
+        """Configuration from a dictionary (a ``config.json``); other keys are ignored.
 
         Raises:
-            ConfigError: if a key is missing or a value has the wrong type.
+            ConfigError: a key is missing, or a value has the wrong type.
         """
         known = {f.name for f in fields(cls)}
         try:
-            return cls(**{k: v for k, v in values.items() if k in known})
+            return cls(**{k: v for k, v in current_names(values).items() if k in known})
         except TypeError as error:
             raise ConfigError(f"config.json does not describe a DiT: {error}") from error
 
 
 @dataclass(kw_only=True)
 class ModelArgs(DiTKnobs):
-    """The network: a size by name, and what to change of it."""
+    """Options of the network: a named size, and changes to it."""
 
     preset: Preset = "tiny"
     """size by name: mini (192 wide, 4 blocks), tiny (256, 8), small (768, 12), medium (1024, 24),
     1b (2048, 21), and as llama 1.1b (1792, 20) and 10b (4096, 36)"""
     architecture: Architecture | None = None
-    """what the blocks are made of, instead of the preset's choice. dit: LayerNorm, GELU, told the
-    noise level by adaLN (published); llama: RMSNorm, SwiGLU, no biases, not told the noise level"""
+    """type of the blocks, instead of the preset's. dit: LayerNorm, GELU and adaLN conditioning on
+    the noise level (published); llama: RMSNorm, SwiGLU, no biases, no conditioning"""
     width: int | None = None
     """width of the residual stream, instead of the preset's"""
     blocks: int | None = None
@@ -185,18 +186,18 @@ class ModelArgs(DiTKnobs):
         check_choices(self)
 
     def build(
-        self, *, vocab_size: int, length: int, causal: bool = False, input_only: int = 0
+        self, *, vocab_size: int, length: int, causal: bool = False, num_extra_tokens: int = 0
     ) -> DiTConfig:
-        """The network's configuration for a vocabulary, a length and an objective.
+        """Configuration for a vocabulary, a length and an objective.
 
         Args:
-            vocab_size: V, with the tokens that are only noise.
+            vocab_size: V, including the extra tokens.
             length: L.
-            causal: an autoregressive network.
-            input_only: how many of the last tokens are only noise.
+            causal: whether to build an autoregressive network.
+            num_extra_tokens: number of noise-only tokens at the end of the vocabulary.
 
         Raises:
-            ConfigError: if the choices contradict each other.
+            ConfigError: the options contradict each other.
         """
         chosen = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "preset"}
         overrides = {name: value for name, value in chosen.items() if value is not None}
@@ -205,7 +206,7 @@ class ModelArgs(DiTKnobs):
             vocab_size=vocab_size,
             length=length,
             causal=causal,
-            input_only=input_only,
+            num_extra_tokens=num_extra_tokens,
             **overrides,
         )
 

@@ -1,5 +1,6 @@
-"""Duo's public checkpoints (arXiv:2506.10892) in and out; MDLM's (arXiv:2406.07524) have the same
-network under the same names.
+"""Conversion of Duo's public checkpoints (arXiv:2506.10892), to and from.
+
+MDLM's (arXiv:2406.07524) have the same network with the same names.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sddlm.models.dit import DiT
 
 _PREFIX = "backbone."
 _INV_FREQ = "rotary_emb.inv_freq"
-_WHOLE = {  # ours: Duo's; the first parts of a name ...
+_WHOLE = {  # our name: Duo's; first components of a name ...
     "embedding.weight": "vocab_embed.embedding",
     "sigma.mlp": "sigma_map.mlp",
     "norm.weight": "output_layer.norm_final.weight",
@@ -28,7 +29,7 @@ _IN_BLOCK = {"qkv": "attn_qkv", "out": "attn_out", "modulation": "adaLN_modulati
 
 
 def duo_name(name: str) -> str:
-    """Duo's name, without ``backbone.``, of one of our parameters."""
+    """Translate a parameter's name to Duo's, without ``backbone.``."""
     parts = name.split(".")
     if parts[0] == "blocks":
         return ".".join([*parts[:2], _IN_BLOCK.get(parts[2], parts[2]), *parts[3:]])
@@ -39,20 +40,20 @@ def duo_name(name: str) -> str:
 
 
 def from_duo(checkpoint: Mapping[str, Any], *, length: int = 1024, heads: int | None = None) -> DiT:
-    """A network with the weights of one of Duo's checkpoints.
+    """Build a network with the weights of one of Duo's checkpoints.
 
     Args:
         checkpoint: parameters by name (tensors or arrays; with or without ``backbone.``), or a
-            whole Lightning checkpoint of theirs, whose ``ema`` weights are taken if there.
-        length: the sequence length it was trained for; the weights do not tell.
-        heads: number of attention heads; only needed where ``rotary_emb.inv_freq`` is missing.
+            whole Lightning checkpoint, of which the ``ema`` weights are used if present.
+        length: training length, which the weights do not determine.
+        heads: number of attention heads; required only if ``rotary_emb.inv_freq`` is missing.
 
     Returns:
-        A network in evaluation mode: autoregressive if the checkpoint has no noise-level
-        embedding. Every other measure is read off the shapes.
+        A network in evaluation mode; autoregressive if the checkpoint has no noise-level embedding.
+        All other sizes are inferred from the shapes.
 
     Raises:
-        ConfigError: naming parameters that are missing, unexpected or of the wrong shape.
+        ConfigError: parameters are missing, unexpected or of the wrong shape.
     """
     state = _state(checkpoint)
     inv_freq = state.pop(_INV_FREQ, None)
@@ -70,11 +71,11 @@ def from_duo(checkpoint: Mapping[str, Any], *, length: int = 1024, heads: int | 
 
 
 def to_duo(model: DiT) -> dict[str, Tensor]:
-    """The weights of a network under Duo's names: what `from_duo` reads.
+    """Weights of a network under Duo's names, as read by `from_duo`.
 
     Raises:
-        ConfigError: for a network that Duo has none like: a llama, a time-free diffusion network
-            or one with an input convolution.
+        ConfigError: Duo has no such network: a llama, a time-free diffusion network or one with an
+            input convolution.
     """
     if model.config.architecture != "dit":
         raise ConfigError("Duo's network is no llama (`architecture`)")
@@ -90,7 +91,7 @@ def to_duo(model: DiT) -> dict[str, Tensor]:
 
 
 def _state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The network's own tensors by Duo's name without the prefix."""
+    """Tensors of the network by Duo's name without the prefix."""
     values = checkpoint.get("state_dict", checkpoint)
     arrays = {
         name: torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
@@ -104,7 +105,7 @@ def _state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
             if name.startswith(_PREFIX)
         }
     if checkpoint.get("ema") is not None and "state_dict" in checkpoint:
-        # a list in the order of the parameters, which is that of the names without the buffer
+        # a list in the order of the parameters, which is the order of the names without the buffer
         shadow = checkpoint["ema"]["shadow_params"]
         names = [name for name in arrays if name != _INV_FREQ]
         if len(shadow) < len(names):
@@ -118,7 +119,7 @@ def _state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 def _config(
     state: Mapping[str, Tensor], length: int, heads: int | None, inv_freq: Tensor | None
 ) -> DiTConfig:
-    """The measures that the shapes tell."""
+    """Infer the configuration from the shapes."""
     embedding = state.get("vocab_embed.embedding")
     blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     if embedding is None or not blocks:
@@ -144,7 +145,7 @@ def _config(
 
 
 def _some(names: Iterable[str]) -> str:
-    """At most four names for a message."""
+    """Format at most four names for a message."""
     names = list(names)
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return (", ".join(names[:4]) or "none") + more

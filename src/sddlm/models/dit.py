@@ -1,8 +1,8 @@
-"""The network: tokens and a noise level to hidden states, with the vocabulary head beside it.
+"""The network: tokens and a noise level to hidden states, with a vocabulary head.
 
 The diffusion transformer of MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892), after DiT
-(arXiv:2212.09748); with ``causal=True`` the autoregressive transformer that they compare with.
-With ``architecture="llama"`` the transformer of SMDM (arXiv:2410.18514), causal that of LLaMA.
+(arXiv:2212.09748); with ``causal=True`` the autoregressive transformer of their baselines. With
+``architecture="llama"`` the transformer of SMDM (arXiv:2410.18514), and with ``causal=True`` LLaMA.
 """
 
 from __future__ import annotations
@@ -39,26 +39,25 @@ _WEIGHTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-diffusion"]):
-    """A transformer over noisy tokens, told the noise level.
+    """Diffusion transformer over noisy tokens, conditioned on the noise level.
 
-    Building it fills its parameters (but on the meta device), without the global random state;
-    `init` does so again. ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` come from the
-    hub's mixin: ``config.json`` and ``model.safetensors``, never a pickle.
+    The constructor initialises the parameters (except on the meta device) independently of the
+    global random state; see `init`. ``save_pretrained``, ``from_pretrained`` and ``push_to_hub``
+    come from the hub's mixin: ``config.json`` and ``model.safetensors``, never a pickle.
 
     Args:
-        config: its measures.
-        seed: for `init`.
+        config: sizes and options.
+        seed: seed of `init`.
 
     Attributes:
-        config: what it was built from.
+        config: the configuration.
         vocab_size: V.
-        length: the sequence length it was built for; any other works, positions are relative.
-        causal: a position sees only itself and earlier ones, and the noise level is not used.
-        time_free: the noise level is not used, so the output depends on the tokens alone.
-        checkpointing: what the backward pass computes again instead of keeping it: ``none``;
-            ``light``, norms and what stands between the MLP's products, which is nearly free;
-            ``full``, each block, a third more work.
-        head: `VocabHead`, hidden states to the vocabulary.
+        length: training length L; other lengths work, because positions are relative.
+        causal: whether each position sees only itself and earlier ones; the noise level is unused.
+        time_free: whether the noise level is unused, so the output depends on the tokens alone.
+        checkpointing: what the backward pass recomputes: ``none``; ``selective``, norms and
+            activations, which is nearly free; ``full``, each block, a third more work.
+        head: the vocabulary head (`VocabHead`).
     """
 
     def __init__(self, config: DiTConfig, seed: int = 0) -> None:
@@ -81,16 +80,15 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         )
         self.norm = norm_of(architecture, width)
         self.modulation = Linear(cond_dim, 2 * width) if cond_dim else None
-        self.head = VocabHead(
-            width, config.vocab_size, bias=architecture == "dit", input_only=config.input_only
-        )
+        extra, bias = config.num_extra_tokens, architecture == "dit"
+        self.head = VocabHead(width, config.vocab_size, bias=bias, num_extra_tokens=extra)
         self.init(seed)
 
     def new_cache(self, length: int | None = None) -> Cache:
-        """An empty cache with room for ``length`` positions (default: those trained for).
+        """Make an empty cache for ``length`` positions (default: the training length).
 
         Raises:
-            ConfigError: if the network is not causal, so that new positions change the old ones.
+            ConfigError: the network is not causal: new positions would change earlier ones.
         """
         if not self.causal:
             raise ConfigError(
@@ -105,39 +103,39 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         sigma: Tensor,
         *,
         rows: Tensor | None = None,
-        attend: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Hidden states, ready for the head.
+        """Hidden states, the input of the head.
 
         Args:
-            x_t: noisy tokens ``[B, L]`` int64, or mixtures of tokens in their place.
-            sigma: noise level, -log alpha_t ``[B]``; a time-free network does not look at it.
-            rows: positions whose hidden states are wanted, ``b L + l`` of each ``[N]`` int64: of
-                the others the last block computes only what is attended to. None is all.
-            attend: positions that may be looked at ``[B, L]`` bool, the others being padding at
-                the end of a row; None is all. Padding changes nothing elsewhere, and what comes out
-                there means nothing. In a causal network no position sees what is behind it, so
-                there this changes nothing (and does not hide padding at the beginning).
-            cache: of `new_cache`; ``x_t`` are then the L positions after those it has seen, and
-                are added to it.
+            x_t: noisy tokens ``[B, L]`` int64, or mixtures of tokens.
+            sigma: noise level, -log alpha_t ``[B]``; unused by a time-free network.
+            rows: flat indices ``b L + l`` of the positions to compute ``[N]`` int64; at the others
+                the last block computes keys and values only. None is all.
+            attention_mask: True for tokens, False for padding at the end of a row ``[B, L]`` bool;
+                None is all. Padding affects no other position, and its own output is undefined. A
+                causal network ignores the mask, so padding at the beginning is not hidden.
+            cache: from `new_cache`; ``x_t`` are then the L positions after the cached ones, and are
+                appended to it.
 
         Returns:
-            ``[B, L, D]``, or ``[N, D]`` of the given rows, in the dtype of the weights.
+            ``[B, L, D]``, or ``[N, D]`` with ``rows``, in the dtype of the weights.
 
         Raises:
-            ValueError: if ``x_t`` is not ``[B, L]`` with L > 0, ``sigma`` not ``[B]`` or ``attend``
-                not ``[B, L]`` bool, or if the cache has no room or the network is not causal.
+            ValueError: if ``x_t`` is not ``[B, L]`` with L > 0, ``sigma`` not ``[B]`` or
+                ``attention_mask`` not ``[B, L]`` bool, or if the cache has no room or the network
+                is not causal.
         """
-        self._check(x_t, attend, cache)
-        attend = None if attend is None or self.causal else _not_blind(attend)
+        self._check(x_t, attention_mask, cache)
+        seeing = None if attention_mask is None or self.causal else _not_blind(attention_mask)
         L = x_t.shape[1]
         x = self.embedding(x_t)  # [B, L, D]
         if self.input_conv is not None:
-            if attend is not None:  # as if the row ended where its padding begins
-                x = x.masked_fill(~attend[:, :, None], 0)
+            if seeing is not None:  # as if the row ended where its padding begins
+                x = x.masked_fill(~seeing[:, :, None], 0)
             x = self.input_conv(x, cache)
-        mask = None if attend is None else attend[:, None, None]  # [B, 1, 1, L]
+        mask = None if seeing is None else seeing[:, None, None]  # [B, 1, 1, L]
         seen = cache.seen if cache else 0
         turns = self.rotary(seen + L, x.device, x.dtype)
         cos, sin = (part[seen:] for part in turns)  # each [L, D / heads / 2]
@@ -151,7 +149,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             if self.checkpointing == "full" and torch.is_grad_enabled():
                 x = checkpoint(block, x, cond, cos, sin, *more, use_reentrant=False)
             else:
-                x = block(x, cond, cos, sin, *more, light=self.checkpointing == "light")
+                x = block(x, cond, cos, sin, *more, selective=self.checkpointing == "selective")
         if cache:
             cache.seen += L
         x = self.norm(x)  # [B, L, D] or [N, D]
@@ -160,14 +158,17 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         shift, scale = self.modulation(cond)[:, None].chunk(2, dim=-1)  # each [B, 1, D]
         return modulate(x, of_rows(shift, rows, L), of_rows(scale, rows, L))
 
-    def _check(self, x_t: Tensor | SoftTokens, attend: Tensor | None, cache: Cache | None) -> None:
-        """Refuse what `forward` cannot take."""
+    def _check(
+        self, x_t: Tensor | SoftTokens, attention_mask: Tensor | None, cache: Cache | None
+    ) -> None:
+        """Check the arguments of `forward`."""
         if len(x_t.shape) != 2 or x_t.shape[1] == 0:
             raise ValueError(f"x_t must be [B, L] with L > 0, got {list(x_t.shape)}")
-        if attend is not None and (attend.shape != x_t.shape or attend.dtype != torch.bool):
+        mask = attention_mask
+        if mask is not None and (mask.shape != x_t.shape or mask.dtype != torch.bool):
             raise ValueError(
-                f"attend must be {list(x_t.shape)} bool like x_t, "
-                f"got {list(attend.shape)} {attend.dtype}"
+                f"attention_mask must be {list(x_t.shape)} bool like x_t, "
+                f"got {list(mask.shape)} {mask.dtype}"
             )
         if cache is not None:
             if not self.causal:
@@ -175,7 +176,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             cache.check(*x_t.shape)
 
     def _condition(self, sigma: Tensor, batch: int) -> Tensor | None:
-        """What the blocks are told of the noise level ``[B, cond_dim]``."""
+        """Conditioning of the blocks on the noise level ``[B, cond_dim]``; None if time-free."""
         if self.sigma is None:
             return None
         if sigma.shape != (batch,):
@@ -189,14 +190,14 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
 
     @torch.no_grad()
     def init(self, seed: int) -> None:
-        """Fill all parameters, a function of the seed and each parameter's name alone.
+        """Initialise all parameters, as a function of the seed and each parameter's name alone.
 
         As published: embedding, matrices and their biases uniform in +-1/sqrt(fan-in), norms one,
-        adaLN and head zero (each block the identity, uniform predictions) but for ``gate_init``
-        and ``head_init``. Parameters on the meta device are passed over; of sharded ones (FSDP2)
-        each process gets its part, so all must call.
+        adaLN and head zero (each block the identity, uniform predictions) except for ``gate_init``
+        and ``head_init``. Parameters on the meta device are skipped. Sharded parameters (FSDP2) are
+        distributed, so all processes must call it.
         """
-        self._tie()  # ``to_empty`` takes a pair apart
+        self._tie_embeddings()  # ``to_empty`` unties the pair
         for name, parameter in self.named_parameters():
             if parameter.is_meta:
                 continue
@@ -209,7 +210,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             parameter.copy_(values)
 
     def _start(self, name: str, shape: torch.Size, seed: int) -> Tensor:
-        """The values that a parameter starts from, on the CPU in float32."""
+        """Initial values of a parameter, on the CPU in float32."""
         owner, _, leaf = name.rpartition(".")
         values = torch.zeros(shape, dtype=torch.float32, device="cpu")
         generator = torch.Generator(device="cpu").manual_seed(zlib.crc32(f"{seed} {name}".encode()))
@@ -227,27 +228,26 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         bound = self.get_parameter(f"{owner}.weight").shape[1:].numel() ** -0.5
         return values.uniform_(-bound, bound, generator=generator)
 
-    def _tie(self) -> None:
-        if self.config.tie:
+    def _tie_embeddings(self) -> None:
+        if self.config.tie_embeddings:
             self.head.weight = self.embedding.get_parameter("weight")
 
     @classmethod
     def from_state(cls, config: DiTConfig, state: dict[str, Tensor]) -> DiT:
-        """A network around given weights, which are taken as they are and not copied.
+        """Build a network from given weights, without copying them.
 
         Args:
-            config: its measures.
-            state: all its parameters by name; of a tied pair one suffices.
+            config: sizes and options.
+            state: all parameters by name; one of a tied pair suffices.
 
         Raises:
-            ConfigError: if names or shapes do not fit, or a weight is no finite number; the message
-                lists them.
+            ConfigError: names or shapes do not match, or a weight is not finite.
         """
         state = dict(state)
         _check_measures(config, state)
         with torch.device("meta"):
             model = cls(config)
-        if config.tie:
+        if config.tie_embeddings:
             pair = {"embedding.weight", "head.weight"}
             state.update(
                 {name: state[twin] for name in pair - state.keys() for twin in pair & state.keys()}
@@ -267,11 +267,11 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
                 f"the weights do not fit the network: {'; '.join(problems[:4])}{more}"
             )
         model.load_state_dict(state, assign=True)
-        model._tie()
+        model._tie_embeddings()
         return model.eval()
 
     def save_weights(self, path: Path) -> None:
-        """Write the parameters as safetensors, a tied pair once."""
+        """Write the parameters as safetensors, a tied pair only once."""
         save_model(self, str(path))
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -286,7 +286,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         map_location: str = "cpu",
         **download: Any,
     ) -> DiT:
-        """The mixin's hook: weights and configuration of a local directory or of the hub."""
+        """Hook of the mixin: load weights and configuration from a directory or the hub."""
         if config is None:
             raise ConfigError(f"{model_id} has no config.json")
         if isinstance(config, dict):
@@ -305,7 +305,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
 
 
 def _check_measures(config: DiTConfig, state: dict[str, Tensor]) -> None:
-    """Refuse measures that the weights do not have, before a network of that size is built."""
+    """Check sizes against the weights, before a network of that size is built."""
     found = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     if found != config.blocks:
         raise ConfigError(f"the weights have {found} blocks, not `blocks={config.blocks}`")
@@ -316,7 +316,7 @@ def _check_measures(config: DiTConfig, state: dict[str, Tensor]) -> None:
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
-    """A line for each tensor with a NaN or an infinity, from which only noise can come."""
+    """One line for each tensor with a NaN or an infinity."""
     return [
         f"{name} is not finite: the training diverged, or the file is damaged"
         for name, tensor in state.items()
@@ -324,6 +324,6 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def _not_blind(attend: Tensor) -> Tensor:
-    """The same, but all positions of a row that has none: 0 / 0 in some attention kernels."""
-    return attend | ~attend.any(1, keepdim=True)
+def _not_blind(attention_mask: Tensor) -> Tensor:
+    """The mask, with all-False rows set to True: some attention kernels give 0 / 0 there."""
+    return attention_mask | ~attention_mask.any(1, keepdim=True)

@@ -1,9 +1,9 @@
-"""Which row losses have a kernel of their own on a GPU, and how it is launched.
+"""Launch of the GPU kernels of row losses.
 
-A term's torch form (`models.row_losses`) passes over a chunk of logits a dozen times, each time
-through the GPU's memory; the kernels of ``models.row_kernels`` read it about once and write the
-gradient once, in the type of the matrix products that follow. Triton comes with torch where there
-is a GPU; it is imported when the first logits are there, and without it the torch form runs.
+The torch form of a row loss (`models.row_losses`) makes a dozen passes over a chunk of logits, each
+through the GPU's memory. The kernels of ``models.row_kernels`` read it about once and write the
+gradient once, in the type of the matrix products that follow. Triton comes with torch on a GPU. It
+is imported with the first logits, and without it the torch form runs.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from sddlm.models.row_losses import (
     UniformBound,
 )
 
-#: Columns at a time, and columns a thread: a row of 50 thousand in 13 steps by 16 warps. With 8
+#: Columns per block, and columns per thread: a row of 50 thousand in 13 steps by 16 warps. With 8
 #: columns a thread the usual losses compile to at most 64 registers on Hopper (the NELBO to 106),
 #: so two rows share a multiprocessor and one is read while the other sums up.
 BLOCK = 4096
 _LANE = 8
-#: of more tokens the gradient is summed in float32 first: each sum is rounded anew
+#: with more tokens the gradient is summed in float32 first, because each addition is rounded
 _FEW_TOKENS = 16
 
 
 class Chunk(NamedTuple):
-    """What a kernel is given of a chunk of rows.
+    """Arguments of a kernel for a chunk of rows.
 
     Attributes:
         logits: ``[n, width]`` float32, contiguous, without the bias; may be overwritten.
         bias: ``[width]`` or None.
-        at: which rows of the whole batch these are.
-        scale: what multiplies each row's gradient ``[n]`` float32; None is 1.
-        dtype: of the gradient; None if it is not wanted.
+        at: indices of these rows in the batch.
+        scale: factor of each row's gradient ``[n]`` float32; None is 1.
+        dtype: dtype of the gradient; None if it is not wanted.
         size: V, at most width; columns after it are padding.
-        valid: how many tokens can be predicted; those after are read as -inf.
+        valid: number of tokens that can be predicted; the logits of later ones are -inf.
     """
 
     logits: Tensor
@@ -71,12 +71,12 @@ def _triton() -> ModuleType | None:
 
 
 def fused(term: RowLoss, like: Tensor) -> FusedRowLoss | None:
-    """The kernel of a term, or None where its torch form is to run.
+    """Kernel of a row loss, or None if its torch form is to run.
 
     Args:
         term: a row loss.
-        like: the rows that the logits will be made of, on their device. Tensors on a CPU meet
-            kernels in Triton's interpreter only (``TRITON_INTERPRET=1``), for tests.
+        like: the input rows, on their device. On a CPU kernels run only in Triton's interpreter
+            (``TRITON_INTERPRET=1``), for tests.
     """
     launch = LAUNCHES.get(type(term))
     here = like.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
@@ -144,7 +144,7 @@ def _contrastive(term: Contrastive, chunk: Chunk) -> tuple[Tensor, Tensor | None
 
 
 def _with_bias(chunk: Chunk) -> Chunk:
-    """The same with the bias added and what is never predicted filled in."""
+    """The chunk with the bias added and tokens that are never predicted at -inf."""
     if chunk.bias is not None:
         chunk.logits.add_(chunk.bias)
     chunk.logits[:, chunk.valid :] = -torch.inf
@@ -152,13 +152,13 @@ def _with_bias(chunk: Chunk) -> Chunk:
 
 
 def _tokens(term: Contrastive, chunk: Chunk, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """The negatives that are tokens ``[n, K]`` and the weight of each ``[K]``; None if none are."""
+    """Sampled negatives ``[n, K]`` and the weight of each ``[K]``; None if there are none."""
     tokens, shares = [], []
     logits = chunk.logits
     for part in term.negatives:
         if isinstance(part, DenseNegatives):
             continue
-        # the order of the logits is that of the probabilities
+        # logits have the same order as probabilities, so they serve to choose
         chosen = part.choose(logits[:, : chunk.size], target[:, None], chunk.at)
         tokens.append(chosen)
         share = term.weight * part.share / chosen.shape[1]

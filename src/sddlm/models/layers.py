@@ -1,4 +1,4 @@
-"""The parts of a DiT: rotary positions, noise-level embedding, input convolution.
+"""Layers of a DiT: rotary positions, noise-level embedding, input convolution.
 
 Sources: DiT (arXiv:2212.09748) for the adaptive norms, RoFormer (arXiv:2104.09864) for the rotary
 positions, MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892) for the network as a whole.
@@ -17,27 +17,27 @@ from sddlm.models.cache import Cache
 from sddlm.types import SoftTokens
 
 SIGMA_FEATURES = 256
-"""Numbers that describe a noise level: 128 cosines, then 128 sines."""
+"""Size of the noise-level features: 128 cosines, then 128 sines."""
 ROWS = 16
-"""Of `by_row`: no kernel found here handles more rows at once with the same rounding."""
+"""Multiple of rows in `by_row`; no CPU kernel that was tried has larger blocks of rows."""
 
 
 class _Unfilled:
-    """A layer that leaves its parameters as memory gives them: `DiT.init` fills all of them.
+    """Mixin that leaves parameters uninitialised: `DiT.init` fills all of them.
 
-    So that building a network neither touches nor depends on the global random state.
+    Building a network therefore neither touches nor depends on the global random state.
     """
 
     def reset_parameters(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def by_row(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A matrix product whose rows do not depend, not even in the last bit, on how many there are.
+    """Apply a matrix product whose rows are independent of their number, to the last bit.
 
-    Libraries take another kernel for a few left-over rows, which rounds otherwise. So when no
-    gradient is wanted the rows are filled up to a multiple of `ROWS`, and a sequence gets the same
-    numbers in every batch (on a CPU; ``tests/models/test_dit.py``).
+    Libraries use a different kernel for a few left-over rows, which rounds differently. So without
+    gradients the rows are padded to a multiple of `ROWS`, and a sequence has the same results in
+    every batch (on a CPU; ``tests/models/test_dit.py``).
 
     Args:
         product: ``[N, D] -> [N, E]``.
@@ -51,7 +51,7 @@ def by_row(product: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 class Linear(_Unfilled, nn.Linear):
-    """``nn.Linear``, filled by `DiT.init`; see `by_row`."""
+    """``nn.Linear`` initialised by `DiT.init`; see `by_row`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., D] -> [..., E]``."""
@@ -59,7 +59,7 @@ class Linear(_Unfilled, nn.Linear):
 
 
 class Embedding(_Unfilled, nn.Embedding):
-    """``nn.Embedding``, filled by `DiT.init`, of tokens or of mixtures of tokens."""
+    """``nn.Embedding`` of tokens or mixtures of tokens, initialised by `DiT.init`."""
 
     def forward(self, input: Tensor | SoftTokens) -> Tensor:
         """``[B, L, D]`` in the dtype of the weights; a mixture is summed in float32 at least."""
@@ -77,7 +77,7 @@ class Embedding(_Unfilled, nn.Embedding):
 
 
 class Conv1d(_Unfilled, nn.Conv1d):
-    """``nn.Conv1d``, filled by `DiT.init`."""
+    """``nn.Conv1d`` initialised by `DiT.init`."""
 
 
 class Rotary(nn.Module):
@@ -92,7 +92,7 @@ class Rotary(nn.Module):
         super().__init__()
         self.dim = dim
         self.base = base
-        self._cached: tuple[Tensor, Tensor] | None = None  # a plain attribute: never in a file
+        self._cached: tuple[Tensor, Tensor] | None = None  # no buffer: never saved
 
     def inv_freq(self, device: torch.device | None = None) -> Tensor:
         """Angles per position ``[dim / 2]`` float32."""
@@ -111,7 +111,7 @@ class Rotary(nn.Module):
             or cached[0].device != device
             or cached[0].dtype != dtype
         ):
-            with torch.inference_mode(False):  # else a training step could not use them later
+            with torch.inference_mode(False):  # otherwise a later training step could not use them
                 place = torch.arange(length, device=device, dtype=dtype)
                 angle = torch.outer(place, self.inv_freq(device).to(dtype))  # [L, dim / 2]
                 cached = self._cached = (angle.cos(), angle.sin())
@@ -119,7 +119,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + dim / 2) of ``x [..., L, dim]`` by the angle of its position."""
+    """Rotate each pair (i, i + dim / 2) of ``x [..., L, dim]`` by the angle of its position."""
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     a, b = x.chunk(2, dim=-1)  # [..., L, dim / 2]
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)  # [..., L, dim]
@@ -160,14 +160,14 @@ def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def of_rows(part: Tensor, rows: Tensor | None, length: int) -> Tensor:
-    """What belongs to the sequences ``[B, 1, D]``, for each of the rows ``[N, D]``."""
+    """Gather a value of each sequence ``[B, 1, D]`` for each of the rows ``[N, D]``."""
     return part if rows is None else part[:, 0].index_select(0, rows // length)
 
 
 class InputConv(nn.Module):
-    """A residual convolution over the embeddings: each token sees its neighbours at once.
+    """Residual convolution over the embeddings, so that each token sees its neighbours.
 
-    Not in the published network. It spares a short run the time to learn attention to neighbours.
+    Not in the published network. It saves a short run the time to learn attention to neighbours.
     """
 
     def __init__(self, width: int, kernel: int, causal: bool) -> None:
@@ -177,7 +177,7 @@ class InputConv(nn.Module):
         self.padding = (before, kernel - 1 - before)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
-        """``[B, L, D]`` to the same shape; with a cache, L positions after those it has seen."""
+        """``[B, L, D]`` to the same shape; with a cache, the L positions after the cached ones."""
         padded = F.pad(x.transpose(1, 2), self.padding)  # [B, D, L + kernel - 1]
         before = self.padding[0]
         if cache is not None and before:
@@ -185,6 +185,6 @@ class InputConv(nn.Module):
                 padded[:, :, :before] = cache.before
             cache.before = padded[:, :, -before:].detach()
         if len(x) == 1 and not torch.is_grad_enabled():
-            # one sequence alone is rounded otherwise than beside others (see `by_row`)
+            # a single sequence is rounded differently than one in a batch (see `by_row`)
             return x + self.conv(padded.expand(2, -1, -1))[:1].transpose(1, 2)
         return x + self.conv(padded).transpose(1, 2)  # [B, L, D]

@@ -1,4 +1,4 @@
-"""Padding, told to the network once, so that who calls it need not know of it."""
+"""A model wrapper that applies a fixed attention mask, so that callers ignore padding."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from sddlm.types import SoftTokens, before_padding
 
 @dataclass(frozen=True, eq=False)
 class PaddingMasked:
-    """A network that does not look at padding, for who calls ``model(x_t, sigma, rows=)``.
+    """A model wrapper with a fixed attention mask: padding is not attended to.
 
-    Objectives and bounds take it in place of the network. They need ``loss_mask`` beside it:
-    padding is hidden from the other positions, but noised and scored as they are.
+    Objectives and bounds use it in place of the network. They also need a ``loss_mask``: padding is
+    hidden from other positions, but noised and scored like them.
 
     Attributes:
         model: the network.
-        attend: positions that may be looked at ``[B, L]`` bool, the others being padding at the
-            end of a row; or ``[1, L]``, the same for all sequences, which samplers need, for they
-            call the network with those sequences that still change.
+        attention_mask: True for tokens, False for padding at the end of a row ``[B, L]`` bool; or
+            ``[1, L]``, shared by all sequences. Samplers need the latter, because they call the
+            network with the sequences that still change.
     """
 
     model: DiT
-    attend: Tensor
+    attention_mask: Tensor
 
     def __call__(
         self, x_t: Tensor | SoftTokens, sigma: Tensor, *, rows: Tensor | None = None
     ) -> Tensor:
-        """Hidden states as of `DiT.forward`.
+        """Hidden states; see `DiT.forward`.
 
         Args:
             x_t: noisy tokens or mixtures ``[B, l]``, the first l positions of the rows.
             sigma: noise level ``[B]``.
-            rows: positions wanted ``[N]`` int64; None is all.
+            rows: flat indices of the positions to compute ``[N]`` int64; None is all.
 
         Raises:
-            ValueError: for other sequences, or more positions, than there is ``attend`` of.
+            ValueError: the numbers of sequences or positions do not match ``attention_mask``.
         """
         B, length = x_t.shape
-        attend = self.attend[:, :length]
-        if len(attend) == 1:
-            attend = attend.expand(B, -1)
-        out: Tensor = self.model(x_t, sigma, rows=rows, attend=attend)
+        attention_mask = self.attention_mask[:, :length]
+        if len(attention_mask) == 1:
+            attention_mask = attention_mask.expand(B, -1)
+        out: Tensor = self.model(x_t, sigma, rows=rows, attention_mask=attention_mask)
         return out
 
     @property
     def head(self) -> VocabHead:
-        """Hidden states to the vocabulary."""
+        """The vocabulary head of the network."""
         return self.model.head
 
     @property
@@ -67,29 +67,29 @@ class PaddingMasked:
 
     @property
     def causal(self) -> bool:
-        """A position sees only itself and earlier ones."""
+        """Whether each position sees only itself and earlier ones."""
         return self.model.causal
 
     @property
     def time_free(self) -> bool:
-        """The noise level is not used."""
+        """Whether the network ignores the noise level."""
         return self.model.time_free
 
     def modules(self) -> Iterator[nn.Module]:
-        """Those of the network."""
+        """Iterate over the network\'s modules."""
         return self.model.modules()
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the network."""
+        """Iterate over the network\'s parameters."""
         return self.model.parameters()
 
     def buffers(self) -> Iterator[Tensor]:
-        """Those of the network."""
+        """Iterate over the network\'s buffers."""
         return self.model.buffers()
 
 
 def hide_padding(model: Any, lengths: Tensor | None, x0: Tensor) -> tuple[Any, Tensor | None]:
-    """A network that does not look at padding, and the positions that are none.
+    """Mask the padding of a batch: the network to call, and the loss mask.
 
     Args:
         model: the network.
@@ -97,8 +97,8 @@ def hide_padding(model: Any, lengths: Tensor | None, x0: Tensor) -> tuple[Any, T
         x0: the rows ``[B, L]``.
 
     Returns:
-        what to call, and which positions count ``[B, L]`` bool; the network and None (all) where
-        there is no padding.
+        the network to call and the positions to score ``[B, L]`` bool; the network itself and None
+        (all) without padding.
     """
     if lengths is None:
         return model, None

@@ -1,4 +1,4 @@
-"""Row losses of the vocabulary head in Triton, one program a row; launched by ``models.kernels``.
+"""Row losses of the vocabulary head in Triton, one program per row; launched by `models.kernels`.
 
 A program walks its row in blocks of BLOCK columns: once for the log-sum-exp, once more if a sum
 over the vocabulary of something non-linear in the probabilities is wanted, and once to write the
@@ -70,7 +70,7 @@ def cross_entropy(
     width: tl.constexpr, size: tl.constexpr, valid: tl.constexpr,
     BLOCK: tl.constexpr, GRAD: tl.constexpr,
 ):  # fmt: skip
-    """`terms.CrossEntropy`; ``own`` and ``shift``, ``weight`` may be None."""
+    """`row_losses.CrossEntropy`; ``own`` and ``shift``, ``weight`` may be None."""
     n = tl.program_id(0).to(tl.int64)
     row = logits + n * width
     goal = tl.load(target + n)
@@ -128,12 +128,12 @@ def contrastive(
     width: tl.constexpr, size: tl.constexpr, valid: tl.constexpr, eps, K,
     BLOCK_K: tl.constexpr, DENSE: tl.constexpr, BLOCK: tl.constexpr, GRAD: tl.constexpr,
 ):  # fmt: skip
-    """`terms.Contrastive`, but for the gradient at the tokens that stand for themselves.
+    """`row_losses.Contrastive`, except for the gradient at sampled negatives.
 
     Args (beside those of all kernels):
         tokens: negatives ``[n, K]``, or None.
         shares: weight of each ``[K]``, of both signs and summing to anything.
-        push: is given what is to be added to the gradient at ``tokens`` ``[n, K]``.
+        push: output, the terms to add to the gradient at ``tokens`` ``[n, K]``.
         law: weight of each token of the vocabulary ``[V]`` (DENSE = 2), of all alike ``[]``
             (DENSE = 1), or None (DENSE = 0).
     """
@@ -185,7 +185,7 @@ def uniform_bound(
     width: tl.constexpr, size: tl.constexpr, valid: tl.constexpr,
     BLOCK: tl.constexpr, GRAD: tl.constexpr,
 ):  # fmt: skip
-    """`terms.UniformBound`; what belongs to a row is float64, for c may be 1e12."""
+    """`row_losses.UniformBound`; scalars of a row are float64, because c may be 1e12."""
     n = tl.program_id(0).to(tl.int64)
     row = logits + n * width
     goal = tl.load(x0 + n)

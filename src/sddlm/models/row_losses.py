@@ -1,6 +1,6 @@
-"""Losses of one row of logits, each with its gradient, for the vocabulary head.
+"""Losses of single rows of logits with their gradients, for the vocabulary head.
 
-The usual ones have gradients written by hand, in place; `AutogradRowLoss` leaves it to autograd.
+The common ones have hand-written gradients, in place; `AutogradRowLoss` uses autograd.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 
 
 class RowLoss(Protocol):
-    """A loss of one row of logits."""
+    """Loss of one row of logits."""
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
-        """Value and gradient of a chunk of rows.
+        """Values and gradients of a chunk of rows.
 
         Args:
-            logits: ``[n, V]`` float32 or float64; the term may overwrite them.
-            at: which rows of the whole batch these are.
-            grad: whether the gradient is wanted.
+            logits: ``[n, V]`` float32 or float64; may be overwritten.
+            at: indices of these rows in the batch.
+            grad: whether to compute the gradient.
 
         Returns:
             values ``[n]`` in nats, and d value / d logits ``[n, V]`` or None.
@@ -36,7 +36,7 @@ def _add_at(logits: Tensor, token: Tensor, amount: Tensor) -> None:
 
 
 def _log_softmax_(logits: Tensor) -> Tensor:
-    """``log softmax(logits)`` in their place: one pass and no second ``[n, V]``."""
+    """``log softmax(logits)`` in place: one pass and no second ``[n, V]``."""
     return torch.log_softmax(logits, 1, out=logits)
 
 
@@ -47,8 +47,8 @@ class CrossEntropy:
     Attributes:
         target: ``[N]`` int64.
         own: token whose logit is shifted ``[N]`` int64, or None.
-        shift: what is added to it ``[N]``, or None.
-        weight: of each row ``[N]``; None is 1.
+        shift: added to that logit ``[N]``, or None.
+        weight: weight of each row ``[N]``; None is 1.
     """
 
     target: Tensor
@@ -74,37 +74,39 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class SampledNegatives:
-    """Negatives: the mean over given tokens.
+    """Component of the negatives: the mean over given tokens.
 
     Attributes:
         tokens: ``[N, K]`` int64.
-        share: of all negatives.
+        share: weight in the mixture of negatives.
     """
 
     tokens: Tensor
     share: float = 1.0
 
     def choose(self, log_p: Tensor, target: Tensor, at: slice) -> Tensor:
-        """The tokens of a chunk of rows ``[n, K]``."""
+        """Tokens of a chunk of rows ``[n, K]``."""
         return self.tokens[at]
 
 
 @dataclass(frozen=True)
 class Top:
-    """Negatives: the mean over the most likely tokens but the target, a constant choice.
+    """Component of the negatives: the mean over the most likely tokens except the target.
+
+    The choice is constant in the gradient.
 
     Attributes:
-        count: how many; all V - 1 others if that is less.
-        share: of all negatives.
+        count: number of tokens, at most the V - 1 others.
+        share: weight in the mixture of negatives.
     """
 
     count: int
     share: float = 1.0
 
     def choose(self, log_p: Tensor, target: Tensor, at: slice) -> Tensor:
-        """The tokens of a chunk of rows ``[n, count]``."""
+        """Tokens of a chunk of rows ``[n, count]``."""
         own = log_p.gather(1, target)
-        log_p.scatter_(1, target, -torch.inf)  # for a moment: a copy would be as large as log_p
+        log_p.scatter_(1, target, -torch.inf)  # temporarily: a copy would be as large as log_p
         top = log_p.topk(min(self.count, log_p.shape[1] - 1), dim=1).indices
         log_p.scatter_(1, target, own)
         return top
@@ -112,11 +114,11 @@ class Top:
 
 @dataclass(frozen=True)
 class DenseNegatives:
-    """Negatives: the exact expectation over the vocabulary.
+    """Component of the negatives: the exact expectation over the vocabulary.
 
     Attributes:
         probabilities: ``[V]``, the same for every row; None is uniform.
-        share: of all negatives.
+        share: weight in the mixture of negatives.
     """
 
     probabilities: Tensor | None = None
@@ -125,15 +127,15 @@ class DenseNegatives:
 
 @dataclass(frozen=True)
 class Contrastive:
-    """``-log(p_target + eps) + weight * sum_v n_v log(p_v + eps)``, n the law of the negatives.
+    """``-log(p_target + eps) + weight * sum_v n_v log(p_v + eps)``, n the negatives.
 
     Eq. 9 of arXiv:2510.22926 (there n is one uniform token).
 
     Attributes:
         target: ``[N]`` int64.
-        negatives: the parts that n is mixed of; their shares sum to 1.
-        weight: of the negative term.
-        eps: inside both logarithms, > 0.
+        negatives: components of the distribution n; their shares sum to 1.
+        weight: weight of the negative term.
+        eps: added inside both logarithms, > 0.
     """
 
     target: Tensor
@@ -143,13 +145,15 @@ class Contrastive:
 
     def __call__(self, logits: Tensor, at: slice, grad: bool) -> tuple[Tensor, Tensor | None]:
         """See `RowLoss`."""
-        log_eps = logits.new_full((), log(self.eps))  # filled where it is: a copy would wait
+        log_eps = logits.new_full(
+            (), log(self.eps)
+        )  # filled on the device: a copy from the host would synchronise
         log_p = _log_softmax_(logits)  # [n, V]
         target = self.target[at, None]  # [n, 1]
         log_p_target = log_p.gather(1, target)
         values = -torch.logaddexp(log_p_target, log_eps)[:, 0]
         # d log(p_k + eps) / d logit_j = p_k / (p_k + eps) * ([j = k] - p_j), summed over all k:
-        # ``total`` is what multiplies p_j, ``at_tokens`` and ``dense`` are what stands at j = k
+        # ``total`` is the factor of p_j; ``at_tokens`` and ``dense`` are the terms at j = k
         total = torch.sigmoid(log_p_target - log_eps)  # [n, 1]
         at_tokens = [(target, -total)]
         for part in self.negatives:
@@ -180,10 +184,10 @@ class Contrastive:
         return values, d
 
     def law(self, like: Tensor, vocab_size: int) -> Tensor | None:
-        """weight * share * law of all dense parts: ``[V]``, a scalar if uniform, None if none.
+        """Weighted sum of the dense components: ``[V]``, a scalar if uniform, None if none.
 
         Args:
-            like: a tensor of the wanted dtype and device.
+            like: tensor with the wanted dtype and device.
             vocab_size: V.
         """
         parts = [part for part in self.negatives if isinstance(part, DenseNegatives)]
@@ -217,7 +221,7 @@ class UniformBound:
         x_t: ``[N]`` int64.
         alpha_t: ``[N]`` float64.
         dalpha_t: ``[N]`` float64.
-        shift: added to the logit of x_t first (a denoiser's conversion) ``[N]``, or None.
+        shift: added to the logit of x_t first, to convert a denoiser ``[N]``, or None.
     """
 
     x0: Tensor
@@ -259,12 +263,12 @@ class UniformBound:
 
 @dataclass(frozen=True)
 class AutogradRowLoss:
-    """A loss of one row written as a plain function; autograd finds its gradient, by chunks.
+    """Row loss from a plain function, differentiated by autograd chunk by chunk.
 
-    For losses that are not worth a hand-written gradient. Nothing outlives its chunk either.
+    For losses that do not merit a hand-written gradient. No tensor outlives its chunk.
 
     Attributes:
-        function: ``(logits [n, V], at) -> values [n]``, where ``at`` says which rows these are.
+        function: ``(logits [n, V], at) -> values [n]``, with the indices ``at`` of these rows.
     """
 
     function: Callable[[Tensor, slice], Tensor]

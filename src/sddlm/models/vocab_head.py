@@ -1,10 +1,10 @@
-"""The vocabulary head: the only code that holds logits ``[rows, V]``, a chunk of rows at a time.
+"""Vocabulary head: the only code that holds logits ``[rows, V]``, a chunk of rows at a time.
 
-A *term* (`models.row_losses`) is a loss of one row. It turns a chunk of logits into one value a row
-and, in the same pass, into the gradient of that value with respect to the logits. The head
-multiplies that gradient on at once, so neither the logits nor anything of their size outlives its
-chunk, and autograd keeps nothing of them. Whoever calls selects rows *before* the matrix product:
-a loss on the noisy positions pays for those positions only.
+A *term* is a row loss (`models.row_losses`). It maps a chunk of logits to one value per row and, in
+the same pass, to the gradient of that value with respect to the logits. The head propagates that
+gradient at once, so no tensor of the size of the logits outlives its chunk, and autograd keeps
+none. Callers select rows *before* the matrix product: a loss on noisy positions costs those
+positions only.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from sddlm.models.row_losses import RowLoss
 
 #: float32 bytes of logits that one chunk may hold. 16 to 64 MiB are equally fast on a CPU.
 CHUNK_BYTES = 32 * 2**20
-#: On a GPU, where a chunk must fill 100 and more processors and each adds the whole of d_weight
+#: The same on a GPU, where a chunk must fill 100 and more processors and adds the whole of d_weight
 #: once (at V = 50 thousand, D = 768: 2700 rows a chunk, 1 ms of products, 0.1 ms of that sum).
 GPU_CHUNK_BYTES = 512 * 2**20
-#: Rows that the weights are filled up to for a kernel: were V odd, no row of logits or gradients
-#: but the first would begin where a GPU's fast matrix products need it.
+#: Rows of the weights are padded to a multiple of it for a kernel: with an odd V only the first row
+#: of logits or gradients would be aligned for a GPU's fast matrix products.
 _ALIGN = 64
 _HIGH = (torch.float32, torch.float64)
 
 
 class HeadOutput(NamedTuple):
-    """``total``: sum of weight times row, differentiable; ``rows``: values ``[N]``, detached.
+    """``total``: weighted sum over rows, differentiable; ``rows``: values ``[N]``, detached.
 
-    A tuple, for FSDP2 looks for the tensors in what a module returns.
+    A tuple, because FSDP2 searches the output of a module for tensors.
     """
 
     total: Tensor
@@ -41,7 +41,7 @@ class HeadOutput(NamedTuple):
 
 
 class VocabHead(nn.Module):
-    """Linear map to the vocabulary that answers with statistics instead of logits.
+    """Linear map to the vocabulary that returns statistics instead of logits.
 
     Under FSDP2 the weight is gathered in ``forward``; call the head as a module, on every rank,
     also with zero rows.
@@ -49,55 +49,59 @@ class VocabHead(nn.Module):
     Args:
         width: D.
         vocab_size: V.
-        bias: whether there is one.
-        input_only: tokens at the end of the vocabulary that are never predicted (a mask).
+        bias: whether to add a bias.
+        num_extra_tokens: noise-only tokens at the end of the vocabulary, never predicted.
     """
 
-    def __init__(self, width: int, vocab_size: int, bias: bool = True, input_only: int = 0) -> None:
+    def __init__(
+        self, width: int, vocab_size: int, bias: bool = True, num_extra_tokens: int = 0
+    ) -> None:
         super().__init__()
-        self.input_only = input_only
+        self.num_extra_tokens = num_extra_tokens
         self.weight = nn.Parameter(torch.zeros(vocab_size, width))  # [V, D]
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
 
     def forward(self, hidden: Tensor, term: RowLoss, weight: Tensor | None = None) -> HeadOutput:
-        """Sum of a term over rows, with exact gradients.
+        """Sum of a row loss over rows, with exact gradients.
 
         Args:
             hidden: selected rows ``[N, D]``; N may be 0.
-            term: the loss of a row.
-            weight: of each row ``[N]``, a constant; None is 1.
+            term: the row loss.
+            weight: weight of each row ``[N]``, constant; None is 1.
 
         Returns:
-            the differentiable total and the value of each row ``[N]``.
+            the differentiable total, and the value of each row ``[N]``.
         """
-        # within an autograd function gradients are always off, so it has to be told
+        # within an autograd function gradients are always off, so the mode is an argument
         grad = torch.is_grad_enabled()
         total, rows = _FusedHead.apply(
-            hidden, self.weight, self.bias, weight, term, self.input_only, grad
+            hidden, self.weight, self.bias, weight, term, self.num_extra_tokens, grad
         )
         return HeadOutput(total, rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., V]`` of rows ``[..., D]``, float32 (float64 if the weights are)."""
-        return by_row(lambda rows: _logits(rows, self.weight, self.bias, self.input_only), hidden)
+        return by_row(
+            lambda rows: _logits(rows, self.weight, self.bias, self.num_extra_tokens), hidden
+        )
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, input_only: int) -> Tensor:
-    """The matrix product in the weights' precision, everything after it in float32 at least."""
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, num_extra_tokens: int) -> Tensor:
+    """Logits: the matrix product in the weights' precision, the rest in float32 at least."""
     hidden = hidden.to(weight.dtype)
     if weight.dtype in _HIGH:
-        logits = F.linear(hidden, weight, bias)  # adds the bias as it goes
+        logits = F.linear(hidden, weight, bias)  # adds the bias in the same kernel
     else:
         logits = (hidden @ weight.T).float()
         logits = logits if bias is None else logits.add_(bias)
-    if input_only:
-        never = torch.arange(len(weight), device=logits.device) >= len(weight) - input_only
+    if num_extra_tokens:
+        never = torch.arange(len(weight), device=logits.device) >= len(weight) - num_extra_tokens
         logits = logits.masked_fill(never, -torch.inf)
     return logits
 
 
 def _product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
-    """``a @ b + plus``, matrices, in float32 at least; ``plus`` may be overwritten."""
+    """Matrix product ``a @ b + plus`` in float32 at least; ``plus`` may be overwritten."""
     if a.dtype in _HIGH:
         return a @ b if plus is None else plus.addmm_(a, b)
     # only CUDA has products of bfloat16 that end in float32
@@ -116,7 +120,7 @@ class _FusedHead(torch.autograd.Function):
         bias: Tensor | None,
         row_weight: Tensor | None,
         term: RowLoss,
-        input_only: int,
+        num_extra_tokens: int,
         grad: bool,
     ) -> tuple[Tensor, Tensor]:
         wants = tuple(grad and needed for needed in ctx.needs_input_grad[:3])
@@ -127,7 +131,7 @@ class _FusedHead(torch.autograd.Function):
         else:
             h, w = hidden.to(weight.dtype), weight
         with torch.autocast(device, enabled=False):
-            total, rows, grads = _run_chunks(h, w, bias, row_weight, term, input_only, wants)
+            total, rows, grads = _run_chunks(h, w, bias, row_weight, term, num_extra_tokens, wants)
         ctx.grads = tuple(
             None if g is None else g.to(like.dtype)
             for g, like in zip(
@@ -139,7 +143,7 @@ class _FusedHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        # in place: nobody else holds these, and d_weight is as large as the vocabulary
+        # in place: no other reference exists, and d_weight is as large as the vocabulary
         d_hidden, d_weight, d_bias = (
             None if g is None else g.mul_(upstream[0].to(g.dtype)) for g in ctx.grads
         )
@@ -150,7 +154,7 @@ class _FusedHead(torch.autograd.Function):
 def _plain(
     term: RowLoss, logits: Tensor, at: slice, scale: Tensor | None, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The torch form of a term: values, and the gradient times ``scale`` in the wanted dtype."""
+    """Run a term in torch: values, and the gradient times ``scale`` in the wanted dtype."""
     values, d = term(logits, at, dtype is not None)
     if d is None or dtype is None:
         return values, None
@@ -163,7 +167,7 @@ def _run_chunks(
     bias: Tensor | None,
     row_weight: Tensor | None,
     term: RowLoss,
-    input_only: int,
+    num_extra_tokens: int,
     wants: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Values of all rows and the summed gradients of hidden, weight and bias (None if unwanted)."""
@@ -185,11 +189,13 @@ def _run_chunks(
         scale = None if row_weight is None else row_weight[at].to(high)
         if row_loss is None:
             values, d = _plain(
-                term, _logits(hidden[at], weight, bias, input_only), at, scale, dtype
+                term, _logits(hidden[at], weight, bias, num_extra_tokens), at, scale, dtype
             )
         else:
             logits = _product(hidden[at], weight.T)
-            values, d = row_loss(kernels.Chunk(logits, bias, at, scale, dtype, V, V - input_only))
+            values, d = row_loss(
+                kernels.Chunk(logits, bias, at, scale, dtype, V, V - num_extra_tokens)
+            )
         rows[at] = values
         total = total + (values if scale is None else values * scale).sum()
         if d is None:

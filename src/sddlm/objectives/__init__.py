@@ -1,4 +1,4 @@
-"""Losses: what each estimates is stated by its ``estimate``."""
+"""Training objectives; the ``estimate`` of each states what its optimum is."""
 
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.base import Objective

@@ -1,4 +1,4 @@
-"""Next-token prediction: the baseline, and the built-in judge of samples."""
+"""Next-token prediction: the autoregressive baseline and the built-in judge of samples."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ class Autoregressive(Objective):
     """Cross-entropy of each token given those before it; the first token of a row is context."""
 
     causal: ClassVar[bool] = True
-    process = UniformProcess()  # not a field: nothing is corrupted, but every model names one
+    process = (
+        UniformProcess()
+    )  # no field: nothing is corrupted, but every saved model names a process
 
     @property
     def estimate(self) -> Estimate:
-        """Next token."""
+        """Next-token prediction."""
         return Estimate.NEXT_TOKEN
 
-    def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
-        """Every position but the first, which nothing predicts ``[B, L]`` bool."""
-        counted = super().counted(x0, loss_mask).clone()
+    def loss_positions(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+        """All positions but the first, which has no prediction ``[B, L]`` bool."""
+        counted = super().loss_positions(x0, loss_mask).clone()
         counted[:, 0] = False
         return counted
 
@@ -41,14 +43,14 @@ class Autoregressive(Objective):
         return out.total, out.rows
 
     def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
-        """See `Objective.loss`; nothing is drawn."""
-        counted = self.counted(x0, loss_mask)
+        """See `Objective.loss`; deterministic."""
+        counted = self.loss_positions(x0, loss_mask)
         total, _ = self._score(model, x0, counted)
         return Loss(total, counted.sum())
 
     def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
-        """The exact negative log-likelihood per position ``[B, L]``, 0 at the first."""
-        counted = self.counted(x0)
+        """Exact negative log-likelihood per position ``[B, L]`` nats, 0 at the first."""
+        counted = self.loss_positions(x0)
         _, rows = self._score(model, x0, counted)
         return torch.zeros(x0.shape, dtype=rows.dtype, device=x0.device).masked_scatter(
             counted, rows

@@ -1,7 +1,7 @@
-"""What every objective is: a loss for training, a bound for validation, and what it estimates.
+"""Base classes of objectives: a training loss, a validation bound, and an estimate.
 
-Without ``from __future__ import annotations``: the command line reads the annotations of a base in
-the leaf's module, and names that module lacks would silence the checks of all the leaf's options.
+Without ``from __future__ import annotations``: the command line resolves the annotations of a base
+class in the subclass's module. A name missing there would disable the checks of all its options.
 """
 
 from abc import ABC, abstractmethod
@@ -24,9 +24,10 @@ Model = Any
 
 
 class Objective(ABC):
-    """Turns clean tokens into a loss.
+    """Training objective: clean tokens to a loss.
 
-    Leaves are dataclasses whose fields are their knobs. ``causal`` says which network is needed.
+    Subclasses are dataclasses whose fields are their options. ``causal`` states which network is
+    required.
     """
 
     causal: ClassVar[bool] = False
@@ -38,82 +39,82 @@ class Objective(ABC):
     @property
     @abstractmethod
     def estimate(self) -> Estimate:
-        """What the exact optimum of the loss is."""
+        """Parametrisation of the network at the exact optimum of the loss."""
 
     def check(self, *, length: int, tokenizer: str | None = None) -> None:  # noqa: B027
-        """Refuse what it cannot be trained with, before anything is written.
+        """Check the options of a training before anything is written.
 
         Args:
             length: L of the rows.
-            tokenizer: fingerprint of what makes the tokens; None where that is not known yet.
+            tokenizer: fingerprint of the tokenizer; None if not known yet.
 
         Raises:
-            ConfigError: what does not fit, and what to type.
+            ConfigError: the objective cannot be trained with them.
         """
 
-    def begin(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:  # noqa: B027
-        """Called once before training, by every process and also when a run is resumed.
+    def setup(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:  # noqa: B027
+        """Prepare for training; called once by every process, also when a run is resumed.
 
         Args:
             vocab_size: V of the network.
-            counts: gives how often each token occurs in the training data ``[V]`` int64; costs a
-                pass over it.
+            counts: returns the count of each token in the training data ``[V]`` int64; costs a pass
+                over the data.
         """
 
-    def parts(self) -> "dict[str, Objective]":
-        """Objectives whose losses are parts of this one's, by name; none if it has no parts.
+    def components(self) -> "dict[str, Objective]":
+        """Components of the loss by name; empty if it has none.
 
-        ``attractive`` pulls towards the clean token; what it leaves of the loss pushes away from
-        others. For a look at their gradients (``train.health``); it is never trained with.
+        ``attractive`` pulls towards the clean token; the rest of the loss pushes away from other
+        tokens. Used to measure their gradients (``train.diagnostics``), never for training.
         """
         return {}
 
     @abstractmethod
     def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
-        """The training loss of a batch.
+        """Training loss of a batch.
 
         Args:
             model: the network.
             x0: clean tokens ``[B, L]`` int64.
-            draw: all randomness.
-            loss_mask: positions that count ``[B, L]`` bool; None is all.
+            draw: source of all randomness.
+            loss_mask: positions that are scored ``[B, L]`` bool; None is all.
         """
 
     @abstractmethod
     def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
-        """Estimate of the bound on -log p(x0), or the exact value, per position ``[B, L]`` nats."""
+        """Estimate of a bound on -log p(x0), or its exact value, per position ``[B, L]`` nats."""
 
-    def counted(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
+    def loss_positions(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """Positions over which ``loss`` and ``bound`` are averaged ``[B, L]`` bool."""
         return torch.ones_like(x0, dtype=torch.bool) if loss_mask is None else loss_mask
 
 
 class DiffusionObjective(Objective):
-    """Base of the objectives of diffusion: corrupt, call the network, score positions.
+    """Base class of diffusion objectives: corrupt, call the network, score positions.
 
-    Its leaves say which positions are scored (``select``) and by which row loss (``term``).
+    Subclasses define which positions are scored (``select``) and by which row loss (``term``).
     """
 
     def times(self, draw: Draw) -> Tensor:
-        """A time for each sequence ``[B]`` float64."""
+        """Sample a time for each sequence ``[B]`` float64."""
         return draw.times()
 
     def select(self, noisy: Noisy) -> Tensor:
-        """Positions that the loss looks at ``[B, L]`` bool; all whose clean token is not known."""
+        """Positions that the loss uses ``[B, L]`` bool: by default all that are not certain."""
         return ~self.process.certain(noisy.x_t, vocab_size=noisy.vocab_size)
 
     @abstractmethod
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Any:
-        """The row loss of the selected positions (see `models.row_losses`).
+        """Row loss of the selected positions (see `models.row_losses`).
 
         Args:
             noisy: the corrupted batch.
             at: selected positions ``[B, L]`` bool, N of them.
-            draw: for negatives.
+            draw: randomness of the negatives.
         """
 
     def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
-        """See `Objective.loss`; divided by all counted positions, not only the selected ones."""
+        """See `Objective.loss`; ``count`` includes scored positions that are not selected."""
         noisy = self.process.corrupt(x0, self.times(draw), draw, vocab_size=model.vocab_size)
         return self.score(model, noisy, draw, loss_mask)
 
@@ -127,28 +128,28 @@ class DiffusionObjective(Objective):
         weight: Tensor | None = None,
         x: Tensor | SoftTokens | None = None,
     ) -> Loss:
-        """The loss of a batch that is already corrupted.
+        """Loss of a batch that is already corrupted.
 
         Args:
             model: the network.
             noisy: the batch.
-            draw: for negatives.
-            loss_mask: positions that count ``[B, L]`` bool; None is all.
-            weight: of each sequence ``[B]``; None is 1.
-            x: what the network sees; None is ``noisy.x_t``.
+            draw: randomness of the negatives.
+            loss_mask: positions that are scored ``[B, L]`` bool; None is all.
+            weight: weight of each sequence ``[B]``; None is 1.
+            x: input of the network; None is ``noisy.x_t``.
         """
-        counted = self.counted(noisy.x0, loss_mask)
-        # whatever makes a GPU wait (how many rows?) comes before the network, not behind it
+        counted = self.loss_positions(noisy.x0, loss_mask)
+        # the synchronisation with a GPU (how many rows?) comes before the network, not after it
         at = self.select(noisy) & counted  # [B, L]
         noisy = noisy if loss_mask is None else replace(noisy, loss_mask=loss_mask)
         rows = at.flatten().nonzero()[:, 0]  # [N]
         term = self.term(noisy, at, draw)
         rows_weight = None if weight is None else weight[rows // at.shape[1]]
-        # only the rows that the loss looks at meet the last MLP and the vocabulary
+        # only rows that the loss uses pass the last MLP and the vocabulary head
         hidden = model(noisy.x_t if x is None else x, noisy.sigma, rows=rows)  # [N, D]
         out = model.head(hidden, term, rows_weight)
         return Loss(out.total, counted.sum(), {"loss_per_row": (out.rows.sum(), at.sum())})
 
     def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
-        """Integrand of the NELBO at one time a sequence, the estimate read rightly ``[B, L]``."""
+        """Integrand of the NELBO at one time per sequence ``[B, L]``."""
         return bound(model, self.process, self.estimate, x0, draw)

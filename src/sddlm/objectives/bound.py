@@ -1,8 +1,8 @@
-"""The continuous-time bound of any process, for any estimate: what validation and scoring report.
+"""Continuous-time NELBO of any process and estimate, reported by validation and scoring.
 
-With A = alpha (onehot(x0) + nu) and B = alpha (p + nu), the laws of x_t given x0 and under the
-leave-one-out prediction p, z = x_t, and rho = -alpha' alpha nu'_z the rate at which noise arrives
-at z, the integrand of a position is
+Let A = alpha (onehot(x0) + nu) and B = alpha (p + nu) be the distributions of x_t given x0 and
+under the leave-one-out prediction p, z = x_t, and rho = -alpha' alpha nu'_z the rate of noise
+arriving at z. The integrand of a position is
 
     rho / A_z * ( KL(A || B) + A_z/B_z - 1 - log(A_z/B_z) )
     = rho * sum over v != z of ( s_v - w_v log s_v + w_v (log w_v - 1) ),
@@ -12,12 +12,12 @@ noise, arXiv:2412.10193, 2506.10892), of MDLM (a mask, arXiv:2406.07524, where i
 cross-entropy) and of GIDD (both, arXiv:2503.04482); the second, with s free, is the score entropy
 of SEDD (arXiv:2310.16834). They are equal pointwise.
 
-**Small times.** Any function p of x_t and t makes a reverse process, whose -log p(x0) the integral
-bounds: p enters through B alone, alpha, alpha' and nu are those of the noise. So p may be chosen
-at will. Below `T_MIN`, where no network was trained, the network is read *and converted* as if
-t were `T_MIN`. Else the bound of a denoiser would be infinite: at a kept token its conversion
-divides by 1 + 1/nu_z, about V / t, so an error of the network that does not vanish with t
-leaves p_z of the order of t, and an integrand of the order of 1/t.
+**Small times.** Any function p of x_t and t defines a reverse process, whose -log p(x0) the
+integral bounds: p enters through B alone, while alpha, alpha' and nu belong to the noise. So p may
+be chosen freely. Below `T_MIN`, where no network was trained, the network is evaluated *and
+converted* as if t were `T_MIN`. Otherwise the bound of a denoiser would be infinite. At a kept
+token its conversion divides by 1 + 1/nu_z, about V / t. An error of the network that does not
+vanish with t then leaves p_z of the order of t, and an integrand of the order of 1/t.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sddlm.process.schedule import below_one
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
-#: smallest time of the field's convention, in training and in published figures
+#: smallest time by convention of the field, in training and in published figures
 T_MIN = 1e-3
 
 
@@ -51,21 +51,21 @@ def bound(
 ) -> Tensor:
     """Integrand of the continuous-time NELBO.
 
-    Its mean over t ~ U(0, 1) bounds -log p(x0) but for the prior term (`Process.prior_kl`). Times
-    are drawn from U(1e-3, 1), as in MDLM, UDLM and Duo: the piece below 1e-3, where the integrand
-    is defined but its variance is largest, is replaced by the average of the rest.
+    Its mean over t ~ U(0, 1) plus the prior term (`Process.prior_kl`) bounds -log p(x0). Times are
+    drawn from U(1e-3, 1), as in MDLM, UDLM and Duo. The interval below 1e-3, where the integrand is
+    defined but its variance is largest, is replaced by the average of the rest.
 
     Args:
         model: the network.
-        process: of the corruption.
-        estimate: what the network's output means; converted to leave-one-out.
+        process: the forward process.
+        estimate: parametrisation of the network; converted to leave-one-out.
         x0: clean tokens ``[B, L]``.
         draw: randomness.
-        t: the time of each sequence ``[B]`` float64, if they are to be others than those; below
-            `T_MIN` the network is read as if it were that.
+        t: time of each sequence ``[B]`` float64 instead; below `T_MIN` the network is evaluated at
+            `T_MIN`.
 
     Returns:
-        nats per position ``[B, L]``, without a gradient.
+        nats per position ``[B, L]``, detached.
     """
     t = draw.times() if t is None else t
     noisy = process.corrupt(x0, t, draw, vocab_size=model.vocab_size)
@@ -79,18 +79,18 @@ def bound(
 def bound_term(
     process: Process, noisy: Noisy, at: Tensor, estimate: Estimate, alpha_read: Tensor | None = None
 ) -> RowLoss:
-    """The integrand as a row loss.
+    """Row loss of the integrand.
 
-    The usual pairs of process and estimate have a form of their own, which keeps fewer numbers
-    and loses fewer digits than `plain_bound`.
+    The common pairs of process and estimate have a specialised form, which needs less memory and
+    loses fewer digits than `plain_bound`.
 
     Args:
-        process: of the corruption.
+        process: the forward process.
         noisy: the corrupted batch.
         at: scored positions ``[B, L]`` bool, N of them, none of them certain.
-        estimate: what the network's output means.
-        alpha_read: at which a denoiser is converted ``[B, 1]``; None is that of the noise. (A score
-            is not converted: it may be any.)
+        estimate: parametrisation of the network.
+        alpha_read: alpha at which a denoiser is converted ``[B, 1]``; None is that of the noise.
+            A score is not converted.
     """
     x0, x_t = noisy.x0[at], noisy.x_t[at]  # [N]
     alpha = below_one(noisy.alpha_t).expand_as(noisy.x0)[at]
@@ -116,7 +116,7 @@ def plain_bound(
     dalpha_t: Tensor,
     alpha_read: Tensor | None = None,
 ) -> AutogradRowLoss:
-    """The first form, for any process (arguments ``[N]``, see `bound_term`)."""
+    """Row loss of the first form, for any process (arguments ``[N]``, see `bound_term`)."""
     read = alpha_t if alpha_read is None else alpha_read
 
     def function(logits: Tensor, at: slice) -> Tensor:
@@ -138,7 +138,7 @@ def plain_bound(
 def score_entropy(
     process: Process, x0: Tensor, x_t: Tensor, alpha_t: Tensor, dalpha_t: Tensor
 ) -> AutogradRowLoss:
-    """The second form, of a network that gives scores (arguments ``[N]``)."""
+    """Row loss of the second form, for a network that predicts scores (arguments ``[N]``)."""
 
     def function(logits: Tensor, at: slice) -> Tensor:
         V, z, alpha = logits.shape[1], x_t[at], alpha_t[at]
@@ -156,6 +156,6 @@ def score_entropy(
 
 
 def _rate(process: Process, x_t: Tensor, alpha_t: Tensor, dalpha_t: Tensor, V: int) -> Tensor:
-    """rho / alpha ``[n]``: the rate at which noise arrives at x_t."""
+    """Rate of noise arriving at x_t, rho / alpha ``[n]``."""
     slope = process.odds_slope(alpha_t, V).expand(*x_t.shape, V)
     return -dalpha_t * slope.gather(1, x_t[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""SDDLM-V1 and V2: cross-entropy on noise positions and a term that pushes away from negatives."""
+"""SDDLM-V1 and V2: cross-entropy on noise positions plus a term against negative tokens."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
-#: float32 has nothing below; and above this share of weight / V, eps hides the cut
+#: float32 underflows below; above this share of weight / V, eps hides the cut of the tail
 _SMALLEST_EPS, _LARGEST_SHARE = 1e-30, 0.1
-#: above, the loss of a batch does not fit into float32
+#: above it, the loss of a batch overflows float32
 _LARGEST_WEIGHT = 1e6
 
 
@@ -35,23 +35,23 @@ def _check(weight: float, eps: float) -> None:
 class SDDLMV1(DiffusionObjective):
     """``-log(p_x0 + eps) + weight * mean log(p_negative + eps)`` (Eq. 9 of arXiv:2510.22926v1).
 
-    For eps -> 0 its optimum is the leave-one-out prediction pi with the tail cut off,
-    ``max(pi_v - weight * n_v, 0)`` renormalised, where n is the law of the negatives, 1/V for
-    `UniformNegatives`: sharper samples, a worse bound. The uniform cut can be made on an SDDLM
-    model while sampling (``tail_cut``).
+    For eps -> 0 its optimum is the leave-one-out prediction pi with its tail cut off,
+    ``max(pi_v - weight * n_v, 0)`` renormalised, where n is the distribution of the negatives (1/V
+    for `UniformNegatives`). Samples are sharper and the bound is worse. An SDDLM model can be cut
+    in the same way while sampling (``tail_cut``).
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """How text is corrupted."""
+    """Forward process."""
     positions: Positions = "resampled"
     """resampled or changed, as in SDDLM."""
     weight: float = 1.0
     """Weight of the negative term."""
     eps: float = 1e-6
-    """Inside both logarithms; keep it far below weight / V."""
+    """Added inside both logarithms; keep it far below weight / V."""
     negatives: Negatives = field(default_factory=UniformNegatives)
-    """Law of the negatives: UniformNegatives, UnigramNegatives, SequenceNegatives, TopNegatives,
-    NoisyToken or MixedNegatives, with options of its own."""
+    """Distribution of the negatives, with options of its own: UniformNegatives, UnigramNegatives,
+    SequenceNegatives, TopNegatives, NoisyToken or MixedNegatives."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.negatives, Negatives):
@@ -67,13 +67,13 @@ class SDDLMV1(DiffusionObjective):
         """Truncated leave-one-out; with `NoisyToken`, leave-one-out without x_t."""
         return self.negatives.estimate
 
-    def parts(self) -> dict[str, Objective]:
-        """The cross-entropy alone: the same at weight 0."""
+    def components(self) -> dict[str, Objective]:
+        """The cross-entropy alone, which is this objective at weight 0."""
         return {"attractive": replace(self, weight=0.0)}
 
-    def begin(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:
-        """See `Objective.begin`; warns of an eps that hides the cut of the tail."""
-        self.negatives.begin(counts)
+    def setup(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:
+        """See `Objective.setup`; warns if eps hides the cut of the tail."""
+        self.negatives.setup(counts)
         scale = self.weight / vocab_size
         if self.estimate is Estimate.TRUNCATED and 0 < _LARGEST_SHARE * scale < self.eps:
             warnings.warn(
@@ -87,7 +87,7 @@ class SDDLMV1(DiffusionObjective):
         return noise_positions(noisy, self.positions)
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Contrastive:
-        """The contrastive row loss, its negatives drawn or exact."""
+        """Contrastive row loss with sampled or exact negatives."""
         negatives = self.negatives.mixture(noisy, at, draw)
         return Contrastive(noisy.x0[at], negatives, self.weight, self.eps)
 
@@ -96,18 +96,18 @@ class SDDLMV1(DiffusionObjective):
 class SDDLMV2(DiffusionObjective):
     """``-log(p_x0 + eps) + weight * log(p_x_t + eps)``: the noisy token is the negative.
 
-    V1 with `NoisyToken`. Its optimum is leave-one-out with the entry of x_t set to zero; no tail
-    is cut.
+    V1 with `NoisyToken`. Its optimum is leave-one-out with the entry of x_t set to zero, without a
+    cut of the tail.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """How text is corrupted."""
+    """Forward process."""
     positions: Positions = "resampled"
     """resampled or changed, as in SDDLM."""
     weight: float = 1.0
     """Weight of the negative term."""
     eps: float = 1e-6
-    """Inside both logarithms."""
+    """Added inside both logarithms."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -118,8 +118,8 @@ class SDDLMV2(DiffusionObjective):
         """Leave-one-out without x_t."""
         return Estimate.WITHOUT_X_T
 
-    def parts(self) -> dict[str, Objective]:
-        """The cross-entropy alone: the same at weight 0."""
+    def components(self) -> dict[str, Objective]:
+        """The cross-entropy alone, which is this objective at weight 0."""
         return {"attractive": replace(self, weight=0.0)}
 
     def select(self, noisy: Noisy) -> Tensor:
@@ -127,6 +127,6 @@ class SDDLMV2(DiffusionObjective):
         return noise_positions(noisy, self.positions)
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Contrastive:
-        """The contrastive row loss with x_t as the negative."""
+        """Contrastive row loss with x_t as the negative."""
         negatives = NoisyToken().mixture(noisy, at, draw)
         return Contrastive(noisy.x0[at], negatives, self.weight, self.eps)

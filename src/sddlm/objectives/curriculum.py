@@ -1,4 +1,4 @@
-"""Duo's training curriculum: first easy, soft, Gaussian noise, then the bound itself."""
+"""Duo's training curriculum: soft Gaussian noise first, then the NELBO."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from sddlm.process.uniform import UniformProcess
 from sddlm.types import Loss, Noisy, SoftTokens
 
 HARD_TAU = 1e-10
-"""Temperature at which a soft token is the hard one."""
+"""Temperature at which a soft token is one-hot."""
 
 
 @dataclass
 class DuoCurriculum(DiffusionObjective):
-    """Duo (arXiv:2506.10892): the NELBO of uniform noise that is made by a Gaussian latent.
+    """Duo (arXiv:2506.10892): NELBO of uniform noise sampled through a Gaussian latent.
 
     Up to step ``until`` the network sees softmax(w / tau) of the latent w, whose argmax is x_t,
     and the loss is the NELBO's integrand at x_t. From then on, and in validation, it is `NELBO`.
-    In the curriculum the network sees more than x_t and the times stop at ``alpha_min`` and
-    ``alpha_max``: its loss is no bound, and its optimum is not exactly that of the NELBO.
+    During the curriculum the network sees more than x_t, and times stop at ``alpha_min`` and
+    ``alpha_max``. Its loss is therefore no bound, and its optimum not exactly that of the NELBO.
 
     Differs from the published code: x_t is x0 only if x0 is the largest (there, if it is among the
     ``top_k``), alpha' is exact, and the range of gamma follows from that of alpha for any V.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """How text is corrupted after the curriculum and in every validation."""
+    """Forward process after the curriculum and in every validation."""
     until: int = 500_000
-    """Training step at which the curriculum ends; Duo's is half of its training."""
+    """Training step at which the curriculum ends; in Duo half of the training."""
     tau_start: float = 1e-3
     """Temperature of the soft tokens up to step ``tau_from``."""
     tau_end: float = 1e-3
-    """Temperature at the end; from one to the other its logarithm is linear."""
+    """Temperature at the end; its logarithm is linear in between."""
     tau_from: int = 0
     """Training step at which the temperature begins to change."""
     alpha_min: float = 0.05
-    """What is left of the data at t = 1 of the curriculum."""
+    """alpha at t = 1 of the curriculum."""
     alpha_max: float = 0.945
-    """What is left of the data at t = 0 of the curriculum."""
+    """alpha at t = 0 of the curriculum."""
     top_k: int | None = None
-    """Largest noise tokens in a soft token, beside x0; None: all, in memory of [B, L, V]. Of 50,257
-    tokens ten leave out nothing at tau 1e-3, 0.01% of the weight at 0.01, most of it at 0.1."""
+    """Number of noise tokens in a soft token beside x0, the largest ones; None is all, in memory of
+    [B, L, V]. With 50,257 tokens, 10 omit nothing at tau 1e-3, 0.01% of the weight at 0.01 and most
+    of it at 0.1."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -80,7 +81,7 @@ class DuoCurriculum(DiffusionObjective):
         self._check_top_k(None)
 
     def _check_top_k(self, vocab_size: int | None) -> None:
-        """V is not known before the first batch."""
+        """Check ``top_k``; V is not known before the first batch."""
         k = self.top_k
         if k is None or (k >= 1 and (vocab_size is None or k < vocab_size)):
             return
@@ -92,15 +93,15 @@ class DuoCurriculum(DiffusionObjective):
 
     @property
     def estimate(self) -> Estimate:
-        """Leave-one-out: the exact optimum after the curriculum, and what it prepares in it."""
+        """Leave-one-out: the exact optimum after the curriculum."""
         return Estimate.LEAVE_ONE_OUT
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
-        """The NELBO's integrand."""
+        """Integrand of the NELBO."""
         return bound_term(self.process, noisy, at, self.estimate)
 
     def in_curriculum(self, step: int) -> bool:
-        """Whether ``step`` has soft tokens; validation, which is step -1, has not."""
+        """Whether ``step`` uses soft tokens; validation, step -1, does not."""
         return 0 <= step < self.until
 
     def tau(self, step: int) -> float:
@@ -122,17 +123,17 @@ class DuoCurriculum(DiffusionObjective):
         return self.score(model, noisy, draw, loss_mask, x=soft)
 
     def soften(self, x0: Tensor, draw: Draw, *, vocab_size: int) -> tuple[Noisy, SoftTokens]:
-        """The curriculum's corruption: hard tokens for the loss, soft ones for the network.
+        """Corrupt through the Gaussian latent: hard tokens for the loss, soft ones for the network.
 
         Args:
             x0: clean tokens ``[B, L]`` int64.
-            draw: randomness; its step sets the temperature. The range of alpha ends far from 1,
-                so times begin at 0.
+            draw: randomness; its step sets the temperature. Times begin at 0, because the range of
+                alpha ends far from 1.
             vocab_size: V.
 
         Returns:
-            the batch, whose ``resampled`` is ``changed`` (a latent has no such flag), and the
-            network's input.
+            the batch, and the input of the network. ``resampled`` is ``changed``, because a latent
+            has no such flag.
         """
         self._check_top_k(vocab_size)
         path = gaussian_map(vocab_size, self.alpha_min, self.alpha_max)

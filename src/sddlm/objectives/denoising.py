@@ -1,6 +1,6 @@
 """Cross-entropy objectives of the uniform process: naive denoising, SDDLM, calibrated denoising.
 
-All three are plain cross-entropy. They differ in the positions they look at, and *that* decides
+All three are plain cross-entropy. They differ in the positions that they score, which determines
 what the network learns to estimate.
 """
 
@@ -24,12 +24,12 @@ Positions = Literal["resampled", "changed"]
 
 
 def noise_positions(noisy: Noisy, positions: Positions) -> Tensor:
-    """Positions that the process replaced (``resampled``) or that differ (``changed``)."""
+    """Positions replaced by the process (``resampled``) or with x_t != x0 (``changed``)."""
     return noisy.resampled if positions == "resampled" else noisy.changed
 
 
 def noise_estimate(positions: Positions) -> Estimate:
-    """What cross-entropy on those positions estimates."""
+    """Estimate that cross-entropy on those positions learns."""
     return Estimate.LEAVE_ONE_OUT if positions == "resampled" else Estimate.WITHOUT_X_T
 
 
@@ -37,12 +37,12 @@ def noise_estimate(positions: Positions) -> Estimate:
 class NaiveDenoising(DiffusionObjective):
     """Cross-entropy at every position; its optimum is the denoiser p(x0 | x_t).
 
-    Sampled or scored as if it were leave-one-out, as public code does, it keeps noise tokens; the
+    Public code samples and scores it as if it were leave-one-out, and so keeps noise tokens. This
     library converts it.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """How text is corrupted."""
+    """Forward process."""
 
     @property
     def estimate(self) -> Estimate:
@@ -58,12 +58,12 @@ class NaiveDenoising(DiffusionObjective):
 class CalibratedDenoising(DiffusionObjective):
     """Cross-entropy at every position of leave-one-out logits plus the known ``log(1 + c)`` at x_t.
 
-    The shift turns the network's leave-one-out prediction into the denoiser whose cross-entropy
-    is taken, so the optimum of the *network* is leave-one-out, and every position teaches it.
+    The shift converts the network's leave-one-out prediction to the denoiser, whose cross-entropy
+    is minimised. So the optimum of the *network* is leave-one-out, and every position trains it.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """How text is corrupted."""
+    """Forward process."""
 
     @property
     def estimate(self) -> Estimate:
@@ -82,10 +82,10 @@ class SDDLM(DiffusionObjective):
     """Cross-entropy on noise-replaced positions only (Eq. 7 of arXiv:2510.22926v1)."""
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """How text is corrupted."""
+    """Forward process."""
     positions: Positions = "resampled"
     """resampled: replaced by the process, possibly by itself (optimum: leave-one-out, exactly);
-    changed: x_t != x0, the paper's letter (optimum: leave-one-out without x_t; harmless with
+    changed: x_t != x0, as written in the paper (optimum: leave-one-out without x_t; harmless with
     tens of thousands of tokens, biased with tens)."""
 
     def __post_init__(self) -> None:

@@ -16,27 +16,29 @@ from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.types import Noisy
 
-#: with more, the noise of one step is lost in rounding; `NELBO` is the limit
+#: with more steps the noise of one is lost in rounding; `NELBO` is the limit
 _MOST_STEPS = 1_000_000
 
 
 @dataclass
 class D3PM(DiffusionObjective):
-    """One term of the bound of a chain of ``steps`` steps (arXiv:2107.03006), times ``steps``.
+    """Discrete-time bound of a chain of ``steps`` steps (D3PM, arXiv:2107.03006).
+
+    The loss is one term of the bound, times ``steps``.
 
     With t = k / steps, k drawn from 1 .. steps, s = t - 1 / steps and alpha(0) = 1,
 
         steps * KL( q(x_s | x_t, x0) || p(x_s | x_t) ),
 
     both by Bayes' rule (`Process.posterior`); at k = 1 that is -log p(x0 | x_1). For steps ->
-    infinity it is `NELBO`. Its optimum is the leave-one-out prediction. ``bound``, for
-    validation, is the continuous-time one, so that models can be compared.
+    infinity it is `NELBO`. Its optimum is the leave-one-out prediction. ``bound``, for validation,
+    is the continuous-time NELBO, which makes models comparable.
     """
 
     process: Process = field(default_factory=UniformProcess)
-    """How text is corrupted."""
+    """Forward process."""
     steps: int = 1000
-    """Steps of the chain."""
+    """Number of steps of the chain."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -53,7 +55,7 @@ class D3PM(DiffusionObjective):
         return (torch.floor(draw.times(0) * self.steps) + 1).clamp(max=self.steps) / self.steps
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
-        """The divergence of one step."""
+        """Row loss of one step."""
         process, steps = self.process, self.steps
         x0, x_t = noisy.x0[at], noisy.x_t[at]  # [N]
         before = torch.round(noisy.t * steps) - 1  # k - 1

@@ -1,11 +1,12 @@
-"""Discrete consistency distillation: say at much noise what the teacher says at less.
+"""Discrete consistency distillation: match the teacher's prediction at a lower noise level.
 
 Duo (arXiv:2506.10892) makes a pair of noisy sequences from one Gaussian eps: z = argmax w with
-w = A onehot(x0) + B eps, at two noise levels. Here no Gaussian is drawn, because it decides two
-things only. With m the largest eps of the others, z is x0 as long as eps_x0 - m > -A / B, and else
-the place of m. The place is uniform over the others, is the same at both levels, and is independent
-of eps_x0 - m. So the pair has the law of `Process.corrupt` with the *same* uniform number and the
-*same* noise token at alpha_t and alpha_s: two numbers a position instead of V, and for any process.
+w = A onehot(x0) + B eps, at two noise levels. Here no Gaussian is sampled, because only two of its
+properties matter. With m the largest eps of the other tokens, z is x0 if eps_x0 - m > -A / B, and
+otherwise the token of m. That token is uniform over the others, the same at both levels, and
+independent of eps_x0 - m. So the pair is distributed as `Process.corrupt` with the *same* uniform
+number and the *same* noise token at alpha_t and alpha_s. This takes two numbers per position
+instead of V, and works for any process.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Prediction = Literal["denoiser", "leave_one_out"]
 def divergence(log_p: Tensor, log_q: Tensor, direction: Direction) -> Tensor:
     """KL(p || q), or for ``forward`` KL(q || p), of each row ``[..., V]`` -> ``[...]`` nats.
 
-    A token that both exclude (a mask) adds nothing.
+    A token that both exclude (a mask) contributes 0.
     """
     a, b = (log_p, log_q) if direction == "reverse" else (log_q, log_p)
     there = a > -torch.inf
@@ -48,13 +49,13 @@ def divergence(log_p: Tensor, log_q: Tensor, direction: Direction) -> Tensor:
 
 @dataclass(frozen=True)
 class Divergence:
-    """`divergence` of a row's prediction p from given ones q, with its gradient by hand.
+    """Row loss: `divergence` of the prediction p from a target q, with a hand-written gradient.
 
     Attributes:
-        target: ``log q`` of a chunk of rows ``[n, V]``; made when the chunk is there.
+        target: returns ``log q`` of a chunk of rows ``[n, V]``; computed chunk by chunk.
         direction: reverse is KL(p || q), forward KL(q || p).
         own: token whose logit is shifted first ``[N]`` int64, or None.
-        shift: what is added to it ``[N]``, or None.
+        shift: added to that logit ``[N]``, or None.
     """
 
     target: Callable[[slice], Tensor]
@@ -81,30 +82,30 @@ class Divergence:
 class DCD(Objective):
     """Discrete consistency distillation (Duo, arXiv:2506.10892) from a trained diffusion model.
 
-    The student sees x_t, the frozen teacher the same text with less noise, x_s with s = t - dt, of
-    the same random numbers. The loss is the divergence of the student's prediction from the
-    teacher's at every position that is certain in neither, unweighted. The student's output means
-    what its teacher's does. The teacher is always in evaluation mode and in no checkpoint (in the
+    The student sees x_t. The frozen teacher sees the same text with less noise, x_s with s = t -
+    dt, from the same random numbers. The loss is the unweighted divergence of the student's
+    prediction from the teacher's, at positions that are certain in neither. The student has its
+    teacher's estimate. The teacher is always in evaluation mode and in no checkpoint (in the
     published code its dropout is active).
 
     Differs from the published code: denoisers are compared (``compare``); t is uniform on the
-    process's own schedule, where Duo's gamma runs evenly from -4 to -1 (with 50 thousand tokens
-    alpha from 0.999 to 0.006); no Gaussian is drawn.
+    process's own schedule, where Duo's gamma is uniform from -4 to -1 (with 50 thousand tokens
+    alpha from 0.999 to 0.006); no Gaussian is sampled.
     """
 
     teacher: str = ""
     """Run or model directory of the teacher; the student has its vocabulary, length and process."""
     dt: float = 1 / 512
-    """How much less noise the teacher sees, as a share of the time axis."""
+    """Time difference between the inputs of student and teacher, in (0, 1]."""
     divergence: Direction = "reverse"
-    """reverse: KL(student || teacher), Duo's, which makes the student sharper; forward:
-    KL(teacher || student), which makes it the teacher's average."""
+    """reverse: KL(student || teacher), as in Duo, makes the student sharper; forward:
+    KL(teacher || student), makes it the teacher's average."""
     compare: Prediction = "denoiser"
-    """denoiser: the whole prediction, with the evidence of the position's own token at its own
-    noise level, so that where noise hid a token that is there at s, the student learns that token;
-    leave_one_out: without that evidence, as published. The first needs few steps sooner."""
+    """denoiser: the full prediction, including the evidence of the position's own token, so that
+    the student learns a token that is hidden at t and visible at s; leave_one_out: without that
+    evidence, as published. The former reaches few steps sooner."""
     process: Process = field(default_factory=UniformProcess)
-    """How text is corrupted; the teacher's."""
+    """Forward process; must be the teacher's."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -113,10 +114,10 @@ class DCD(Objective):
 
     @cached_property
     def _loaded(self) -> LanguageModel:
-        """The teacher, in evaluation mode (no module of ours registers it) and without gradients.
+        """The teacher, in evaluation mode and without gradients; no module registers it.
 
         Raises:
-            ConfigError: if there is none, or none that has a noisier and a cleaner input.
+            ConfigError: it is missing, autoregressive, or has another process.
         """
         if not self.teacher:
             raise ConfigError(
@@ -141,11 +142,11 @@ class DCD(Objective):
 
     @property
     def estimate(self) -> Estimate:
-        """The teacher's."""
+        """The teacher's estimate."""
         return self._loaded.estimate
 
     def check(self, *, length: int, tokenizer: str | None = None) -> None:
-        """See `Objective.check`: length and tokenizer are the teacher's."""
+        """See `Objective.check`; length and tokenizer must be the teacher's."""
         its_length, its_tokenizer = self._loaded.network.length, self._loaded.tokenizer.fingerprint
         if length != its_length:
             raise ConfigError(
@@ -158,11 +159,11 @@ class DCD(Objective):
                 f"`start={self.teacher!r}`, or `data.tokenizer` with the teacher's own"
             )
 
-    def begin(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:
-        """See `Objective.begin`; loads the teacher.
+    def setup(self, vocab_size: int, counts: Callable[[], Tensor]) -> None:
+        """See `Objective.setup`; loads the teacher.
 
         Raises:
-            ConfigError: if it has another vocabulary.
+            ConfigError: the teacher has another vocabulary.
         """
         if self._loaded.network.vocab_size != vocab_size:
             raise ConfigError(
@@ -171,11 +172,11 @@ class DCD(Objective):
             )
 
     def pair(self, x0: Tensor, draw: Draw, *, vocab_size: int) -> tuple[Noisy, Noisy]:
-        """The student's and the teacher's input, of the same random numbers.
+        """Inputs of student and teacher, from the same random numbers.
 
         Args:
             x0: clean tokens ``[B, L]`` int64.
-            draw: randomness; t is its time plus dt, at most 1.
+            draw: randomness; t is its time plus dt, clamped to 1.
             vocab_size: V.
         """
         t = (draw.times() + self.dt).clamp(max=1.0)
@@ -186,16 +187,20 @@ class DCD(Objective):
         return noisy, cleaner
 
     def loss(self, model: Model, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None) -> Loss:
-        """See `Objective.loss`; divided by all counted positions."""
+        """See `Objective.loss`; ``count`` is that of all scored positions."""
         V = model.vocab_size
         noisy, cleaner = self.pair(x0, draw, vocab_size=V)
-        counted = self.counted(x0, loss_mask)
-        # a token that is no mask any more says nothing of what was under it: no prediction of it
+        counted = self.loss_positions(x0, loss_mask)
+        # under masks a network predicts masked positions only; its other outputs are undefined
         at = counted & ~self.process.certain(noisy.x_t, vocab_size=V)
         at = at & ~self.process.certain(cleaner.x_t, vocab_size=V)  # [B, L]
         rows = at.flatten().nonzero()[:, 0]  # [N]
         teacher: Any = self._loaded.network.to(x0.device)
-        seen = PaddingMasked(teacher, model.attend) if isinstance(model, PaddingMasked) else teacher
+        seen = (
+            PaddingMasked(teacher, model.attention_mask)
+            if isinstance(model, PaddingMasked)
+            else teacher
+        )
         with torch.no_grad():
             taught = seen(cleaner.x_t, cleaner.sigma, rows=rows)  # [N, D]
         read = self._reader(cleaner, at)
@@ -209,7 +214,7 @@ class DCD(Objective):
         return Loss(out.total, counted.sum())
 
     def _reader(self, noisy: Noisy, at: Tensor) -> Callable[[Tensor, slice], Tensor]:
-        """From logits of a chunk of the selected rows, overwritten, to those that are compared."""
+        """Conversion of a chunk of selected rows of logits, in place, to those compared."""
         own, alpha_t = noisy.x_t[at], below_one(noisy.alpha_t).expand_as(noisy.x_t)[at]  # [N]
         evidence = self.process.own_token_logit(own, alpha_t, noisy.vocab_size)  # [N]
 
@@ -223,7 +228,7 @@ class DCD(Objective):
         return read
 
     def _term(self, noisy: Noisy, at: Tensor, target: Callable[[slice], Tensor]) -> RowLoss:
-        """The row loss; what is compared is at most one logit away, but for scores."""
+        """Row loss; but for scores, the compared prediction differs in at most one logit."""
         if self.estimate is Estimate.SCORE:
             read = self._reader(noisy, at)
 
@@ -240,5 +245,5 @@ class DCD(Objective):
         return Divergence(target, self.divergence, own, sign * evidence)
 
     def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
-        """Integrand of the NELBO at one time a sequence, the estimate read rightly ``[B, L]``."""
+        """Integrand of the NELBO at one time per sequence ``[B, L]``."""
         return bound(model, self.process, self.estimate, x0, draw)

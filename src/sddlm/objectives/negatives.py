@@ -1,12 +1,12 @@
-"""What SDDLM-V1 pushes away from: laws of negative tokens.
+"""Distributions of negative tokens for SDDLM-V1.
 
-With n the law of the negatives at a position, pi the leave-one-out prediction and w the weight,
-the expected loss of V1 is -sum_v (pi_v - w n_v) log(p_v + eps). Its optimum for eps -> 0 is
+With n the distribution of the negatives at a position, pi the leave-one-out prediction and w the
+weight, the expected loss of V1 is -sum_v (pi_v - w n_v) log(p_v + eps). Its optimum for eps -> 0 is
 
     p_v  proportional to  max(pi_v - w n_v, 0).
 
-Drawing K tokens estimates the same without bias, with less noise the larger K is. All are drawn by
-the sequence's own place in the global batch, so they do not depend on ranks or micro-batches.
+K sampled tokens estimate it without bias, with less variance the larger K is. Random numbers depend
+on the sequence's index in the global batch, hence not on ranks or micro-batches.
 
 Without ``from __future__ import annotations``, for the reason given in ``objectives/base.py``.
 """
@@ -24,58 +24,58 @@ from sddlm.models.row_losses import DenseNegatives, SampledNegatives, Top
 from sddlm.process.estimate import Estimate
 from sddlm.types import Noisy
 
-#: what the row loss takes (`models.row_losses`)
-Part = SampledNegatives | Top | DenseNegatives
+#: a component of the mixture in the row loss (`models.row_losses`)
+MixturePart = SampledNegatives | Top | DenseNegatives
 
 
-#: drawn for each position
+#: largest number of negatives sampled for a position
 _MOST = 100_000
 
 
 class Negatives:
-    """A law of negative tokens. Leaves are dataclasses."""
+    """Distribution of negative tokens. Subclasses are dataclasses."""
 
     @property
     def estimate(self) -> Estimate:
-        """What V1 estimates with them."""
+        """Estimate of V1 with these negatives."""
         return Estimate.TRUNCATED
 
-    def begin(self, counts: Callable[[], Tensor]) -> None:
-        """Learn what is needed of the training data; nothing unless a leaf does.
+    def setup(self, counts: Callable[[], Tensor]) -> None:
+        """Collect statistics of the training data, if any are needed.
 
         Args:
-            counts: gives how often each token occurs ``[V]`` int64; costs a pass over the data.
+            counts: returns the count of each token ``[V]`` int64; costs a pass over the data.
         """
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
-    ) -> tuple[Part, ...]:
-        """The negatives of the selected positions, parts of a mixture.
+    ) -> tuple[MixturePart, ...]:
+        """Negatives of the selected positions, as components of a mixture.
 
         Args:
             noisy: the corrupted batch.
             at: selected positions ``[B, L]`` bool, N of them.
             draw: randomness.
-            name: what the numbers drawn are for.
+            name: purpose of the random numbers.
         """
         raise NotImplementedError
 
 
 @dataclass
 class UniformNegatives(Negatives):
-    """All tokens of the vocabulary alike, n_v = 1/V (Eq. 9 of arXiv:2510.22926)."""
+    """Uniform distribution over all tokens, n_v = 1/V (Eq. 9 of arXiv:2510.22926)."""
 
     count: int | Literal["exact"] = 1
-    """Tokens drawn for each position, or ``exact`` for their expectation, one more sum over the
-    chunk of logits."""
+    """Tokens sampled for each position, or ``exact`` for their expectation, which costs one more
+    sum over the chunk of logits."""
 
     def __post_init__(self) -> None:
         _check_count(self)
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
-    ) -> tuple[Part, ...]:
-        """Drawn tokens, or the uniform law."""
+    ) -> tuple[MixturePart, ...]:
+        """Sampled tokens, or the uniform distribution."""
         if self.count == "exact":
             return (DenseNegatives(),)
         shape = (noisy.x0.shape[1], self.count)
@@ -84,40 +84,40 @@ class UniformNegatives(Negatives):
 
 @dataclass
 class UnigramNegatives(Negatives):
-    """Tokens as frequent as in the training data: cuts what is merely frequent.
+    """Unigram distribution of the training data: penalises tokens that are merely frequent.
 
-    Training counts them by itself; in a loop of your own say ``UnigramNegatives().learn(counts)``.
+    Training counts the tokens itself. In your own loop call ``UnigramNegatives().learn(counts)``.
     """
 
     count: int | Literal["exact"] = 1
-    """Tokens drawn for each position, or ``exact`` for their expectation."""
+    """Tokens sampled for each position, or ``exact`` for their expectation."""
 
     def __post_init__(self) -> None:
         _check_count(self)
         self._counts: Tensor | None = None
 
     def learn(self, counts: Tensor) -> "UnigramNegatives":
-        """Take the frequencies from counts ``[V]`` int64; returns itself.
+        """Set the frequencies from counts ``[V]`` int64; returns itself.
 
         Raises:
-            ConfigError: if they count nothing.
+            ConfigError: negative counts, or all zero.
         """
         if counts.ndim != 1 or (counts < 0).any() or counts.sum() < 1:
             raise ConfigError("UnigramNegatives.learn takes counts [V], none below 0, not all 0")
         self._counts = counts.to(torch.int64)
         return self
 
-    def begin(self, counts: Callable[[], Tensor]) -> None:
-        """Learn the frequencies."""
+    def setup(self, counts: Callable[[], Tensor]) -> None:
+        """Set the frequencies from the training data."""
         self.learn(counts())
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
-    ) -> tuple[Part, ...]:
-        """Drawn tokens, or the law.
+    ) -> tuple[MixturePart, ...]:
+        """Sampled tokens, or the distribution.
 
         Raises:
-            ConfigError: if `learn` was not called, or with another vocabulary.
+            ConfigError: `learn` was not called, or with another vocabulary.
         """
         if self._counts is None:
             raise ConfigError(
@@ -132,7 +132,7 @@ class UnigramNegatives(Negatives):
         counts = self._counts = self._counts.to(noisy.x0.device)
         if self.count == "exact":
             return (DenseNegatives(counts.double() / counts.sum()),)
-        # an occurrence is drawn, so that a token that does not occur never is
+        # an occurrence is sampled, so a token that does not occur never is
         below = counts.cumsum(0)  # [V]
         shape = (noisy.x0.shape[1], self.count)
         place = draw.integers(name, *shape, high=int(below[-1]))[at]  # [N, K]
@@ -141,28 +141,28 @@ class UnigramNegatives(Negatives):
 
 @dataclass
 class SequenceNegatives(Negatives):
-    """Clean tokens of other positions of the same sequence: "in-batch" negatives.
+    """In-batch negatives: clean tokens of other positions of the same sequence.
 
-    Of the sequence and not of the micro-batch, because all randomness of training must not depend
-    on ranks and micro-batches. n is how frequent a token is in the sequence around the position,
-    given what the network sees: V1 with them unlearns to repeat the topic. Positions that do not
-    count (padding) are no negatives; a sequence with one that counts has only itself, and the two
-    terms of its loss cancel.
+    Taken from the sequence, not the micro-batch, because the randomness of training must not depend
+    on ranks and micro-batches. n is the frequency of a token in the rest of the sequence, given the
+    network's input, so V1 with these negatives unlearns to repeat the topic. Positions that are not
+    scored (padding) are no negatives. In a sequence with a single scored position the negative is
+    the token itself, and the two terms of the loss cancel.
     """
 
     count: int = 1
-    """Positions drawn for each position, with replacement, never itself."""
+    """Positions sampled for each position, with replacement, never itself."""
 
     def __post_init__(self) -> None:
         _check_count(self)
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
-    ) -> tuple[Part, ...]:
-        """Drawn tokens.
+    ) -> tuple[MixturePart, ...]:
+        """Sampled tokens.
 
         Raises:
-            ConfigError: if a sequence has one position only.
+            ConfigError: a sequence has one position only.
         """
         B, L = noisy.x0.shape
         if L < 2:
@@ -178,9 +178,9 @@ class SequenceNegatives(Negatives):
         return (SampledNegatives(tokens[at]),)
 
     def _counting(self, loss_mask: Tensor, u: Tensor) -> Tensor:
-        """Other positions that count, from uniform numbers ``[B, L, K]``."""
+        """Sample other scored positions from uniform numbers ``[B, L, K]``."""
         n = loss_mask.sum(1)[:, None, None]  # [B, 1, 1]
-        rank = loss_mask.cumsum(1)[:, :, None] - 1  # among those that count  [B, L, 1]
+        rank = loss_mask.cumsum(1)[:, :, None] - 1  # among scored positions  [B, L, 1]
         step = 1 + (u * (n - 1)).long().clamp(max=(n - 2).clamp(min=0))
         wanted = (rank + step) % n.clamp(min=1)  # [B, L, K]
         first = loss_mask.long().argsort(dim=1, descending=True, stable=True)  # [B, L]
@@ -189,14 +189,13 @@ class SequenceNegatives(Negatives):
 
 @dataclass
 class TopNegatives(Negatives):
-    """The model's own most likely tokens but x0: hard negatives.
+    """Hard negatives: the most likely tokens under the model other than x0.
 
-    n follows the model, so that there is no optimum in closed form; the choice is a constant to
-    the gradient.
+    n depends on the model, so the optimum has no closed form. No gradient flows through the choice.
     """
 
-    top: int = 8  # not `count`: the command line hands a law's count on to the law chosen after it
-    """How many."""
+    top: int = 8  # not `count`: jsonargparse passes a `count` on to the negatives chosen afterwards
+    """Number of tokens."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -205,14 +204,14 @@ class TopNegatives(Negatives):
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
-    ) -> tuple[Part, ...]:
-        """Chosen in the head, where the logits are; nothing is drawn."""
+    ) -> tuple[MixturePart, ...]:
+        """Tokens chosen by the head, which holds the logits."""
         return (Top(self.top),)
 
 
 @dataclass
 class NoisyToken(Negatives):
-    """The noisy token x_t itself: with it V1 is V2. No tail is cut."""
+    """The noisy token x_t itself; makes V1 equal to V2. Cuts no tail."""
 
     @property
     def estimate(self) -> Estimate:
@@ -221,19 +220,19 @@ class NoisyToken(Negatives):
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
-    ) -> tuple[Part, ...]:
-        """One token; nothing is drawn."""
+    ) -> tuple[MixturePart, ...]:
+        """The noisy token of each position."""
         return (SampledNegatives(noisy.x_t[at][:, None]),)
 
 
 @dataclass
 class MixedNegatives(Negatives):
-    """A weighted mixture of other negatives: n = sum of share times n of the part."""
+    """Weighted mixture of other negatives: n = sum of share times n of the component."""
 
     parts: list[Negatives] = field(default_factory=lambda: [UniformNegatives(), NoisyToken()])
-    """What is mixed, each by name and options."""
+    """Components of the mixture, each by name and options."""
     shares: list[float] = field(default_factory=lambda: [1.0, 1.0])
-    """How much of each, 0 or more; divided by their sum."""
+    """Weight of each component, 0 or more; normalised to sum 1."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -256,19 +255,19 @@ class MixedNegatives(Negatives):
 
     @property
     def estimate(self) -> Estimate:
-        """That of the parts if they agree, else truncated leave-one-out."""
+        """Estimate of the components if they agree, otherwise truncated leave-one-out."""
         kinds = {part.estimate for part in self.parts}
         return kinds.pop() if len(kinds) == 1 else Estimate.TRUNCATED
 
-    def begin(self, counts: Callable[[], Tensor]) -> None:
-        """Begin every part."""
+    def setup(self, counts: Callable[[], Tensor]) -> None:
+        """Set up every component."""
         for part in self.parts:
-            part.begin(counts)
+            part.setup(counts)
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
-    ) -> tuple[Part, ...]:
-        """The parts' own, their shares multiplied; each draws numbers of its own."""
+    ) -> tuple[MixturePart, ...]:
+        """Components of all parts, weighted; each part has random numbers of its own."""
         total = sum(self.shares)
         return tuple(
             replace(found, share=found.share * share / total)

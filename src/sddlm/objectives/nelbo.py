@@ -1,4 +1,4 @@
-"""The bound itself as an objective."""
+"""NELBO objectives: any process, and masked diffusion."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sddlm.types import Noisy
 
 @dataclass
 class NELBO(DiffusionObjective):
-    """The continuous-time NELBO of a process, with the same alpha in the loss as in the noise.
+    """Continuous-time NELBO of a process, with the same alpha in the loss as in the noise.
 
-    With `UniformProcess` the objective of UDLM (arXiv:2412.10193) and of Duo (arXiv:2506.10892)
-    after its curriculum, with `HybridProcess` that of GIDD (arXiv:2503.04482), unweighted. Its
-    optimum is the leave-one-out prediction. Every position counts that is not certain; under
-    uniform noise a kept one weighs 1 / (1 + c) of a changed one.
+    With `UniformProcess` it is the objective of UDLM (arXiv:2412.10193) and of Duo
+    (arXiv:2506.10892) after its curriculum; with `HybridProcess` that of GIDD (arXiv:2503.04482),
+    unweighted. Its optimum is the leave-one-out prediction. All positions that are not certain are
+    scored; under uniform noise a kept one has 1 / (1 + c) of the weight of a changed one.
     """
 
     process: Process = field(default_factory=UniformProcess)
-    """How text is corrupted."""
+    """Forward process."""
 
     @property
     def estimate(self) -> Estimate:
@@ -38,7 +38,7 @@ class NELBO(DiffusionObjective):
         return Estimate.LEAVE_ONE_OUT
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
-        """The NELBO's integrand."""
+        """Integrand of the NELBO."""
         return bound_term(self.process, noisy, at, self.estimate)
 
 
@@ -46,21 +46,21 @@ class NELBO(DiffusionObjective):
 class MDLM(DiffusionObjective):
     """Masked diffusion: cross-entropy on the masks (arXiv:2406.07524).
 
-    A token that is not masked is carried over exactly. ``bound`` weighs a position by
-    -alpha' / (1 - alpha), 1/t for the log-linear schedule: the NELBO of `MaskedProcess`.
+    A token that is not masked is carried over exactly. Weighting ``bound`` is -alpha' / (1 -
+    alpha), 1/t for the log-linear schedule, and gives the NELBO of `MaskedProcess`.
     """
 
     process: MaskedProcess = field(default_factory=MaskedProcess)
-    """How text is corrupted."""
+    """Forward process."""
     weighting: Literal["bound", "constant"] = "bound"
-    """bound: the NELBO; constant: 1 for every mask, less noise in the gradient, no bound."""
+    """bound: the NELBO; constant: 1 for every mask, with less gradient noise but no bound."""
 
     def __post_init__(self) -> None:
         check_choices(self)
 
     @property
     def estimate(self) -> Estimate:
-        """Leave-one-out; where it is asked for, at masks, it is the denoiser as well."""
+        """Leave-one-out; at masks, the only positions used, it equals the denoiser."""
         return Estimate.LEAVE_ONE_OUT
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:

@@ -1,4 +1,4 @@
-"""Score entropy: the network estimates ratios of noisy laws (SEDD)."""
+"""Score entropy (SEDD): the network estimates ratios of noisy marginals."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from sddlm.types import Noisy
 class SEDD(DiffusionObjective):
     """Score entropy (arXiv:2310.16834) with the network scaled as there, for either prior.
 
-    The network says log q(y, others) / q(x_t, others) for every y but x_t, freely: its scores need
-    not come from any law. It is a bound for every score. Samplers read the score as the
-    prediction p that it would be the score of, negative entries cut (`Estimate.SCORE`).
+    The network predicts log q(y, others) / q(x_t, others) for every y but x_t, without constraint:
+    its scores need not belong to a distribution. The loss is a bound for every score. Samplers
+    convert a score to the prediction p whose score it would be, with negative entries cut
+    (`Estimate.SCORE`).
     """
 
     process: Process = field(default_factory=UniformProcess)
-    """How text is corrupted: UniformProcess or MaskedProcess."""
+    """Forward process: UniformProcess or MaskedProcess."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -44,5 +45,5 @@ class SEDD(DiffusionObjective):
         return Estimate.SCORE
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
-        """The score entropy at the rate of the noise."""
+        """Score entropy weighted by the rate of the noise."""
         return bound_term(self.process, noisy, at, self.estimate)

@@ -62,13 +62,13 @@ _DRIVER = (
 
 
 def find_device(name: str) -> Device | None:
-    """The device of a name; None is this machine, whose rates are to be measured.
+    """Find a device by name; None is this machine, whose rates are measured.
 
     Args:
         name: a key of `DEVICES`, ``here``, or ``auto``: this machine's GPU, else ``here``.
 
     Raises:
-        ConfigError: for a name that is not in the table; the message lists those that are.
+        ConfigError: the name is not in the table.
     """
     if name == "auto":
         if not torch.cuda.is_available():

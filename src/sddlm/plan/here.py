@@ -1,7 +1,7 @@
-"""This machine, measured: each operation of a step is really run, once or a few times, and timed.
+"""Measurement of this machine: each operation of a step is run a few times and timed.
 
-A step has hundreds of operations but few different ones, so a second or two tell its length. With
-one thread the clock is that of the process, so that what others do on the machine does not count.
+A step has hundreds of operations but few different ones, so a second or two suffice. With one
+thread the clock is that of the process, so other load on the machine does not count.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _SAMPLE = 1 << 24
 
 
 def memory_here() -> float:
-    """Bytes of memory of this machine."""
+    """Memory of this machine in bytes."""
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def fastest(run: Callable[[], Any]) -> float:
     """Seconds of the fastest of a few runs, without the first, which allocates and loads.
 
-    Where one takes very long it is the only one.
+    A very long run is the only one.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     best, spent = float("inf"), 0.0
@@ -59,7 +59,7 @@ def operation_seconds(operation: Operation) -> float:
 
 
 def _made(value: Any) -> Any:
-    """A tensor for an operand: normal numbers, or the indices that are known, else zeros."""
+    """Make a tensor for an operand: normal numbers, known indices, or zeros."""
     if not isinstance(value, Operand):
         return value
     if value.numbers is not None:
@@ -84,7 +84,7 @@ def step_seconds(operations: list[Operation]) -> dict[str, float]:
 
 
 def noise_seconds(objective: Objective, vocab_size: int, length: int, batch: int) -> float:
-    """Seconds in which an objective draws the noise of a micro-batch and looks for its rows."""
+    """Seconds in which an objective samples the noise of a micro-batch and selects its rows."""
     draw = Draw.simple(0, 0, batch)
     return fastest(lambda: call(objective, vocab_size, length, draw))
 

@@ -1,4 +1,4 @@
-"""Bytes on a device, by part: what is there at the moment when most is there."""
+"""Peak memory of a device in bytes, by part."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SLACK = _LEAD + 16 + 32
 
 
 class Heap:
-    """What malloc of the GNU C library keeps from the system: it decides a CPU's resident memory.
+    """Simulation of malloc of the GNU C library, which determines resident memory on a CPU.
 
     Blocks up to a threshold come from one heap, the smallest hole that is large enough first; the
     heap shrinks at its end only, so holes that fit nothing stay. What is cut off before a block
@@ -38,7 +38,7 @@ class Heap:
         self.end = self.mapped = self.peak = 0
 
     def allocate(self, key: object, size: int) -> None:
-        """Give ``size`` bytes a place and remember it as ``key``."""
+        """Allocate ``size`` bytes as ``key``."""
         size += -size % 64
         if size > self.threshold:
             self.blocks[key] = (-1, size)
@@ -51,12 +51,12 @@ class Heap:
         self.peak = max(self.peak, self.end + self.mapped)
 
     def allocate_all(self, name: str, sizes: list[int]) -> None:
-        """Blocks of these sizes, remembered as ``(name, 0)`` and so on."""
+        """Allocate blocks of these sizes as ``(name, 0)`` and so on."""
         for i, size in enumerate(sizes):
             self.allocate((name, i), size)
 
     def _place(self, size: int) -> int:
-        """Where a block goes with what is before it: a hole, or the end of the heap."""
+        """Address of a block with its lead: a hole, or the end of the heap."""
         fits = [(room, at) for at, room in self.holes if room >= size - _LEAD + _SLACK]
         if fits:
             room, at = min(fits)
@@ -69,7 +69,7 @@ class Heap:
         return at
 
     def free(self, key: object) -> None:
-        """Take a block back."""
+        """Free a block."""
         at, size = self.blocks.pop(key)
         if at >= 0:
             self._open(at, size)
@@ -79,13 +79,13 @@ class Heap:
             self.threshold = size
 
     def settle(self) -> None:
-        """The small objects are gone."""
+        """Free the small objects."""
         small, self.small = self.small, []
         for at in small:
             self._open(at, _LEAD)
 
     def _open(self, at: int, size: int) -> None:
-        """A hole, one with those beside it; at the end of the heap a large one goes back."""
+        """Add a hole, merged with its neighbours; a large one at the end shrinks the heap."""
         i = bisect.bisect(self.holes, (at, size))
         if i < len(self.holes) and self.holes[i][0] == at + size:
             size += self.holes.pop(i)[1]
@@ -100,12 +100,12 @@ class Heap:
 
 
 def resident(weights: Iterable[int], events: list[tuple[int, int]], steps: int = 2) -> int:
-    """Bytes that a process on a CPU takes from the system for its training.
+    """Resident memory of a training on a CPU in bytes.
 
     Args:
         weights: bytes of each parameter.
-        events: of a step (`sddlm.plan.trace.Step`).
-        steps: how many to go through; the optimiser's memory comes with the first.
+        events: events of a step (`sddlm.plan.trace.Step`).
+        steps: number of steps; the optimiser allocates in the first.
     """
     heap, sizes = Heap(), list(weights)
     heap.allocate_all("weight", sizes)
@@ -131,7 +131,7 @@ def resident(weights: Iterable[int], events: list[tuple[int, int]], steps: int =
 
 
 def gpu_head(step: Step, call: Call, vocab_size: int, width: int, *, bf16: bool) -> int:
-    """Bytes within the vocabulary head on a GPU, where chunks are larger and have kernels.
+    """Memory of the vocabulary head on a GPU in bytes, with its larger chunks and kernels.
 
     A chunk of logits is float32; a kernel writes their gradient in the products' precision, in
     place if it is the same. A loss without a kernel has as many copies of the chunk as on a CPU.
@@ -158,13 +158,13 @@ def on_device(
     bf16: bool,
     in_head: int,
 ) -> dict[str, int]:
-    """Bytes by part at the moment when most is there.
+    """Peak memory of a device in bytes, by part.
 
     Args:
-        step: of the micro-batch, traced with earlier gradients if there are several in a step.
-        parameters: how many the network has.
-        unit: how many its largest part has that FSDP gathers at once.
-        world: devices.
+        step: trace of the micro-batch, with earlier gradients if a step has several.
+        parameters: number of parameters of the network.
+        unit: number of parameters of the largest unit that FSDP gathers.
+        world: number of devices.
         strategy: ``ddp``, all on each, and a copy of the gradients to send; ``fsdp``, each has its
             share, and two parts at a time are gathered (in use, and next), with one's gradient.
         bf16: whether the products are in bfloat16.

@@ -1,7 +1,7 @@
-"""What an objective asks of its network: how many positions, of which the vocabulary how many.
+"""Network calls of an objective: number of positions, and of rows in the vocabulary head.
 
-Nothing is known here of any objective: each really draws its noise and really calls, but what it
-calls is a `Probe` in place of the network, which notes what it is asked and answers zeros.
+This works for any objective: it samples its noise and calls a `Probe` in place of the network,
+which records the call and returns zeros.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from sddlm.objectives import Objective
 from sddlm.train.args import TrainArgs
 from sddlm.types import SoftTokens
 
-#: steps of the run at which the objective is asked: curricula change with the step
+#: steps of the run at which the objective is probed: curricula change with the step
 _STEPS = 16
-#: sequences and positions asked at each: 33 thousand tokens in all, a share of half +-0.3 percent
+#: sequences and positions probed at each: 33 thousand tokens in all, a share of half +-0.3 percent
 _SEQUENCES, _POSITIONS = 64, 32
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the network and of its head, to be made again on another network.
+    """A recorded call of the network and of its head.
 
     Attributes:
-        x: what the network sees: tokens ``[B, L]`` or mixtures of them.
+        x: input: tokens ``[B, L]`` or mixtures of them.
         sigma: noise levels ``[B]``.
-        rows: positions wanted ``[N]``, or None for all.
+        rows: flat indices of the computed positions ``[N]``, or None for all.
         term: the row loss.
-        count: rows that met the vocabulary.
-        weight: of each row, or None.
+        count: number of rows in the vocabulary head.
+        weight: weight of each row, or None.
     """
 
     x: Tensor | SoftTokens
@@ -48,7 +48,7 @@ class Call:
 
 
 class Probe:
-    """Stands where a network does, and notes the call."""
+    """Stand-in for a network that records its call."""
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -62,7 +62,7 @@ class Probe:
         return torch.zeros(*(x_t.shape if rows is None else rows.shape), 1)
 
     def head(self, hidden: Tensor, term: Any, weight: Tensor | None = None) -> HeadOutput:
-        """Losses of zero."""
+        """Record the row loss; return zero losses."""
         assert self.call is not None
         self.call = replace(self.call, term=term, count=len(hidden), weight=weight)
         return HeadOutput(hidden.sum(), hidden[:, 0])
@@ -70,13 +70,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class Asked:
-    """The mean over a run.
+    """Mean network calls of a run.
 
     Attributes:
-        head: positions that meet the vocabulary, as a share of those in the data.
-        soft: share of the steps in which the network sees mixtures of tokens.
-        mixture: tokens in a mixture, 0 if there are none.
-        whole: the mixture is of the whole vocabulary, a matrix product.
+        head: share of the positions that pass the vocabulary head.
+        soft: share of the steps with mixtures of tokens as input.
+        mixture: number of tokens in a mixture, 0 without mixtures.
+        whole: whether mixtures are of the whole vocabulary, a matrix product.
     """
 
     head: float
@@ -85,17 +85,17 @@ class Asked:
     whole: bool
 
 
-def begun(objective: Objective, vocab_size: int) -> Objective:
-    """A copy of the objective that has been told of a text in which each token occurs once."""
+def set_up(objective: Objective, vocab_size: int) -> Objective:
+    """Set up a copy of an objective with a text in which each token occurs once."""
     objective = copy.deepcopy(objective)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # training itself will say it
-        objective.begin(vocab_size, lambda: torch.ones(vocab_size, dtype=torch.int64))
+        warnings.simplefilter("ignore")  # training itself will warn
+        objective.setup(vocab_size, lambda: torch.ones(vocab_size, dtype=torch.int64))
     return objective
 
 
 def call(objective: Objective, vocab_size: int, length: int, draw: Draw) -> Call:
-    """The call that an objective makes for random tokens, one sequence for each of the draw's."""
+    """Record the call of an objective for random tokens, one sequence per index of the draw."""
     probe = Probe(vocab_size)
     clean = vocab_size - objective.process.extra_tokens
     x0 = draw.integers("plan", length, high=clean)
@@ -105,7 +105,7 @@ def call(objective: Objective, vocab_size: int, length: int, draw: Draw) -> Call
 
 
 def asked(objective: Objective, vocab_size: int, length: int, args: TrainArgs) -> Asked:
-    """The mean of what is asked, over the steps of a run and the noise of each."""
+    """Mean network calls over the steps of a run and the noise of each."""
     head, soft, mixture, whole = [], 0, 0, False
     tiny = min(length, 4)  # a mixture of the whole vocabulary has B L V numbers
     size = min(length, _POSITIONS) if not objective.causal else length
@@ -124,7 +124,7 @@ def asked(objective: Objective, vocab_size: int, length: int, args: TrainArgs) -
 
 
 def typical(objective: Objective, vocab_size: int, length: int, batch: int, head: float) -> Call:
-    """Of many calls for ``batch`` sequences, that whose rows are nearest to the mean share."""
+    """Call for ``batch`` sequences with a number of rows nearest to the mean, of several calls."""
     calls = (
         call(objective, vocab_size, length, Draw(seed, -1, torch.arange(batch), batch))
         for seed in range(max(1, 64 // batch))
@@ -133,6 +133,6 @@ def typical(objective: Objective, vocab_size: int, length: int, batch: int, head
 
 
 def largest(objective: Objective, vocab_size: int, length: int, batch: int, whole: int) -> Call:
-    """The call for the last ``batch`` of ``whole`` sequences of a step, which have most noise."""
+    """Call for the last ``batch`` of ``whole`` sequences of a step, which have most noise."""
     index = torch.arange(whole - batch, whole)
     return call(objective, vocab_size, length, Draw(0, -1, index, whole))

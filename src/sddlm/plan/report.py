@@ -1,4 +1,4 @@
-"""A plan as one table, and many as a page."""
+"""Tables of one plan and of several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STEPS = (
 
 
 def short(value: float, unit: str = "") -> str:
-    """Three digits and a prefix: ``1.03 G``."""
+    """Format a number with three digits and a prefix: ``1.03 G``."""
     for size, prefix in _STEPS:
         if abs(value) >= size:
             return f"{value / size:.3g} {prefix}{unit}"
@@ -32,7 +32,7 @@ def short(value: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that people would use."""
+    """Format a duration in a suitable unit."""
     for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {name}"
@@ -40,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 def table(plan: Plan) -> Table:
-    """Every figure, by kind."""
+    """Table of all figures, by kind."""
     machine = "this machine" if plan.utilization is None else f"{plan.devices} x {plan.device}"
     out = Table(
         title=f"{short(plan.parameters['all'])} parameters, {short(plan.tokens)} tokens, {machine}",
@@ -58,7 +58,7 @@ def table(plan: Plan) -> Table:
 
 
 def _of(parts: dict[str, float] | dict[str, int], unit: str, leave: tuple[str, ...]) -> str:
-    """The parts that are there, largest first."""
+    """List the non-zero parts, largest first."""
     named = sorted(parts.items(), key=lambda item: -item[1])
     return ", ".join(f"{k} {short(v, unit)}" for k, v in named if v and k not in leave)
 
@@ -111,7 +111,7 @@ def _disk_rows(plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _notes(plan: Plan) -> list[str]:
-    """What stands behind the figures, and what does not."""
+    """Notes on the assumptions of the figures."""
     notes = []
     if plan.utilization is None:
         notes.append(
@@ -142,7 +142,7 @@ _COLUMNS = (
 
 
 def markdown(plans: Iterable[tuple[str, Plan]]) -> str:
-    """One row for each plan, all for the same number of devices."""
+    """Markdown table with a row for each plan, all for the same number of devices."""
     rows, devices = [], 0
     for name, plan in plans:
         devices = plan.devices

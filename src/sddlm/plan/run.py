@@ -1,4 +1,4 @@
-"""The verb ``sddlm plan``: what a training will take, from the options that it would be given."""
+"""The verb ``sddlm plan``: estimate the cost of a training from its options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sddlm.files import atomic_write
 from sddlm.models.config import ModelArgs
 from sddlm.objectives import SDDLM, Objective
 from sddlm.plan import here, probe, report, sizes
-from sddlm.plan.desk import CostModel
+from sddlm.plan.cost import CostModel
 from sddlm.plan.devices import HERE, Device, find_device
 from sddlm.plan.memory import Strategy
 from sddlm.progress import PlainConsole
@@ -22,9 +22,9 @@ from sddlm.train.args import TrainArgs, micro_batch
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
 
-#: of a GPU's published rate, where nothing is said: what large dense transformers commonly reach
+#: default share of a GPU's published rate, as large dense transformers commonly reach
 UTILIZATION = 0.4
-#: of a device's memory that may be planned with: the rest is the driver's, and holes
+#: usable share of a device's memory: the rest is for the driver and fragmentation
 ROOM = 0.9
 #: devices in the table beside those asked for
 SCALE = (1, 8, 64, 512)
@@ -32,7 +32,7 @@ SCALE = (1, 8, 64, 512)
 
 @dataclass(frozen=True)
 class Plan:
-    """Every figure of a plan: bytes, seconds, FLOPs."""
+    """All figures of a plan: bytes, seconds, FLOPs."""
 
     device: str  # its name, or ``here``
     devices: int
@@ -73,20 +73,20 @@ def plan(
     tokens: float | None = None,
     vocab_size: int | None = None,
 ) -> Plan:
-    """Say what a training takes before it is begun: size, work, memory, time, disk.
+    """Estimate memory, time and GPU-hours of a training run.
 
     Args:
-        data: which text and tokenizer; neither is read or downloaded.
-        model: the network's size.
-        objective: the loss.
+        data: text and tokenizer; neither is read or downloaded.
+        model: size of the network.
+        objective: the training objective.
         train: steps, batch, precision, checkpointing.
-        seed: of the training; makes no difference here.
+        seed: seed of the training; no effect here.
         json: file for all figures, as JSON.
         device: a100-40, a100-80, h100-sxm, h100-pcie, h200, b200, mi300x, l40s, l4, rtx-4090,
             rtx-3090, with the makers' rates; here: this machine's CPU, measured; auto: this
             machine's GPU, else here.
-        devices: how many; auto: those of the training, else 1.
-        utilization: share of the published rate that is reached, 0.4 unless said.
+        devices: number of devices; auto: that of the training, else 1.
+        utilization: share of the published rate that is reached; default 0.4.
         strategy: ddp, the whole network on each device, as sddlm train does; fsdp, a share of it.
         tokens: length of the run in tokens instead of train.steps.
         vocab_size: tokens of a tokenizer that is not known without reading or downloading.
@@ -95,7 +95,7 @@ def plan(
         every figure.
 
     Raises:
-        ConfigError: if a value cannot be used.
+        ConfigError: a value cannot be used.
     """
     made = make_plan(
         data, model, objective, train, device=device, devices=devices, utilization=utilization,
@@ -121,7 +121,7 @@ def make_plan(
     tokens: float | None = None,
     vocab_size: int | None = None,
 ) -> Plan:
-    """`plan` without the table."""
+    """Compute a `Plan` without printing it; see `plan`."""
     rates = find_device(device)
     world = _world(devices, train, rates)
     share = _utilization(utilization, rates)
@@ -133,41 +133,41 @@ def make_plan(
     corpus = sizes.prepared(data, V)
     extra = objective.process.extra_tokens
     config = model.build(
-        vocab_size=V + extra, length=data.length, causal=objective.causal, input_only=extra
+        vocab_size=V + extra, length=data.length, causal=objective.causal, num_extra_tokens=extra
     )
     train = _whole_run(train, data.length, tokens)
-    desk = CostModel(config, probe.begun(objective, V + extra), train, rates, world, strategy)
+    costs = CostModel(config, probe.set_up(objective, V + extra), train, rates, world, strategy)
     size = micro_batch(train, world)
-    parts = desk.memory(size)
+    parts = costs.memory(size)
     has = here.memory_here() if rates is None else rates.memory
     room = ROOM * has
-    work = desk.work(size)
-    seconds = desk.seconds(size, share)
+    work = costs.work(size)
+    seconds = costs.seconds(size, share)
     seen = float(train.steps * train.batch * data.length)
     return Plan(
         device=HERE if rates is None else rates.name,
         devices=world,
         strategy=strategy,
-        bf16=desk.bf16,
+        bf16=costs.bf16,
         utilization=share,
         vocab_size=config.vocab_size,
         batch=train.batch,
         length=data.length,
         micro_batch=size,
         accumulate=train.batch // world // size,
-        largest=desk.largest(room),
+        largest=costs.largest(room),
         steps=train.steps,
         tokens=seen,
         epochs=None if corpus is None else seen / corpus[0],
-        parameters=desk.parameters,
-        asked=asdict(desk.asked),
+        parameters=costs.parameters,
+        asked=asdict(costs.asked),
         flops=work
         | {"step": work["token"] * train.batch * data.length, "run": work["token"] * seen},
         memory={**parts, "all": sum(parts.values()), "has": has},
         fits=sum(parts.values()) <= room,
         seconds=seconds,
         scaling=_scaling(seconds["step"] * world, train, seen, world, alone=rates is None),
-        disk=sizes.disk(desk.parameters["all"], corpus, V),
+        disk=sizes.disk(costs.parameters["all"], corpus, V),
     )
 
 
@@ -177,12 +177,12 @@ Recipe = tuple[str, DataArgs, ModelArgs, Objective, TrainArgs]
 def recipe_table(
     recipes: Iterable[Recipe], device: str = "h100-sxm", devices: int = 8, **more: Any
 ) -> str:
-    """A Markdown table with a row for each recipe.
+    """Markdown table with a row for each recipe.
 
     Args:
-        recipes: a name and what a recipe file says: data, model, objective, train.
-        device: as for `plan`.
-        devices: how many.
+        recipes: name and options of each recipe: data, model, objective, train.
+        device: see `plan`.
+        devices: number of devices.
         more: further options of `plan`.
     """
     return report.markdown(
@@ -221,7 +221,7 @@ def _whole_run(train: TrainArgs, length: int, tokens: float | None) -> TrainArgs
 def _scaling(
     seconds: float, train: TrainArgs, tokens: float, world: int, *, alone: bool
 ) -> list[dict[str, float]]:
-    """Other numbers of devices, work shared without loss; ``seconds`` of a step on one of them."""
+    """Time on other numbers of devices with perfect scaling; ``seconds`` of a step on one."""
     rows = []
     for count in sorted({world} if alone else {world, *SCALE}):
         if train.batch % count:

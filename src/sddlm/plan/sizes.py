@@ -1,4 +1,4 @@
-"""What is known without data, network or device: tokens, parameters, files."""
+"""Sizes that need no data, network or device: tokens, parameters, files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import token_dtype
-from sddlm.data.texts import is_remote, known_text
+from sddlm.data.texts import is_remote, known_source
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.models.dit import DiT
 
-#: tokenizers on the hub whose size everybody knows, so that nothing is downloaded
+#: sizes of common tokenizers on the hub, so that nothing is downloaded
 KNOWN = {
     "gpt2": 50257,
     "openai-community/gpt2": 50257,
@@ -35,10 +35,10 @@ def vocabulary(data: DataArgs, given: int | None) -> int:
 
     Args:
         data: names the tokenizer.
-        given: what the user says, if anything.
+        given: V given by the user, or None.
 
     Raises:
-        ConfigError: if it cannot be known, or is too small.
+        ConfigError: it is unknown or too small.
     """
     name = data.tokenizer
     if given is not None:
@@ -60,9 +60,9 @@ def vocabulary(data: DataArgs, given: int | None) -> int:
 
 
 def prepared(data: DataArgs, vocab_size: int) -> tuple[int, int] | None:
-    """Tokens and documents of the training text, if it lies in the cache; nothing is read for it.
+    """Tokens and documents of the training text from the cache; None if not there.
 
-    Local files are found by what they are and hold (`known_text`), not by their name, which many
+    Local files are found by what they are and hold (`known_source`), not by their name, which many
     have; corpora and datasets of the hub by name, the newest one. Any tokenizer of that size will
     do.
 
@@ -70,14 +70,14 @@ def prepared(data: DataArgs, vocab_size: int) -> tuple[int, int] | None:
         ConfigError: there are no such files.
     """
     if data.validation_path is not None and not is_remote(data, data.validation_path):
-        known_text(data, data.validation_path)
+        known_source(data, data.validation_path)
     tokens = documents = 0
     metas = _metas(data.cache_folder, vocab_size)
     for name in data.sources:
         if is_remote(data, name):
             fit = [m for m in metas if (m["name"], m.get("limit")) == (name, data.limit)]
         else:
-            text = known_text(data, name)
+            text = known_source(data, name)
             fit = [m for m in metas if text is not None and m.get("text") == text.key]
         if not fit:
             return None
@@ -87,7 +87,7 @@ def prepared(data: DataArgs, vocab_size: int) -> tuple[int, int] | None:
 
 
 def _metas(cache: Path, vocab_size: int) -> list[dict[str, Any]]:
-    """Records of what is prepared for training with a tokenizer of that size, the newest last."""
+    """Cached records of training text with a tokenizer of that size, newest last."""
     found = []
     for path in sorted(cache.glob("tokens-*/meta.json"), key=lambda path: path.stat().st_mtime):
         with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: not known
@@ -99,7 +99,7 @@ def _metas(cache: Path, vocab_size: int) -> list[dict[str, Any]]:
 
 
 def parameters(network: DiT) -> tuple[dict[str, int], int]:
-    """Parameters by part and in all, exactly, and the most that any one block, or the head, has."""
+    """Number of parameters by part and in total, and that of the largest block or head."""
     parts = Counter({"embedding": 0, "blocks": 0, "conditioning": 0, "head": 0})
     units: Counter[str] = Counter()
     for name, parameter in network.named_parameters():

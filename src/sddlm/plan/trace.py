@@ -1,8 +1,7 @@
-"""A training step without memory: every operation of forward and backward, none carried out.
+"""Trace of a training step on fake tensors: all operations, none executed.
 
-torch's fake tensors have shapes, no numbers. The library's own network and head run on them, so
-what is counted is what will happen, whatever the architecture: products, the bytes alive at each
-moment, and the operations with the shapes of their operands.
+torch's fake tensors have shapes but no data. The actual network and head run on them, so the counts
+hold for any architecture: FLOPs, live bytes at each moment, and operations with operand shapes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sddlm.types import SoftTokens
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor's shape; of whole numbers (indices) that are known, the numbers too."""
+    """Shape of a tensor; for known integers (indices) also the values."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -36,7 +35,7 @@ class Operand:
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        """The operand that a tensor is; anything else as it is."""
+        """Operand of a tensor; any other value unchanged."""
         if not isinstance(value, Tensor):
             return value
         known = type(value) is Tensor and not value.is_floating_point()
@@ -50,9 +49,9 @@ class Operation:
     Attributes:
         function: torch's operator.
         args: its arguments, tensors as `Operand`.
-        kwargs: the same.
-        count: how often it occurs.
-        flops: of one.
+        kwargs: its keyword arguments, likewise.
+        count: number of occurrences.
+        flops: FLOPs of one occurrence.
     """
 
     function: Any
@@ -64,21 +63,21 @@ class Operation:
 
 @dataclass(frozen=True)
 class Step:
-    """What a forward and backward pass of a micro-batch takes.
+    """Cost of a forward and backward pass of a micro-batch.
 
     Attributes:
         forward: FLOPs of the network's forward pass.
         head: FLOPs of the vocabulary head, forward and backward.
-        backward: FLOPs of the network's backward pass, what is computed again included.
-        earlier: bytes of gradients that are there from the beginning.
+        backward: FLOPs of the network's backward pass, including recomputation.
+        earlier: bytes of gradients that exist at the start.
         kept: bytes alive between forward and head, without parameters and their gradients.
-        in_head: most bytes that come to it within the head.
-        in_backward: most bytes alive at any moment behind the head, gradients included.
+        in_head: peak of additional bytes within the head.
+        in_backward: peak of live bytes after the head, gradients included.
         gradients: bytes of the parameters' gradients at that moment.
         casts: bytes of ``kept`` that are parameters in the precision of the products.
-        rows: positions that met the vocabulary.
-        events: what is allocated (its number and bytes) and freed (its number and 0), in order.
-        operations: all of it.
+        rows: rows in the vocabulary head.
+        events: allocations (id and bytes) and frees (id and 0), in order.
+        operations: all operations.
     """
 
     forward: int
@@ -96,12 +95,12 @@ class Step:
 
     @property
     def flops(self) -> int:
-        """All together."""
+        """Total FLOPs."""
         return self.forward + self.head + self.backward
 
 
 class _Record(TorchDispatchMode):
-    """Notes operations, FLOPs and what is alive."""
+    """Records operations, FLOPs and live bytes."""
 
     def __init__(self, weights: set[int], *, detailed: bool) -> None:
         super().__init__()
@@ -133,14 +132,14 @@ class _Record(TorchDispatchMode):
         return out
 
     def _note(self, func: Any, args: Any, kwargs: Any, flops: int) -> None:
-        """One more of an operation."""
+        """Count an operation."""
         key = f"{func} {args} {kwargs}"
         before = self.found.get(key)
         count = 1 if before is None else before.count + 1
         self.found[key] = Operation(func, args, kwargs, count, flops)
 
     def hold(self, tensor: Tensor) -> int:
-        """Count a storage until it is freed; its bytes if it is new."""
+        """Track a storage until it is freed; return its bytes if it is new."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.sizes or key in self.weights:
@@ -159,7 +158,7 @@ class _Record(TorchDispatchMode):
         self.events.append((key, 0))
 
     def restart(self) -> int:
-        """Forget the peak so far; the bytes alive."""
+        """Reset the peak; return the live bytes."""
         self.peak, self.peak_at = self.live, self.clock
         return self.live
 
@@ -169,7 +168,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
-    """As torch counts, and what its table lacks: products in place, and attention on a CPU.
+    """FLOPs as torch counts them, plus in-place products and attention on a CPU.
 
     That computes the scores again in its backward pass: 5 products, 2 in the forward pass.
     """
@@ -188,8 +187,8 @@ class Tracer:
     """Traces steps of a network that is never built.
 
     Args:
-        config: its measures.
-        checkpointing: what the backward pass computes again.
+        config: configuration of the network.
+        checkpointing: what the backward pass recomputes.
         bf16: whether the products are in bfloat16.
     """
 
@@ -200,7 +199,7 @@ class Tracer:
             self.network = DiT(config)
         with self.mode:
             self.network.to_empty(device="cpu")
-        if config.tie:
+        if config.tie_embeddings:
             self.network.head.weight = self.network.embedding.get_parameter("weight")
         self.network.checkpointing = checkpointing
 
@@ -216,12 +215,11 @@ class Tracer:
         """Trace a forward and backward pass.
 
         Args:
-            asked: the call that an objective makes.
-            mixture: let the network see mixtures of so many tokens instead of tokens.
-            whole: they are mixtures of the whole vocabulary, in order.
-            again: gradients of an earlier micro-batch are there already.
-            detailed: note the operations, and go through all chunks of the vocabulary head; else
-                through two, which is enough to know the others.
+            asked: recorded call of an objective.
+            mixture: number of tokens per mixture as input; 0 for tokens.
+            whole: whether mixtures are of the whole vocabulary, in order.
+            again: whether gradients of an earlier micro-batch exist.
+            detailed: record operations, and trace all chunks of the vocabulary head, not only two.
         """
         parameters = list(self.network.parameters())
         with self.mode:
@@ -236,7 +234,7 @@ class Tracer:
                 hidden = self.network(x, asked.sigma, rows=asked.rows)
                 kept, forward, casts = record.restart(), record.flops, record.casts
                 count = asked.count if detailed else self._two_chunks(asked.count)
-                if asked.rows is None:  # a loss that does not say which chooses them afterwards
+                if asked.rows is None:  # a loss without ``rows`` selects them afterwards
                     hidden = hidden.flatten(0, 1)
                 weight = None if asked.weight is None else asked.weight[:count]
                 total = self.network.head(hidden[:count], asked.term, weight).total

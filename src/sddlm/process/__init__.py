@@ -1,4 +1,4 @@
-"""Corruption and its undoing. Imported here is what the command line offers by name."""
+"""Noising processes and schedules. The command line offers by name what is imported here."""
 
 from sddlm.process.base import Process
 from sddlm.process.hybrid import HybridProcess

@@ -1,18 +1,18 @@
-"""What every process is: corruption, its undoing, and the noise that it ends in.
+"""Base class of noising processes: forward corruption, reverse posterior and prior.
 
-All processes here have one form. With ``alpha`` of the data left, a token is kept with probability
-alpha and is else drawn from a law of noise that may depend on alpha, but not on the token:
+All processes here share one form. A token is kept with probability alpha. Otherwise it is drawn
+from a noise distribution that may depend on alpha, but not on the token:
 
     q(x_t = v | x0) = alpha * ([v = x0] + nu_v(alpha)),        nu_v >= 0
 
-``nu`` are the *noise odds*: how probable token v is as noise, relative to a kept token. They say
-everything. With z = x_t, nu' = -d nu / d alpha and s < t:
+``nu`` are the *noise odds*: the probability of token v as noise relative to that of a kept token.
+They determine the whole process. With z = x_t, nu' = -d nu / d alpha and s < t:
 
     q(x_t = z | x_s = v) = alpha_t / alpha_s * ([v = z] + alpha_s * (nu_z(t) - nu_z(s)))
     arrival rate of z     = -alpha' * alpha * nu'_z
 
-A process is therefore its odds, their slope and a way to draw from them; Bayes' rule is written
-once, below (the closed forms of D3PM, UDLM, MDLM and GIDD are instances of it).
+A subclass therefore gives its odds, their slope and a way to sample from them. Bayes' rule is
+written once, below; the closed forms of D3PM, UDLM, MDLM and GIDD are instances of it.
 
 Without ``from __future__ import annotations``, for the reason given in ``objectives/base.py``.
 """
@@ -30,7 +30,7 @@ from sddlm.types import Noisy
 
 
 class Process:
-    """How text is corrupted and how corruption is undone. Leaves are dataclasses."""
+    """Forward corruption of tokens and its reverse posterior. Subclasses are dataclasses."""
 
     schedule: Schedule
     extra_tokens: ClassVar[int] = 0
@@ -41,7 +41,7 @@ class Process:
         check_choices(self)
 
     def odds(self, alpha: Tensor, vocab_size: int) -> Tensor:
-        """Noise odds nu of every token when ``alpha`` ``[...]`` is left ``[..., V]`` float64."""
+        """Noise odds nu of every token at ``alpha`` ``[...]``: ``[..., V]`` float64."""
         raise NotImplementedError
 
     def odds_slope(self, alpha: Tensor, vocab_size: int) -> Tensor:
@@ -51,13 +51,13 @@ class Process:
     def noise(
         self, draw: Draw, name: str, length: int, *, alpha: Tensor, vocab_size: int
     ) -> Tensor:
-        """Tokens drawn from the law of noise, nu / sum nu ``[B, L]`` int64.
+        """Sample from the noise distribution nu / sum nu ``[B, L]`` int64.
 
         Args:
             draw: randomness.
-            name: what they are for.
+            name: purpose of the random numbers; another name gives independent ones.
             length: L.
-            alpha: how much of the data is left, broadcastable to ``[B, L]``.
+            alpha: probability that a token is kept, broadcastable to ``[B, L]``.
             vocab_size: V.
         """
         raise NotImplementedError
@@ -67,7 +67,7 @@ class Process:
         return _pick(self.odds(alpha, vocab_size), token)
 
     def certain(self, x_t: Tensor, *, vocab_size: int) -> Tensor:
-        """Positions whose token noise cannot have made, so that it is the clean one (bool)."""
+        """Positions whose token cannot be noise and is therefore the clean one (bool)."""
         half = torch.full((), 0.5, dtype=torch.float64, device=x_t.device)
         return self.odds_at(x_t, half, vocab_size) == 0
 
@@ -95,9 +95,9 @@ class Process:
         )
 
     def own_token_logit(self, x_t: Tensor, alpha_t: Tensor, vocab_size: int) -> Tensor:
-        """``log(1 + 1/nu_z)``: what seeing z = x_t adds to its own logit ``[...]`` float64.
+        """Evidence of z = x_t for itself, ``log(1 + 1/nu_z)``: added to its logit ``[...]``.
 
-        Infinite where x_t is the clean token for certain.
+        float64, infinite where x_t is certainly the clean token.
         """
         return torch.log1p(1 / self.odds_at(x_t, alpha_t, vocab_size))
 
@@ -108,13 +108,13 @@ class Process:
 
         (Eq. 5 of arXiv:2510.22926; the plug-in step of UDLM, arXiv:2412.10193, of Duo,
         arXiv:2506.10892, and, with nu_z = 0 for all but the mask, of MDLM, arXiv:2406.07524).
-        Exact only if p has not seen z. A token that noise cannot have made stays.
+        Exact only if p does not depend on z. A token that cannot be noise stays.
 
         Args:
             p: leave-one-out prediction ``[..., V]``.
             x_t: tokens ``[...]`` int64.
             alpha_t: broadcastable to the shape of ``x_t``.
-            alpha_s: the same, ``alpha_s >= alpha_t``; 1 is the last step.
+            alpha_s: broadcastable likewise, at least ``alpha_t``; 1 at the last step.
 
         Returns:
             ``[..., V]`` float64, normalised.
@@ -129,7 +129,7 @@ class Process:
     def marginal_posterior(
         self, p: Tensor, x_t: Tensor, alpha_t: Tensor, alpha_s: Tensor
     ) -> Tensor:
-        """p(x_s | x_t) when ``p`` is the denoiser: ``sum_x0 p(x0) q(x_s | x_t, x0)``.
+        """p(x_s | x_t) for a denoiser ``p``: ``sum_x0 p(x0) q(x_s | x_t, x0)``.
 
             K(v | z) = ([v = z] + alpha_s (nu_z(t) - nu_z(s)))
                        { p_v / ([v = z] + nu_z(t))
@@ -141,7 +141,7 @@ class Process:
             p: denoiser prediction ``[..., V]``.
             x_t: tokens ``[...]`` int64.
             alpha_t: broadcastable to the shape of ``x_t``, below 1.
-            alpha_s: the same.
+            alpha_s: broadcastable likewise, at least ``alpha_t``.
 
         Returns:
             ``[..., V]`` float64, normalised.
@@ -165,14 +165,14 @@ class Process:
         return nu_t, nu_s, alpha_s * (nu_t - nu_s)
 
     def _or_stay(self, kernel: Tensor, x_t: Tensor, nu_t: Tensor) -> Tensor:
-        """The kernel, and no change where x_t is certain."""
+        """The kernel, replaced by the identity where x_t is certain."""
         stay = torch.zeros_like(kernel).scatter_(-1, x_t[..., None], 1.0)
         return torch.where(nu_t[..., None] > 0, kernel, stay)
 
     def jump(
         self, p_own: Tensor, x_t: Tensor, alpha_t: Tensor, alpha_s: Tensor, *, vocab_size: int
     ) -> tuple[Tensor, Tensor]:
-        """The posterior as a mixture: fresh noise (of time s), a draw from p, or else x_t stays.
+        """Posterior as a mixture: fresh noise of time s, a sample from p, or x_t unchanged.
 
             predict = alpha_s (nu_z(t) - nu_z(s)) / (p_z + nu_z(t)),
             redraw  = predict * (1 - alpha_s) / alpha_s
@@ -185,7 +185,7 @@ class Process:
             vocab_size: V.
 
         Returns:
-            ``redraw`` and ``predict``, float64.
+            probabilities ``redraw`` of noise and ``predict`` of a sample from p, float64.
         """
         nu_t, _, leave = self._own_odds(x_t, alpha_t, alpha_s, vocab_size)
         predict = leave / torch.where(nu_t > 0, p_own.double() + nu_t, 1.0)
@@ -194,31 +194,33 @@ class Process:
     def jump_bound(
         self, x_t: Tensor, alpha_t: Tensor, alpha_s: Tensor, *, vocab_size: int
     ) -> Tensor:
-        """Largest ``redraw + predict``, reached at p_z = 0: beyond it x_t stays in any case.
+        """Upper bound of ``redraw + predict``, reached at p_z = 0.
 
-        Computed by `jump`, whose roundings are monotone in p_z, so that the bound also holds for
-        the floating-point numbers.
+
+        A uniform number above it leaves x_t unchanged whatever the network predicts. Computed by
+        `jump`, whose rounding is monotone in p_z, so the bound also holds in floating point.
         """
         nowhere = torch.zeros((), dtype=torch.float64, device=x_t.device)
         redraw, predict = self.jump(nowhere, x_t, alpha_t, alpha_s, vocab_size=vocab_size)
         return redraw + predict
 
     def largest_jump_bound(self, alpha_t: Tensor, alpha_s: Tensor, *, vocab_size: int) -> Tensor:
-        """Largest `jump_bound` of any token ``[...]``: clean tokens are alike, extra ones last."""
+        """Largest `jump_bound` of any token ``[...]``."""
+        # all clean tokens have the same odds; extra tokens are at the end of the vocabulary
         tokens = torch.tensor([0, vocab_size - 1], device=alpha_t.device)
         alpha_t, alpha_s = alpha_t[..., None], alpha_s[..., None]
         return self.jump_bound(tokens, alpha_t, alpha_s, vocab_size=vocab_size).amax(-1)
 
     def prior(self, draw: Draw, length: int, *, vocab_size: int) -> Tensor:
-        """Pure noise, that of t = 1 ``[B, L]``."""
+        """Sample of pure noise, the distribution at t = 1 ``[B, L]``."""
         return self.noise(draw, "prior", length, alpha=self._last(), vocab_size=vocab_size)
 
     def prior_kl(self, vocab_size: int) -> float:
-        """KL(q(x_1 | x0) || p(x_1)), nats per token: what a continuous-time bound leaves out.
+        """Prior term KL(q(x_1 | x0) || p(x_1)) of a bound, nats per token.
 
-        p(x_1) is the law of x_1 if all clean tokens are equally likely: the uniform law for the
-        uniform process; for a mask all but alpha(1) lies on it, and a token that is not yet masked
-        at t = 1 is paid with log(V - 1).
+        A continuous-time bound leaves it out. p(x_1) is the distribution of x_1 if all clean tokens
+        are equally likely. For the uniform process it is uniform. For the masked process all but
+        alpha(1) lies on the mask, and a token that is still clean at t = 1 costs log(V - 1).
         """
         last = self._last()
         alpha, nu = last.item(), self.odds(last, vocab_size)[0].item()  # clean tokens are alike
@@ -232,11 +234,11 @@ class Process:
 
 
 def _pick(values: Tensor, token: Tensor) -> Tensor:
-    """``values[..., token]`` with shapes broadcast: ``[..., V]``, ``[...]`` -> ``[...]``."""
+    """Index ``values[..., token]`` with broadcast shapes: ``[..., V]``, ``[...]`` -> ``[...]``."""
     values, at = torch.broadcast_tensors(values, token[..., None])
     return values.gather(-1, at[..., :1])[..., 0]
 
 
 def _at(p: Tensor, x_t: Tensor) -> Tensor:
-    """``p[..., x_t]``: ``[..., V]``, ``[...]`` -> ``[...]``."""
+    """Index ``p[..., x_t]``: ``[..., V]``, ``[...]`` -> ``[...]``."""
     return p.gather(-1, x_t[..., None])[..., 0]

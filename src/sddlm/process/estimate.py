@@ -1,4 +1,4 @@
-"""What a network's output means, and the exact conversion to what samplers and bounds need.
+"""Parametrisation of a network's output, and exact conversion to leave-one-out predictions.
 
 The *leave-one-out* prediction is p(x0 at l | all noisy tokens but the one at l); the *denoiser*
 is p(x0 at l | all noisy tokens). By Bayes' rule they differ by one logit:
@@ -23,20 +23,20 @@ from sddlm.process.base import Process
 
 
 class Estimate(str, Enum):
-    """What the exact optimum of an objective is."""
+    """Parametrisation of the network: what the exact optimum of its objective is."""
 
     LEAVE_ONE_OUT = "leave_one_out"
-    """p(x0 | all other noisy tokens): sampler and bound take it as it is."""
+    """p(x0 | all other noisy tokens): used by samplers and bounds without conversion."""
     WITHOUT_X_T = "leave_one_out_without_x_t"
-    """The same with the entry of x_t set to zero (training on changed positions only, V2);
-    read as leave-one-out, harmless at tens of thousands of tokens, biased at tens."""
+    """Leave-one-out with the entry of x_t set to zero (training on changed positions only, V2).
+    Read as leave-one-out: harmless at tens of thousands of tokens, biased at tens."""
     TRUNCATED = "truncated_leave_one_out"
-    """max(leave-one-out - weight * law of the negatives, 0), renormalised (V1); read as
-    leave-one-out."""
+    """max(leave-one-out - weight * distribution of the negatives, 0), renormalised (V1).
+    Read as leave-one-out."""
     DENOISER = "denoiser"
     """p(x0 | all noisy tokens): converted by one logit before sampling or scoring."""
     SCORE = "score"
-    """log q(y, others) / q(x_t, others), less its value for a uniform guess (SEDD)."""
+    """log q(y, others) / q(x_t, others), minus its value for a uniform guess (SEDD)."""
     NEXT_TOKEN = "next_token"
     """p(next token | tokens before it): an autoregressive model."""
 
@@ -46,16 +46,16 @@ class Estimate(str, Enum):
         return self is not Estimate.NEXT_TOKEN
 
 
-#: vocabulary below which leaving x_t out is a bias that is warned of: a Zipf law of one token is
-#: missed by .074, .034 and .020 in total variation at V = 8, 64 and 512, where context says more
-#: by more (.70 in the random world of docs/objectives.md)
+#: vocabulary size below which excluding x_t causes a warning. For independent Zipf tokens the bias
+#: is .074, .034 and .020 in total variation at V = 8, 64 and 512. It is larger the more a token
+#: depends on its context (.70 in the random world of docs/objectives.md)
 SMALL_VOCABULARY = 1000
 
 
 def warn_of_bias(estimate: Estimate, vocab_size: int) -> None:
-    """A warning where a prediction without x_t is about to be read as leave-one-out.
+    """Warn if a prediction that excludes x_t is about to be read as leave-one-out.
 
-    It cannot be converted: how probable x_t was is what it does not say.
+    It cannot be converted, because it lacks the probability of x_t.
     """
     if estimate is Estimate.WITHOUT_X_T and vocab_size < SMALL_VOCABULARY:
         warnings.warn(
@@ -69,17 +69,17 @@ def warn_of_bias(estimate: Estimate, vocab_size: int) -> None:
 def to_leave_one_out(
     logits: Tensor, estimate: Estimate, process: Process, x_t: Tensor, alpha_t: Tensor
 ) -> Tensor:
-    """Leave-one-out logits of a network's logits.
+    """Convert a network's logits to leave-one-out logits.
 
     Args:
         logits: ``[N, V]``; may be overwritten.
-        estimate: what they mean.
-        process: of the corruption.
+        estimate: their parametrisation.
+        process: the process that made x_t.
         x_t: tokens ``[N]``.
         alpha_t: broadcastable to ``[N]``.
 
     Returns:
-        ``[N, V]``, up to a constant of each row; -inf where a token cannot be.
+        ``[N, V]``, up to a constant in each row; -inf for impossible tokens.
 
     Raises:
         ConfigError: for a next-token model, which no diffusion sampler or bound can read.
@@ -104,12 +104,12 @@ def to_leave_one_out(
 def log_score(logits: Tensor, process: Process, x_t: Tensor, alpha_t: Tensor) -> Tensor:
     """``log q(y, others) / q(x_t, others)`` of a network's logits ``[N, V]`` float64, 0 at x_t.
 
-    The network's zero is the ratio of a uniform guess of x0, which for a mask is the scaling of
-    SEDD (arXiv:2310.16834), ``-log(1 / alpha - 1) - log(V - 1)``.
+    A zero output means the ratio of a uniform guess of x0, which for a mask is the scaling of SEDD
+    (arXiv:2310.16834), ``-log(1 / alpha - 1) - log(V - 1)``.
 
     Args:
         logits: ``[N, V]``.
-        process: of the corruption.
+        process: the process that made x_t.
         x_t: tokens ``[N]``.
         alpha_t: broadcastable to ``[N]``.
     """
@@ -124,7 +124,7 @@ def log_score(logits: Tensor, process: Process, x_t: Tensor, alpha_t: Tensor) ->
 
 
 def no_extra(logits: Tensor, process: Process) -> Tensor:
-    """-inf at the tokens that are noise only, in place ``[..., V]``."""
+    """Set the logits of noise-only tokens to -inf, in place ``[..., V]``."""
     if process.extra_tokens:
         logits[..., -process.extra_tokens :] = -torch.inf
     return logits

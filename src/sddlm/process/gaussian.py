@@ -1,4 +1,4 @@
-"""Duo's Gaussian view: the argmax of a noisy one-hot vector is a token under uniform noise.
+"""Duo's Gaussian diffusion, whose argmax is uniform-state diffusion.
 
 With ``w = A onehot(x0) + B eps``, ``A^2 = sigmoid(-gamma)``, ``B^2 = sigmoid(gamma)`` and
 ``mu = A / B = exp(-gamma / 2)``, the token x0 is the largest of V with probability
@@ -20,13 +20,13 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 NODES = 400
-"""Of the quadrature; 14 digits up to V = 200,000, whose integrand is the narrowest."""
+"""Nodes of the quadrature: 14 digits up to V = 200,000, where the integrand is narrowest."""
 HALF_WINDOW = 9.0
 """Standard deviations around mu beyond which the integrand is below 1e-18."""
 DEGREE = 48
-"""Of the interpolant: 11 digits of P in the usual range of alpha, 8 in the widest."""
+"""Degree of the interpolant: 11 digits of P in the usual range of alpha, 8 in the widest."""
 ALPHA_RANGE = (1e-4, 0.9999)
-"""What a `GaussianMap` may be asked for."""
+"""Range of alpha that a `GaussianMap` supports."""
 
 
 @cache
@@ -64,8 +64,8 @@ class GaussianMap:
         vocab_size: V.
         gamma_min: gamma at t = 0.
         gamma_max: gamma at t = 1.
-        log_p: Chebyshev coefficients of log P over that range; of its logarithm, because P falls
-            to 1 / V and its relative error counts there.
+        log_p: Chebyshev coefficients of log P over that range. The logarithm is interpolated
+            because P falls to 1 / V, where its relative error matters.
     """
 
     vocab_size: int
@@ -78,7 +78,7 @@ class GaussianMap:
         return self.gamma_min + t.double() * (self.gamma_max - self.gamma_min)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """What is left of the data at ``t`` in [0, 1] (any shape, float64)."""
+        """Probability that a token is kept at ``t`` in [0, 1] (any shape, float64)."""
         V = self.vocab_size
         return (V * self._series(t, self.log_p).exp() - 1) / (V - 1)
 
@@ -99,15 +99,15 @@ class GaussianMap:
 
 @lru_cache
 def gaussian_map(vocab_size: int, alpha_min: float, alpha_max: float) -> GaussianMap:
-    """The map that goes from ``alpha_max`` at t = 0 to ``alpha_min`` at t = 1.
+    """Build the map from ``alpha_max`` at t = 0 to ``alpha_min`` at t = 1.
 
-    Published ranges of gamma belong to one V (with 11 tokens Duo's -3.55 .. -1.85 is alpha
-    0.9998 .. 0.78), so the range of alpha is what is chosen here.
+    Parametrised by alpha, because a published range of gamma belongs to one V (with 11 tokens Duo's
+    -3.55 .. -1.85 is alpha 0.9998 .. 0.78).
 
     Args:
         vocab_size: V, at least 2.
-        alpha_min: with ``alpha_max`` increasing and within ALPHA_RANGE.
-        alpha_max: see ``alpha_min``.
+        alpha_min: below ``alpha_max``, within ``ALPHA_RANGE``.
+        alpha_max: within ``ALPHA_RANGE``.
     """
     low, high = (_gamma_of(alpha, vocab_size) for alpha in (alpha_max, alpha_min))
 
@@ -118,7 +118,7 @@ def gaussian_map(vocab_size: int, alpha_min: float, alpha_max: float) -> Gaussia
 
 
 def _gamma_of(alpha: float, vocab_size: int) -> float:
-    """The gamma at which ``alpha`` is left, by bisection: alpha falls as gamma grows."""
+    """Find the gamma of an alpha by bisection: alpha falls as gamma grows."""
     low, high = -10.0, 60.0
     for _ in range(60):
         middle = (low + high) / 2

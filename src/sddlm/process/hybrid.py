@@ -19,13 +19,13 @@ class HybridProcess(Process):
     """Masking with some uniform noise in between (GIDD, arXiv:2503.04482, with gamma = 1).
 
     In GIDD's own time a token is kept : masked : uniform as ``1 - r : r : 2 k sqrt(r (1 - r))``
-    with k = uniform / (1 - uniform): all masks at the end, at most a share ``uniform`` of uniform
-    tokens (half-way). A bound does not depend on how time runs, so the law of noise is written
-    here as a function of alpha, which any schedule may give. The mask is the last token, V - 1;
-    uniform tokens are drawn from the others.
+    with k = uniform / (1 - uniform): all masks at the end, and half-way at most a share ``uniform``
+    of uniform tokens. A bound does not depend on the parametrisation of time, so the noise
+    distribution is written as a function of alpha, for any schedule. The mask is the last token,
+    V - 1; uniform tokens are drawn from the others.
 
     Attributes:
-        schedule: how much of the data is left at time t.
+        schedule: alpha as a function of time.
         uniform: largest probability of a uniform token, in (0, 1).
     """
 
@@ -47,7 +47,7 @@ class HybridProcess(Process):
         return self.uniform / (1 - self.uniform)
 
     def _root(self, alpha: Tensor) -> Tensor:
-        """``y = sqrt((1 - r) / r)``, from ``alpha = y^2 / (1 + y^2 + 2 k y)``; infinite at 1."""
+        """``y = sqrt((1 - r) / r)`` at ``alpha = y^2 / (1 + y^2 + 2 k y)``; infinite at 1."""
         alpha = alpha.double()
         k = self._k
         return (k * alpha + torch.sqrt((k * alpha) ** 2 + alpha * (1 - alpha))) / (1 - alpha)
@@ -57,12 +57,12 @@ class HybridProcess(Process):
         return _spread(*self._both_odds(alpha, vocab_size), vocab_size)
 
     def odds_at(self, token: Tensor, alpha: Tensor, vocab_size: int) -> Tensor:
-        """As of `Process`, without the whole vocabulary."""
+        """See `Process.odds_at`; computed without the whole vocabulary."""
         clean, mask = self._both_odds(alpha, vocab_size)
         return torch.where(token == vocab_size - 1, mask, clean)
 
     def _both_odds(self, alpha: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
-        """Of a clean token and of the mask, each ``[...]``."""
+        """Odds of a clean token and of the mask, each ``[...]``."""
         y = self._root(alpha)
         return 2 * self._k / y / (vocab_size - 1), y**-2
 
@@ -75,7 +75,7 @@ class HybridProcess(Process):
     def noise(
         self, draw: Draw, name: str, length: int, *, alpha: Tensor, vocab_size: int
     ) -> Tensor:
-        """Masks and uniform tokens ``[B, L]`` in the proportion of ``alpha``."""
+        """Sample masks and uniform tokens ``[B, L]`` in the proportion of ``alpha``."""
         mask = 1 / (1 + 2 * self._k * self._root(alpha))  # share of masks in the noise
         token = draw.integers(name, length, high=vocab_size - 1)
         masked = draw.uniform(f"{name} mask", length) < mask
@@ -83,7 +83,7 @@ class HybridProcess(Process):
 
 
 def _spread(clean: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
-    """``clean`` at all places but the last, ``mask`` there ``[..., V]``."""
+    """Vector ``[..., V]`` with ``clean`` at all entries but the last, which is ``mask``."""
     values = clean[..., None].repeat(*[1] * clean.ndim, vocab_size)
     values[..., -1] = mask
     return values

@@ -1,10 +1,10 @@
-"""Draws from Duo's Gaussian latent: a soft input for the network and the hard token beside it.
+"""Samples of Duo's Gaussian latent: soft tokens for the network and the hard token x_t.
 
     w = A onehot(x0) + B eps,     soft = softmax(w / tau),     hard = argmax w
 
-`dense_latent` draws all V components. `top_latent` draws the law of the k largest and of x0 alone
-and never builds anything of size V (the efficient curriculum of Duo, arXiv:2506.10892, except
-that there the hard token is x0 whenever x0 is *among* the k largest; here it must be the largest).
+`dense_latent` samples all V components. `top_latent` samples only the k largest and that of x0, and
+never builds a tensor of size V: the efficient curriculum of Duo (arXiv:2506.10892). There the hard
+token is x0 whenever x0 is *among* the k largest; here x0 must be the largest.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _HALF_STEP = 2.0**-54
 
 
 def _inside(u: Tensor) -> Tensor:
-    """Uniform numbers on the 53-bit grid of [0, 1), moved strictly inside (0, 1), in place."""
-    return u.add_(_HALF_STEP).clamp_(max=1 - 2 * _HALF_STEP)  # the last one would round to 1
+    """Move uniform numbers on the 53-bit grid of [0, 1) strictly inside (0, 1), in place."""
+    return u.add_(_HALF_STEP).clamp_(max=1 - 2 * _HALF_STEP)  # the largest would round to 1
 
 
 def normals(draw: Draw, name: str, *shape: int) -> Tensor:
-    """Standard normal numbers ``[B, *shape]`` float64, by the inverse of their distribution."""
+    """Standard normal numbers ``[B, *shape]`` float64, by inverse transform sampling."""
     return torch.special.ndtri(_inside(draw.uniform(name, *shape)))
 
 
 def amplitudes(gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """A and B, of data and noise, for ``gamma [B]``: each ``[B, 1]`` float64."""
+    """Amplitudes A of the data and B of the noise for ``gamma [B]``: each ``[B, 1]`` float64."""
     gamma = gamma.double()[:, None]
     return torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
 
@@ -52,12 +52,12 @@ def latent(x0: Tensor, gamma: Tensor, noise: Tensor) -> Tensor:
 def dense_latent(
     x0: Tensor, gamma: Tensor, tau: float, draw: Draw, *, vocab_size: int
 ) -> tuple[SoftTokens, Tensor]:
-    """Soft and hard tokens from all V components: 8 bytes times B L V, several times over.
+    """Sample soft and hard tokens from all V components; several buffers of 8 B L V bytes.
 
     Args:
         x0: clean tokens ``[B, L]`` int64.
         gamma: of each sequence ``[B]``.
-        tau: temperature, > 0; far below the gaps of w, as 1e-10, the soft token is the hard one.
+        tau: temperature, > 0; far below the gaps of w, such as 1e-10, the soft token is one-hot.
         draw: randomness; the name used is "latent".
         vocab_size: V.
 
@@ -72,12 +72,12 @@ def dense_latent(
 def top_latent(
     x0: Tensor, gamma: Tensor, tau: float, draw: Draw, *, vocab_size: int, top_k: int
 ) -> tuple[SoftTokens, Tensor]:
-    """Soft and hard tokens from x0 and the k largest of the others.
+    """Sample soft and hard tokens from x0 and the k largest of the others.
 
-    The hard token, the values and their ids have the law of `dense_latent`. In the softmax's
-    normaliser the others are represented by their expectation given that they are smaller; their
-    own weights are left out, so a row sums to a little less than 1 (and to much less if tau is so
-    large that they matter: then take more).
+    The hard token, the values and their ids are distributed as in `dense_latent`. In the softmax's
+    normaliser the remaining components are replaced by their expectation given that they are
+    smaller. Their own weights are omitted, so a row sums to slightly less than 1, and to much less
+    if tau is large; then increase ``top_k``.
 
     Args:
         x0: clean tokens ``[B, L]`` int64.
@@ -106,27 +106,27 @@ def top_latent(
 
 
 def largest_normals(draw: Draw, name: str, length: int, *, k: int, of: int) -> Tensor:
-    """The k largest of ``of`` standard normal numbers, falling ``[B, L, k]`` float64.
+    """The k largest of ``of`` standard normal numbers, descending ``[B, L, k]`` float64.
 
-    By order statistics of uniform numbers: the largest of N is ``u^(1/N)``, the next one is the
-    largest of N - 1 below it, and so on; in logarithms, for they crowd at 1.
+    By order statistics of uniform numbers: the largest of N is ``u^(1/N)``, the next is the largest
+    of N - 1 below it, and so on. Computed in logarithms, because the numbers crowd at 1.
     """
     u = _inside(draw.uniform(name, length, k))
     left = of - torch.arange(k, device=u.device, dtype=u.dtype)  # N, N - 1, ...
     log_u = (u.log() / left).cumsum(-1)  # [B, L, k]
-    # each tail from its own side, where the number is small and its digits are there
+    # each tail from its own side, where the argument is small and has full relative precision
     upper = -torch.special.ndtri(-torch.expm1(log_u))
     return torch.where(log_u > -log(2), upper, torch.special.ndtri(log_u.exp()))
 
 
 def distinct_from(x0: Tensor, draw: Draw, name: str, *, k: int, vocab_size: int) -> Tensor:
-    """x0 and k other tokens, distinct, uniform and in random order ``[B, L, k + 1]`` int64.
+    """Sample k distinct tokens other than x0, after x0 itself ``[B, L, k + 1]`` int64.
 
-    Floyd's draw of a subset (CACM 30(9), 1987), whose order is not random, then an order that is.
-    Memory and random numbers grow with k, time with k^2; nothing with V.
+    Floyd's subset sampling (CACM 30(9), 1987), whose order is not random, then a random
+    permutation. Memory and random numbers grow with k, time with k^2; nothing grows with V.
     """
     u = draw.uniform(name, x0.shape[1], k)
-    ids = torch.empty_like(u, dtype=torch.int64)  # of V - 1 tokens, x0 left out  [B, L, k]
+    ids = torch.empty_like(u, dtype=torch.int64)  # among the V - 1 tokens other than x0  [B, L, k]
     for i in range(k):
         last = vocab_size - 1 - k + i
         token = (u[..., i] * (last + 1)).long().clamp(max=last)  # [B, L]
@@ -139,7 +139,7 @@ def distinct_from(x0: Tensor, draw: Draw, name: str, *, k: int, vocab_size: int)
 
 
 def _log_rest(last: Tensor, s: Tensor, count: int) -> Tensor:
-    """``log(count E[exp(s (X - last)) | X < last])``, X standard normal; -inf for no count.
+    """``log(count E[exp(s (X - last)) | X < last])``, X standard normal; -inf if count is 0.
 
     E[exp(s X) | X < c] = exp(s^2 / 2) Phi(c - s) / Phi(c). With s = B / tau up to 1e10 the first
     two factors cancel, so both are in erfcx.

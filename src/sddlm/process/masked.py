@@ -17,12 +17,12 @@ from sddlm.process.schedule import LogLinear, Schedule
 class MaskedProcess(Process):
     """Masked (absorbing) diffusion (D3PM, arXiv:2107.03006; MDLM, arXiv:2406.07524).
 
-    The mask M is the last token, V - 1. A token that is not M is clean for certain and stays
-    (exact carry-over); M has not seen the token behind it, so that leave-one-out prediction and
-    denoiser are one.
+    The mask M is the last token, V - 1. A token other than M is certainly clean and stays (exact
+    carry-over). M carries no evidence of the token that it replaced, so leave-one-out prediction
+    and denoiser coincide.
 
     Attributes:
-        schedule: how much of the data is left at time t.
+        schedule: alpha as a function of time.
     """
 
     extra_tokens: ClassVar[int] = 1
@@ -34,7 +34,7 @@ class MaskedProcess(Process):
         return _only_mask((1 - alpha.double()) / alpha.double(), vocab_size)
 
     def odds_at(self, token: Tensor, alpha: Tensor, vocab_size: int) -> Tensor:
-        """As of `Process`, without the whole vocabulary."""
+        """See `Process.odds_at`; computed without the whole vocabulary."""
         alpha = alpha.double()
         return torch.where(token == vocab_size - 1, (1 - alpha) / alpha, 0.0)
 
@@ -52,11 +52,11 @@ class MaskedProcess(Process):
     def jump(
         self, p_own: Tensor, x_t: Tensor, alpha_t: Tensor, alpha_s: Tensor, *, vocab_size: int
     ) -> tuple[Tensor, Tensor]:
-        """As of `Process`; a mask redrawn as a mask is no change."""
+        """See `Process.jump`; ``redraw`` is 0, because a mask redrawn as a mask is no change."""
         redraw, predict = super().jump(p_own, x_t, alpha_t, alpha_s, vocab_size=vocab_size)
         return torch.zeros_like(redraw), predict
 
 
 def _only_mask(value: Tensor, vocab_size: int) -> Tensor:
-    """``value`` ``[...]`` at the last of V places, 0 elsewhere ``[..., V]``."""
+    """Vector ``[..., V]`` with ``value`` ``[...]`` at the last entry and 0 elsewhere."""
     return torch.nn.functional.pad(value[..., None], (vocab_size - 1, 0))

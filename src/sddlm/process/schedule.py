@@ -1,8 +1,7 @@
-"""Schedules: alpha(t), the probability that a token is still the clean one at time t.
+"""Noise schedules: alpha(t), the probability that a token is kept at time t.
 
-All are decreasing with alpha(0) = 1 (`Geometric`: nearly 1) and alpha(1) close to, but not, 0.
-Times and results are float64 tensors of any shape, and every curve comes with its true derivative
-and exact inverse.
+All decrease from alpha(0) = 1 (`Geometric`: nearly 1) to an alpha(1) close to 0, but not 0. Times
+and results are float64 tensors of any shape. Every schedule has its exact derivative and inverse.
 """
 
 from __future__ import annotations
@@ -15,38 +14,38 @@ from torch import Tensor
 
 from sddlm.errors import ConfigError, check_choices
 
-#: of what is left of the data: its fourth power is still a number
+#: smallest alpha: its fourth power is still a float64 above 0
 _LEAST = 1e-30
 
 
 class Schedule:
-    """How much of the data is left at time t. Leaves are dataclasses."""
+    """Noise schedule alpha(t). Subclasses are dataclasses."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """Probability that a token is kept at ``t`` in [0, 1] (any shape, float64)."""
         raise NotImplementedError
 
     def dalpha(self, t: Tensor) -> Tensor:
-        """d alpha / dt at ``t`` (any shape, float64), negative; at an end it may be 0."""
+        """Derivative d alpha / dt at ``t`` (any shape, float64), negative; may be 0 at an end."""
         raise NotImplementedError
 
     def t_of_alpha(self, alpha: Tensor) -> Tensor:
-        """The time at which ``alpha`` (any shape) is left, float64: the inverse of `alpha`."""
+        """Inverse of `alpha`: the time of ``alpha`` (any shape), float64."""
         raise NotImplementedError
 
     def grid(
         self, steps: int, *, device: torch.device | str = "cpu", t: float = 1.0
     ) -> tuple[Tensor, Tensor]:
-        """Times of a sampling run and what is left at each.
+        """Time grid of a sampling run and alpha at each time.
 
         Args:
             steps: number of equal intervals.
-            device: where the result lies.
-            t: the time to begin at.
+            device: device of the result.
+            t: first time.
 
         Returns:
-            times ``linspace(t, 0)`` and alphas, ``[steps + 1]`` float64 each; the last alpha is 1
-            exactly.
+            times ``linspace(t, 0)`` and alphas, ``[steps + 1]`` float64 each; the last alpha is
+            exactly 1.
         """
         times = torch.linspace(t, 0, steps + 1, dtype=torch.float64, device=device)
         alphas = self.alpha(times)
@@ -55,10 +54,10 @@ class Schedule:
 
 
 def below_one(alpha: Tensor) -> Tensor:
-    """Alpha with 1 read as the number before it, ``1 - 2**-53`` (any shape, float64).
+    """Clamp alpha to the largest float64 below 1, ``1 - 2**-53`` (any shape).
 
-    For what divides by 1 - alpha. At t = 0 that is the limit t -> 0 to the last digit where the
-    limit is finite, and a finite number where it is not (a token that changed in no time).
+    For expressions that divide by 1 - alpha. At t = 0 they then take the limit t -> 0 to the last
+    digit where it is finite, and a finite number where it is not (a token that changed at once).
     """
     return alpha.double().clamp(max=1 - 2**-53)
 
@@ -80,7 +79,7 @@ class LogLinear(Schedule):
     """``alpha(t) = 1 - (1 - eps) t``, the schedule of UDLM and Duo (arXiv:2412.10193, 2506.10892).
 
     Attributes:
-        eps: what is left of the data at t = 1, in (0, 1).
+        eps: alpha at t = 1, in (0, 1).
     """
 
     eps: float = 1e-3
@@ -90,7 +89,7 @@ class LogLinear(Schedule):
         _check_eps(self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``1 - (1 - eps) t``, summed so that nothing cancels at t = 1."""
+        """``1 - (1 - eps) t``, without cancellation at t = 1."""
         t = t.double()
         return (1 - t) + self.eps * t
 
@@ -107,10 +106,10 @@ class LogLinear(Schedule):
 class Cosine(Schedule):
     """``alpha(t) = 1 - cos(theta)`` with ``theta = pi/2 (1 - (1 - eps) t)``: Duo's curve.
 
-    The derivative is the true one; the one in Duo's code lacks the factor ``1 - eps``.
+    The derivative is exact; the one in Duo's code lacks the factor ``1 - eps``.
 
     Attributes:
-        eps: how far from pure noise t = 1 is, in (0, 1): alpha(1) = 1 - cos(pi eps / 2).
+        eps: distance of t = 1 from pure noise, in (0, 1): alpha(1) = 1 - cos(pi eps / 2).
     """
 
     eps: float = 1e-3
@@ -144,8 +143,8 @@ class CosinePower(Schedule):
     Power 1 is MDLM's cosine, another curve than `Cosine`; power 2 its squared cosine.
 
     Attributes:
-        eps: what is left of the data at t = 1, in (0, 1).
-        power: of the cosine, 1 to 100.
+        eps: alpha at t = 1, in (0, 1).
+        power: exponent of the cosine, 1 to 100.
     """
 
     eps: float = 1e-3
@@ -160,7 +159,7 @@ class CosinePower(Schedule):
         return torch.cos(pi / 2 * t.double()).clamp(min=0)  # t = 1 may be rounded up
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``eps + (1 - eps) cos(pi t / 2)^power``, summed so that it is 1 at t = 0."""
+        """``eps + (1 - eps) cos(pi t / 2)^power``, exactly 1 at t = 0."""
         curve = self._cos(t) ** self.power
         return curve + self.eps * (1 - curve)
 
@@ -181,8 +180,8 @@ class Polynomial(Schedule):
     """``alpha(t) = 1 - (1 - eps) t^power``; power 1 is `LogLinear`.
 
     Attributes:
-        eps: what is left of the data at t = 1, in (0, 1).
-        power: of the time, 1 to 100.
+        eps: alpha at t = 1, in (0, 1).
+        power: exponent of the time, 1 to 100.
     """
 
     eps: float = 1e-3
@@ -194,7 +193,7 @@ class Polynomial(Schedule):
         _check_power(self.power)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """``1 - (1 - eps) t^power``, summed so that nothing cancels at t = 1."""
+        """``1 - (1 - eps) t^power``, without cancellation at t = 1."""
         gone = t.double() ** self.power
         return (1 - gone) + self.eps * gone
 
@@ -211,8 +210,8 @@ class Polynomial(Schedule):
 class Geometric(Schedule):
     """``alpha(t) = exp(-sigma_min^(1 - t) sigma_max^t)`` (SEDD, arXiv:2310.16834; MDLM).
 
-    alpha(0) is exp(-sigma_min), not exactly 1: the bound leaves out the cost of undoing the noise
-    that is there at t = 0.
+    alpha(0) is exp(-sigma_min), not exactly 1, so the bound omits the reconstruction term of the
+    noise at t = 0.
 
     Attributes:
         sigma_min: ``-log alpha`` at t = 0, more than 0.

@@ -1,4 +1,4 @@
-"""The uniform-state process: a token is kept or replaced by a uniform one."""
+"""The uniform-state process: a token is kept or replaced by a uniformly random one."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sddlm.process.schedule import LogLinear, Schedule
 class UniformProcess(Process):
     """Uniform-state diffusion: ``q(x_t | x0) = alpha_t [x_t = x0] + (1 - alpha_t) / V``.
 
-    Eq. 3 of arXiv:2510.22926; D3PM, arXiv:2107.03006. Noise may be the token that it replaces.
+    Eq. 3 of arXiv:2510.22926; D3PM, arXiv:2107.03006. The replacement may equal the token itself.
 
     Attributes:
-        schedule: how much of the data is left at time t.
+        schedule: alpha as a function of time.
     """
 
     schedule: Schedule = field(default_factory=LogLinear)

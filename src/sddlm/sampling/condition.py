@@ -66,12 +66,14 @@ class Condition:
         lengths = None if self.lengths is None else self.lengths.to(device)
         return Condition(self.given.to(device), self.known.to(device), lengths, self.t)
 
-    def attend(self, which: Tensor) -> dict[str, Tensor]:
-        """What the network is told of the padding of the sequences ``which [A]``: its ``attend``
-        argument ``[A, L]`` bool, if there is any."""
+    def attention_mask(self, which: Tensor) -> dict[str, Tensor]:
+        """The network's ``attention_mask`` argument ``[A, L]`` bool for sequences ``which [A]``.
+
+        Empty where there is no padding.
+        """
         if self.lengths is None:
             return {}
-        return {"attend": before_padding(self.lengths[which], self.given.shape[1])}
+        return {"attention_mask": before_padding(self.lengths[which], self.given.shape[1])}
 
 
 def checked(

@@ -39,9 +39,9 @@ class Model(Protocol):
         """Hidden vectors ``[B, L, D]`` of tokens ``[B, L]`` at noise levels ``[B]``.
 
         ``more`` is ``rows=`` if only the positions ``b L + l`` ``[N]`` are wanted, ``[N, D]``,
-        ``attend=`` ``[B, L]`` bool where there is padding, and ``cache=`` for a causal network that
-        has a ``new_cache``. A network with a true attribute
-        ``time_free`` does not look at the noise level.
+        ``attention_mask=`` ``[B, L]`` bool where there is padding, and ``cache=`` for a causal
+        network that has a ``new_cache``. A network with a true attribute ``time_free`` ignores the
+        noise level.
         """
 
     def modules(self) -> Iterator[nn.Module]:
@@ -113,7 +113,7 @@ class SamplingContext:
     def hidden(self, x: Tensor, sigma: Tensor, which: Tensor, **more: Any) -> Tensor:
         """The network's output for the sequences ``which [A]`` int64: ``x[which]``, each at its
         ``sigma [A]``; ``rows`` count among them."""
-        padding = {} if self.condition is None else self.condition.attend(which)
+        padding = {} if self.condition is None else self.condition.attention_mask(which)
         return self.model(x[which], sigma, **padding, **more)
 
     def noise(self) -> Tensor:

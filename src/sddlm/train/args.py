@@ -1,4 +1,4 @@
-"""How to train: steps, optimiser, noise curriculum, what to write and how often."""
+"""Options of a training: steps, optimiser, noise curriculum, output intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
 
 
-#: AdamW moves each weight by as much
+#: largest learning rate: AdamW moves each weight by about as much
 _LARGEST_LR = 10.0
 
 
@@ -51,10 +51,9 @@ class TrainArgs:
     """largest time t at the first step of the curriculum"""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """auto: bf16 matrix products on a GPU, float32 on a CPU"""
-    activation_checkpointing: Literal["none", "light", "full"] = "none"
-    """what the backward pass computes again instead of keeping it, with the same result: none;
-    light, norms and GELU (two fifths less of the activations); full, each block (a third more
-    work)"""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """what the backward pass recomputes, with the same result: none; selective, norms and GELU (two
+    fifths less activation memory); full, each block (a third more work)"""
     validate_every: int = 500
     """steps between validations"""
     validation_rows: int = 512
@@ -108,14 +107,14 @@ class TrainArgs:
             raise ConfigError("; ".join(wrong))
 
     def t_max(self, step: int) -> float:
-        """Largest time drawn at a step (0-based)."""
+        """Largest time sampled at a step (0-based)."""
         ramp = self.curriculum * self.steps
         if step >= ramp:
             return 1.0
         return self.curriculum_start + (1 - self.curriculum_start) * step / ramp
 
     def lr_factor(self, step: int) -> float:
-        """Learning rate at a step (0-based), as a share of the largest."""
+        """Learning rate at a step (0-based), relative to the largest."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         if self.schedule == "constant":
@@ -129,10 +128,10 @@ class TrainArgs:
 
 
 def micro_batch(args: TrainArgs, world: int) -> int:
-    """Sequences in a forward pass on one process.
+    """Number of sequences in a forward pass of one process.
 
     Raises:
-        ConfigError: if the batch cannot be shared equally.
+        ConfigError: the batch cannot be divided equally.
     """
     if args.batch % world:
         raise ConfigError(
@@ -148,7 +147,7 @@ def micro_batch(args: TrainArgs, world: int) -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the first process of a run, as torchrun and Lightning's launcher tell."""
+    """Whether this is the first process of a run, by the variables of torchrun and Lightning."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 

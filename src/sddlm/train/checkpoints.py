@@ -1,4 +1,4 @@
-"""Resumable checkpoints, and a Ctrl-C that loses nothing."""
+"""Resumable checkpoints, and saving on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints(Callback):
-    """Saves the whole state every few steps, at the end, and when asked to stop.
+    """Saves the training state at intervals, at the end, and on Ctrl-C.
 
-    The first Ctrl-C (or SIGTERM) ends the run after the present step and saves it; the second
-    ends it at once. A checkpoint is written beside the old one and renamed, so that a kill at
-    any moment leaves a complete one; the one before is kept. Where a step is validated as well,
-    the validation comes first, so that its figures are part of what is resumed.
+    The first Ctrl-C (or SIGTERM) ends the run after the current step and saves it; the second ends
+    it at once. A checkpoint is written beside the old one and renamed, so a kill at any moment
+    leaves a complete one; the previous one is kept. If a step is validated too, validation comes
+    first, so that its metrics are part of the resumed state.
 
     Args:
         run: the run directory.
-        args: of the training.
-        start_step: steps done before, in a resumed run.
+        args: options of the training.
+        start_step: steps completed before, in a resumed run.
     """
 
     def __init__(self, run: Path, args: TrainArgs, *, start_step: int) -> None:
@@ -43,7 +43,7 @@ class Checkpoints(Callback):
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals over, after Lightning did (only the main thread may)."""
+        """Install signal handlers after Lightning's (possible in the main thread only)."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._stop)
@@ -56,7 +56,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save at the boundary of an optimiser step."""
+        """Save at the end of an optimiser step."""
         step = trainer.global_step
         if step == self.done or not self._boundary(trainer, batch_idx):
             return
@@ -69,21 +69,21 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save a step that was validated."""
+        """Save a step after its validation."""
         self._save(trainer)
 
     def _boundary(self, trainer: Trainer, batch_idx: int) -> bool:
         return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
     def _agreed(self, trainer: Trainer) -> bool:
-        """Whether any process was asked to stop: they must all stop at the same step."""
+        """Whether any process was signalled: all must stop at the same step."""
         if trainer.world_size == 1:
             return self.stopping
         flag = torch.tensor(float(self.stopping), device=trainer.strategy.root_device)
         return bool(trainer.strategy.reduce(flag, reduce_op="sum") > 0)
 
     def _save(self, trainer: Trainer) -> None:
-        """Write what is due; all processes come here together."""
+        """Write a checkpoint if one is due; a collective call."""
         if not self.due:
             return
         self.due = False
@@ -106,7 +106,7 @@ class Checkpoints(Callback):
         trainer.strategy.barrier()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the signal handlers."""
         for number, previous in self._previous.items():
             signal.signal(number, previous)
         self._previous.clear()
@@ -114,19 +114,19 @@ class Checkpoints(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back; Lightning does not tear down after an error."""
+        """Restore the signal handlers; Lightning calls no teardown after an error."""
         self.teardown(trainer, pl_module, "fit")
 
 
 class CheckpointFiles(CheckpointIO):
-    """Writes a checkpoint straight to its file, and gives Lightning the one that was read.
+    """Checkpoint IO for Lightning: writes directly to the file, returns a state read before.
 
-    Lightning itself makes it in memory and in the folder for temporary files first.
+    Lightning's own writes to memory and to the temporary folder first.
 
     Args:
-        state: of `newest_checkpoint`, in a resumed run.
-        accumulate: micro-batches of a step now. Lightning goes on with the count of batches, which
-            are others than before if the micro-batch or the number of processes has changed.
+        state: result of `newest_checkpoint`, in a resumed run.
+        accumulate: micro-batches per step. Lightning continues its count of batches, which changes
+            with the micro-batch or the number of processes.
     """
 
     def __init__(self, state: dict[str, Any] | None, accumulate: int) -> None:
@@ -135,14 +135,14 @@ class CheckpointFiles(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write and bring to disk."""
+        """Write and flush to disk."""
         with open(path, "wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        """What was read and checked already."""
+        """Return the state that was read and checked before."""
         assert self.state is not None
         batches = self.state["global_step"] * self.accumulate
         progress = self.state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -156,7 +156,7 @@ class CheckpointFiles(CheckpointIO):
 
 
 def newest_checkpoint(run: Path) -> dict[str, Any]:
-    """State of a run's last checkpoint; if it is damaged, of the one before.
+    """Read a run's last checkpoint, or the previous one if it is damaged.
 
     Raises:
         ConfigError: neither is intact.
@@ -165,22 +165,22 @@ def newest_checkpoint(run: Path) -> dict[str, Any]:
     for path in (last, run / PREVIOUS):
         try:
             state = _read(path)
-        except Exception as error:  # of a damaged archive torch raises anything
+        except Exception as error:  # torch raises any exception for a damaged archive
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             problems.append(f"{path} is damaged ({reason})" if path.exists() else f"no {path}")
             continue
         if problems and is_first():
             logger.warning("%s; resuming from the one before, step %d", problems[0], step_of(state))
-            if last.exists():  # else it would take the place of the one that is intact
+            if last.exists():  # otherwise it would replace the intact one
                 last.replace(last.with_suffix(".damaged"))
         return state
     raise ConfigError(f"{'; '.join(problems)}: begin anew in another directory")
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint, checked before anything is taken from it."""
+    """Read and verify a checkpoint."""
     with zipfile.ZipFile(path) as archive:
-        wrong = archive.testzip()  # torch does not look at the checksums that it writes
+        wrong = archive.testzip()  # torch does not verify the checksums that it writes
     if wrong:
         raise ValueError(f"the checksum of {wrong} is wrong")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -189,7 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(state: dict[str, Any]) -> None:
-    """Refuse a state whose parts do not belong together."""
+    """Check that the parts of a state are consistent."""
     loops, ema = state["loops"]["fit_loop"], state["callbacks"]["EMA"]
     progress = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
     counts = {
@@ -211,10 +211,10 @@ def _check(state: dict[str, Any]) -> None:
 
 
 def check_network(state: dict[str, Any], module: torch.nn.Module, run: Path) -> None:
-    """Refuse the checkpoint of another network.
+    """Check that a checkpoint belongs to the network.
 
     Raises:
-        ConfigError: names a parameter that has another shape or is missing on one side.
+        ConfigError: a parameter has another shape or is missing on one side.
     """
     there, here = (
         {name: list(value.shape) for name, value in weights.items()}
@@ -229,5 +229,5 @@ def check_network(state: dict[str, Any], module: torch.nn.Module, run: Path) -> 
 
 
 def step_of(state: dict[str, Any]) -> int:
-    """Optimiser steps done in a checkpoint."""
+    """Number of optimiser steps of a checkpoint."""
     return int(state["global_step"])

@@ -1,4 +1,4 @@
-"""The picture of a run: training loss, held-out bound, gradients, and the figures of its health."""
+"""Plot of a run: training loss, held-out bound, gradients and diagnostics."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ PANELS = (
     (("val_nelbo",), "held-out NELBO (nats per token)"),
     (("val_bpc",), "held-out bits per character"),
     (("gradient_norm",), "gradient norm"),
-    (("own_share", "clean_share", "own_share_noise"), "probability of x_t kept, x0 changed, noise"),
+    (("copy_prob", "clean_prob", "copy_prob_noise"), "probability of x_t kept, x0 changed, noise"),
     (("output_entropy",), "entropy of the output (nats)"),
     (("logit_range",), "logit range (nats)"),
     (("preview_entropy", "text_entropy"), "entropy within previews and text (nats)"),
     (("attractive_norm", "repulsive_norm"), "gradient norm of the parts"),
 )
 _ALWAYS = 4
-_EVERY_STEP = {"loss", "gradient_norm"}  # these have points enough without markers
+_EVERY_STEP = {"loss", "gradient_norm"}  # drawn without markers
 
 
 def draw_curves(runs: Mapping[str, Rows], path: Path) -> None:
-    """Draw the rows of ``metrics.csv`` of one or several runs.
+    """Plot the rows of ``metrics.csv`` of one or several runs.
 
     Args:
-        runs: name of a run to its rows.
-        path: of the PNG. Nothing is drawn without matplotlib (``pip install 'sddlm[plots]'``).
+        runs: rows by name of the run.
+        path: PNG file; not written without matplotlib (``pip install 'sddlm[plots]'``).
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,7 +61,7 @@ def draw_curves(runs: Mapping[str, Rows], path: Path) -> None:
 
 
 def panels_of(runs: Mapping[str, Rows]) -> list[tuple[tuple[str, ...], str]]:
-    """The panels of a picture: the usual ones, and those for which any run has figures."""
+    """Select the panels: the standard ones, and those for which a run has metrics."""
     there = {column for rows in runs.values() for row in rows for column in row}
     return [
         (columns, title)
@@ -71,7 +71,7 @@ def panels_of(runs: Mapping[str, Rows]) -> list[tuple[tuple[str, ...], str]]:
 
 
 def _draw(axes: Any, rows: Rows, columns: Sequence[str], run: str) -> None:
-    """The lines of one run in one panel, a dash pattern for each column."""
+    """Plot one run in one panel, with a dash pattern for each column."""
     for column, dashes in zip(columns, ("-", "--", ":"), strict=False):
         points = [(row["step"], row[column]) for row in rows if column in row]
         if points:

@@ -15,14 +15,14 @@ from sddlm.train.args import TrainArgs, micro_batch
 
 
 class _ValidationRows(Dataset[dict[str, Any]]):
-    """So many held-out rows, spread evenly; times are dealt to them by a fixed permutation.
+    """Evenly spaced held-out rows; a fixed permutation assigns their times.
 
-    In the order of the text a row's place in it would decide its time.
+    In text order, the time of a row would depend on its position in the text.
     """
 
     def __init__(self, tokens: Rows, rows: int, rank: int, world: int) -> None:
         self.tokens = tokens
-        self.chosen = tokens.choose(rows)
+        self.chosen = tokens.subsample(rows)
         self.rows = len(self.chosen)
         self.mine = range(rank, self.rows, world)
         self.slots = order(0, 0, self.rows)
@@ -40,9 +40,9 @@ class _ValidationRows(Dataset[dict[str, Any]]):
 
 
 class _StepLoader(DataLoader[Any]):
-    """A loader that says how long the *whole* run is, also when it begins in the middle.
+    """Data loader with the length of the *whole* run, also when it starts in the middle.
 
-    Lightning counts batches from the beginning of the run when it resumes one.
+    Lightning counts batches from the beginning of a resumed run.
     """
 
     batches: int
@@ -58,7 +58,7 @@ class TrainData(LightningDataModule):
         train: packed training rows.
         validation: packed held-out rows.
         args: batch sizes.
-        seed: of the order.
+        seed: seed of the order.
         start_step: first optimiser step, that of the checkpoint when a run is resumed.
     """
 
@@ -79,7 +79,7 @@ class TrainData(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Micro-batches in order."""
+        """Loader of training micro-batches."""
         rank, world = self._world()
         args = self.args
         sampler = StepSampler(
@@ -104,7 +104,7 @@ class TrainData(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Held-out rows, split over the processes."""
+        """Loader of held-out rows, distributed over the processes."""
         rank, world = self._world()
         return DataLoader(
             _ValidationRows(self.validation, self.args.validation_rows, rank, world),

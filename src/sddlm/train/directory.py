@@ -1,4 +1,4 @@
-"""The run directory: one process at a time, begun once, without what a kill left in it."""
+"""The run directory: exclusive, checked, and cleaned of leftovers of a kill."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
 #: what a run writes before its first checkpoint
 _FILES = (CONFIG, ENVIRONMENT, "metrics.csv", "curves.png", "previews.jsonl", "alarms.jsonl")
 _LOCK = ".lock"
-#: how the names begin of what is not finished yet
+#: prefixes of temporary files
 _UNFINISHED = tuple(f".{name}." for name in (*_FILES, "model"))
 
 
 @contextmanager
 def run_directory(run: Path, resume: bool, changed: Callable[[], str]) -> Iterator[None]:
-    """Make a run's directory, and keep other processes out of it until the run ends.
+    """Make the directory of a run, and lock it until the run ends.
 
-    A run that was stopped before its first checkpoint starts over. Of a run that fails before it
-    begins nothing stays: the folders that it made go, unless something else is in them. Only the
-    first process of a run does all this; it starts the others when the directory is there.
+    A run that was stopped before its first checkpoint starts over. If a run fails before it begins,
+    the folders that it made are removed, unless they contain something else. Only the first process
+    of a run does this; it starts the others when the directory exists.
 
     Args:
         run: the directory.
-        resume: whether to go on from a checkpoint in it.
-        changed: lists the options that are not those in its ``config.yaml``.
+        resume: whether to continue from a checkpoint in it.
+        changed: lists the options that differ from its ``config.yaml``.
 
     Raises:
-        ConfigError: something else is in it, another process uses it, or it cannot be written.
+        ConfigError: it has other content, another process uses it, or it cannot be written.
     """
     if not is_first():
         yield
@@ -64,7 +64,7 @@ def run_directory(run: Path, resume: bool, changed: Callable[[], str]) -> Iterat
 
 @contextmanager
 def removed_on_failure(run: Path) -> Iterator[None]:
-    """Remove what describes a run that does not begin."""
+    """Remove the description of a run that fails to begin."""
     try:
         yield
     except BaseException:
@@ -75,7 +75,7 @@ def removed_on_failure(run: Path) -> Iterator[None]:
 
 
 def _check(run: Path, resume: bool, changed: Callable[[], str]) -> None:
-    """Refuse a place that holds anything but this run."""
+    """Check that a directory is empty or holds this run."""
     if not run.exists():
         if resume:
             raise ConfigError(f"cannot resume: there is no run {run}; leave `resume` out")
@@ -102,14 +102,14 @@ def _check(run: Path, resume: bool, changed: Callable[[], str]) -> None:
 
 
 def _others(run: Path) -> Sequence[str]:
-    """What is in a directory beside the files of a run without a checkpoint."""
+    """Names in a directory other than the files of a run without a checkpoint."""
     names = {path.name for path in run.iterdir()} - {*_FILES, _LOCK, LAST.parent.name}
     names |= {path.name for path in (run / LAST.parent).glob("*") if path.suffix != ".tmp"}
     return sorted(name for name in names if not name.startswith(_UNFINISHED))
 
 
 def _make(run: Path) -> list[Path]:
-    """Make the directory and those above it; the ones that were made, outermost first."""
+    """Make the directory and its parents; return the new ones, outermost first."""
     made = []
     for folder in [path for path in (run, *run.parents) if not path.exists()][::-1]:
         with suppress(FileExistsError):  # another process may make it at this moment
@@ -119,7 +119,7 @@ def _make(run: Path) -> list[Path]:
 
 
 def _clear(run: Path) -> None:
-    """Remove what a kill left, and all files of a run without a checkpoint."""
+    """Remove temporary files, and all files of a run without a checkpoint."""
     if not has_checkpoint(run):
         if (run / CONFIG).is_file():
             logger.info("%s was stopped before its first checkpoint: starting over", run)

@@ -1,4 +1,4 @@
-"""The verb ``sddlm distill``: a student that needs fewer steps; each round is an ordinary run."""
+"""The verb ``sddlm distill``: distillation into a model of fewer steps, in ordinary runs."""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ def distill(
 ) -> Path:
     """Distil a diffusion model into one that needs fewer steps (Duo, arXiv:2506.10892).
 
-    In each round a student begins at the weights of the round before, which stay as its teacher
-    (`DCD`), and the teacher sees twice as much less noise as in the round before. A round is an
-    ordinary run, ``out/round-1`` and so on; the last one's model is ``out/model``.
+    In each round a student starts from the weights of the previous round, which also are its
+    teacher (`DCD`), with twice the time difference. A round is an ordinary run, ``out/round-1`` and
+    so on; the model of the last one is ``out/model``.
 
     Args:
         model_dir: run or model directory of the model to begin from.
         out: the directory to write, new or empty.
-        rounds: how often the student becomes the teacher.
-        dt: how much less noise the teacher sees in the first round, as a share of the time axis;
-            doubled in each round. Duo's are 5 rounds of ten thousand steps from 1 / 512 on.
+        rounds: number of rounds.
+        dt: time difference between student and teacher in the first round, in (0, 1]; doubled in
+            each round. Duo's are 5 rounds of ten thousand steps from 1 / 512 on.
         divergence: reverse, KL(student || teacher), makes the student sharper; forward,
             KL(teacher || student), its teacher's average.
         compare: denoiser, the whole predictions; leave_one_out, those without the evidence of the
             token itself, as published.
         data: the text to train on, with the model's tokenizer and length; without it, or without
             a path, corpus or mixture in it, that of the model's run.
-        train: of each round.
-        seed: of order and noise, the same in each round.
-        resume: go on where a distillation into ``out`` was stopped.
+        train: options of each round.
+        seed: seed of order and noise, the same in each round.
+        resume: continue a distillation into ``out`` that was stopped.
 
     Returns:
         ``out``.
 
     Raises:
-        ConfigError: if a value cannot be used; then nothing is left behind.
-        FloatingPointError: if a gradient is not finite.
+        ConfigError: a value cannot be used; nothing is left behind.
+        FloatingPointError: a gradient is not finite.
     """
     place = _checked(out, rounds, dt, resume)
     loaded = LanguageModel.load(model_dir)
@@ -93,7 +93,7 @@ def distill(
             raise
         logger.info("round %d of %d, dt %.4g, is done", number, rounds, objective.dt)
         teacher = str(run)
-    with atomic_write(place / "config.yaml") as file:  # for who asks what it was trained on
+    with atomic_write(place / "config.yaml") as file:  # the record of the training data
         file.write((run / "config.yaml").read_text(encoding="utf-8"))
     sweep(place / "model")
     LanguageModel.load(run).save(place / "model")
@@ -101,7 +101,7 @@ def distill(
 
 
 def _checked(out: str | None, rounds: int, dt: float, resume: bool) -> Path:
-    """The directory to write, and everything that can be refused before the model is read."""
+    """Check the options before the model is read; return the output directory."""
     if not out:
         raise ConfigError("`out` is missing: give a directory to write, new or empty")
     if rounds < 1:
@@ -121,7 +121,7 @@ def _checked(out: str | None, rounds: int, dt: float, resume: bool) -> Path:
 
 
 def _one_process(train: TrainArgs) -> TrainArgs:
-    """Lightning starts helpers by calling the verb anew, which would begin with the first round."""
+    """Options for one process: Lightning would start others at the first round again."""
     if train.devices not in ("auto", 1):
         raise ConfigError(
             f"`train.devices` is {train.devices}, but a distillation is one process: leave it out, "
@@ -131,7 +131,7 @@ def _one_process(train: TrainArgs) -> TrainArgs:
 
 
 def _text(model_dir: str, data: DataArgs | None, length: int) -> DataArgs:
-    """The text to train on, in rows as long as the model's."""
+    """Data options of the training, with the model's length."""
     default = DataArgs()
     if data is not None and data.named:
         return replace(data, length=length) if data.length == default.length else data
@@ -142,7 +142,7 @@ def _text(model_dir: str, data: DataArgs | None, length: int) -> DataArgs:
             "text: `data.path='FILE'`"
         )
     cache = own.cache if data is None else data.cache or own.cache
-    # the tokenizer is the model's; what the run was asked for has been learnt already
+    # the tokenizer is the model's; the run's own options for it are already applied
     asked = replace(own, tokenizer=default.tokenizer, vocab_size=default.vocab_size)
     return replace(asked, length=length, cache=cache)
 
@@ -150,7 +150,7 @@ def _text(model_dir: str, data: DataArgs | None, length: int) -> DataArgs:
 def _round(
     run: Path, data: DataArgs, objective: DCD, train: TrainArgs, seed: int, resume: bool
 ) -> None:
-    """Train one round, what is missing of it, or nothing."""
+    """Train one round, or the rest of it."""
     from sddlm.train.checkpoints import newest_checkpoint, step_of  # Lightning takes seconds
 
     model, start = ModelArgs(), objective.teacher

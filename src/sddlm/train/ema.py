@@ -1,4 +1,4 @@
-"""Averaged weights: updated after each step, used for validation, previews and export."""
+"""Exponential moving average of the weights, for validation, previews and export."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class EMA(Callback):
     2.6 times faster than a loop.
 
     Args:
-        model: whose parameters are averaged.
-        args: the decay.
+        model: the network.
+        args: options with the decay.
     """
 
     def __init__(self, model: nn.Module, args: TrainArgs) -> None:
@@ -31,19 +31,19 @@ class EMA(Callback):
         self.average: list[Tensor] = []
 
     def _start(self) -> None:
-        """The average begins at the weights, on their device."""
+        """Initialise the average with the weights, on their device."""
         if not self.average:
             self.average = [p.detach().clone() for p in self.live]
         self.average = [a.to(p.device) for a, p in zip(self.average, self.live, strict=True)]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, or go on after a checkpoint was loaded."""
+        """Initialise, or continue after a checkpoint was loaded."""
         self._start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update once for each optimiser step, not for each micro-batch."""
+        """Update once per optimiser step, not per micro-batch."""
         if trainer.global_step == self.updates:
             return
         self.updates = trainer.global_step
@@ -51,11 +51,11 @@ class EMA(Callback):
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """``average = decay * average + (1 - decay) * weights``."""
+        """Update ``average = decay * average + (1 - decay) * weights``."""
         torch._foreach_lerp_(self.average, list(self.live), 1 - decay)
 
     def check(self) -> None:
-        """Refuse to use weights that are not finite; once they were not, nor is their average.
+        """Check that the average is finite; once the weights were not, neither is the average.
 
         Raises:
             FloatingPointError: before anything is written.
@@ -68,7 +68,7 @@ class EMA(Callback):
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The network with averaged weights; afterwards with its own."""
+        """Context in which the network has the averaged weights."""
         self.check()
         self._swap()
         try:

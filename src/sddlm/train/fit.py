@@ -29,8 +29,8 @@ from sddlm.sampling.entropy import entropy
 from sddlm.train.args import LAST, TrainArgs, is_first, micro_batch
 from sddlm.train.checkpoints import CheckpointFiles, Checkpoints, check_network, step_of
 from sddlm.train.data_module import TrainData
+from sddlm.train.diagnostics import diagnostics, rows_for
 from sddlm.train.ema import EMA
-from sddlm.train.health import health, rows_for
 from sddlm.train.module import TrainModule
 from sddlm.train.monitor import Monitor
 from sddlm.types import unpadded
@@ -45,23 +45,23 @@ def fit(
     objective: Objective,
     prepared: Prepared,
 ) -> None:
-    """Train, then write the averaged weights; a run stopped by hand is written as well.
+    """Train, then write the averaged weights, also if stopped by Ctrl-C.
 
     Args:
-        run: the run directory.
-        args: of the training.
-        seed: of all noise.
-        state: of the checkpoint to go on from (`newest_checkpoint`), or None.
-        network: at its beginning.
-        objective: the loss.
+        run: run directory.
+        args: options of the training.
+        seed: seed of all noise.
+        state: checkpoint to continue from (`newest_checkpoint`), or None.
+        network: the initial network.
+        objective: the objective.
         prepared: tokens of both splits.
     """
     start_step = step_of(state) if state else 0
     train_rows, held_out = _rows(prepared)
     with warnings.catch_warnings():
-        if not is_first():  # every process begins, one speaks
+        if not is_first():  # every process calls it, one warns
             warnings.simplefilter("ignore")
-        objective.begin(network.vocab_size, lambda: train_rows.counts(network.vocab_size))
+        objective.setup(network.vocab_size, lambda: train_rows.counts(network.vocab_size))
     module = TrainModule(network, objective, args, seed=seed)
     if state:
         check_network(state, module, run)
@@ -92,19 +92,19 @@ def fit(
         characters_per_token=_characters_per_token(held_out, objective, prepared),
         preview=preview,
         averaged=ema.applied,
-        health=_looker(network, objective, held_out, seed),
+        probe=_diagnostics_probe(network, objective, held_out, seed),
         text_entropy=_text_entropy(held_out, length),
         vocab_size=network.vocab_size,
     )
     data = TrainData(train_rows, held_out, args, seed=seed, start_step=start_step)
     with _quiet_lightning():
-        # in this order: after a validation the monitor sees the weights, no longer their average,
-        # and what it records is on disk before the checkpoint
+        # the order matters: after a validation the monitor sees the weights, not their average, and
+        # its record is on disk before the checkpoint
         trainer = _trainer(args, [ema, monitor, checkpoints], state)
         try:
-            # also after the last step: a run killed before its model was written gets its weights
+            # also after the last step: it loads the weights of a run killed before the export
             trainer.fit(module, data, ckpt_path=run / LAST if state else None)
-        except SystemExit as end:  # how Lightning ends after a second Ctrl-C
+        except SystemExit as end:  # raised by Lightning after a second Ctrl-C
             raise KeyboardInterrupt from end
     if not trainer.is_global_zero:
         return
@@ -131,40 +131,40 @@ def _rows(prepared: Prepared) -> tuple[Rows, Rows]:
     return prepared.train, prepared.validation
 
 
-def _looker(
+def _diagnostics_probe(
     network: DiT, objective: Objective, rows: Rows, seed: int
 ) -> Callable[[], dict[str, float]]:
-    """A look at the network's health: the same rows and noise each time, whatever the processes."""
-    chosen = rows.choose(rows_for(rows.length))
-    x0, lengths = rows.gather(chosen), rows.lengths(chosen) if rows.padded else None
-    slots = torch.as_tensor(order(0, 0, len(chosen)))  # as in the validation
+    """The network's diagnostics on fixed rows and noise, whatever the number of processes."""
+    chosen = rows.subsample(rows_for(rows.length))
+    x0, lengths = rows.read(chosen), rows.lengths(chosen) if rows.padded else None
+    slots = torch.as_tensor(order(0, 0, len(chosen)))  # as in validation
 
     def look() -> dict[str, float]:
         device = device_of(network)
         tokens = x0.to(device)
         model, loss_mask = hide_padding(network, lengths, tokens)
         draw = Draw(seed, -1, slots.to(device), len(tokens))
-        return health(model, objective, tokens, draw, loss_mask)
+        return diagnostics(model, objective, tokens, draw, loss_mask)
 
     return look
 
 
 def _text_entropy(rows: Rows, length: int) -> float:
-    """Entropy within held-out rows, cut to the length of previews."""
-    chosen = rows.choose(64)
+    """Mean entropy within held-out rows, cut to the length of previews."""
+    chosen = rows.subsample(64)
     lengths = rows.lengths(chosen).clamp(max=length)
-    return entropy(unpadded(rows.gather(chosen)[:, :length], lengths))
+    return entropy(unpadded(rows.read(chosen)[:, :length], lengths))
 
 
 def _characters_per_token(rows: Rows, objective: Objective, prepared: Prepared) -> float:
-    """Characters behind a scored token: a first one that stands for no text is not scored."""
+    """Characters per scored token; a first token that represents no text is not scored."""
     silent = objective.causal and bos_in_rows(prepared.meta)
     n = rows.mean_length
     return rows.characters_per_token * (n / (n - 1) if silent else 1.0)
 
 
 def _trainer(args: TrainArgs, callbacks: list[Any], state: dict[str, Any] | None) -> Trainer:
-    """Lightning's engine, with nothing of its own on the screen or on disk."""
+    """Lightning's trainer, without its own output on the screen or on disk."""
     cuda = torch.cuda.is_available() and args.accelerator != "cpu"
     precision = {"auto": "bf16-mixed" if cuda else "32-true", "32": "32-true", "bf16": "bf16-mixed"}
     kind: Any = args.accelerator if args.accelerator != "auto" else "gpu" if cuda else "cpu"
@@ -194,7 +194,7 @@ def _trainer(args: TrainArgs, callbacks: list[Any], state: dict[str, Any] | None
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Its greetings and hints are not for our users; warnings of ours and of torch stay."""
+    """Silence Lightning's hints; warnings of this library and of torch stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What Lightning trains: an objective, a network, an optimiser. It knows no objective by name."""
+"""Lightning module: network, objective and optimiser, without a case for any objective."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sddlm.types import before_padding
 
 
 class TrainModule(LightningModule):
-    """One training step: a draw, a loss.
+    """Lightning module of a training.
 
     Args:
         model: the network.
         objective: the loss and the bound.
         args: optimiser and curriculum.
-        seed: of all training noise.
+        seed: seed of all training noise.
     """
 
     def __init__(self, model: DiT, objective: Objective, args: TrainArgs, *, seed: int) -> None:
@@ -34,22 +34,22 @@ class TrainModule(LightningModule):
         self.args = args
         self.seed = seed
         self.metrics: dict[str, float] = {}
-        """newest value of everything worth a column of ``metrics.csv``"""
+        """newest values of the columns of ``metrics.csv``"""
         self._figures: dict[str, Tensor] = {}
-        """of the newest step, each as sum and count ``[2]`` float64"""
+        """metrics of the newest step, each as sum and count ``[2]`` float64"""
         self._recorded = -1
         self._sums = torch.zeros(4, dtype=torch.float64)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a micro-batch. Its noise depends on (seed, step, slot) alone.
+        """Loss of a micro-batch; its noise depends on (seed, step, slot) alone.
 
-        Lightning takes the mean over processes and micro-batches. Where every row has the same
-        number of counted positions that is the mean over the global batch; rows with padding have
-        not, so theirs is divided by the count of the global batch, of which this is a share.
+        Lightning averages over processes and micro-batches. If all rows have the same number of
+        scored positions, that is the mean over the global batch. Rows with padding have not, so
+        their loss is divided by the count of the global batch and scaled by the batch's share.
         """
         step = int(batch["step"][0])
         draw = Draw(self.seed, step, batch["slot"], self.args.batch, t_max=self.args.t_max(step))
-        if self.model.config.dropout:  # torch's own generator; so that a resumed run is the same
+        if self.model.config.dropout:  # uses torch's own generator, which is not resumed
             torch.manual_seed(int(draw.integers("dropout", high=2**53)[0]))
         model, loss_mask = hide_padding(self.model, batch.get("lengths"), batch["x0"])
         loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
@@ -57,11 +57,11 @@ class TrainModule(LightningModule):
         if loss_mask is None:
             return loss.mean
         whole = before_padding(batch["step_lengths"], loss_mask.shape[1])  # [batch, L]
-        count = self.objective.counted(whole.long(), whole).sum().clamp(min=1)
+        count = self.objective.loss_positions(whole.long(), whole).sum().clamp(min=1)
         return loss.total / count * (len(whole) / len(loss_mask))
 
     def _record(self, step: int, figures: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Add those of a micro-batch to those of its step."""
+        """Add metrics of a micro-batch to those of its step."""
         if step != self._recorded:
             self._recorded, self._figures = step, {}
         for name, parts in figures.items():
@@ -74,9 +74,9 @@ class TrainModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm; a gradient that is not finite ends the run before it spoils the weights.
+        """Clip by norm; a non-finite gradient ends the run before it damages the weights.
 
-        All micro-batches of the step are done here, so their figures are summed over processes.
+        All micro-batches of the step are complete here, so metrics are summed over processes.
         """
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.args.clip)
         if not torch.isfinite(norm):
@@ -86,41 +86,41 @@ class TrainModule(LightningModule):
             )
         sums = torch.stack(list(self._figures.values()))  # [figures, 2]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # not the strategy's reduce, whose barrier would make the GPU wait at every step
+            # not the strategy's reduce, whose barrier would synchronise the GPU at every step
             torch.distributed.all_reduce(sums)
         self._figures = dict(zip(self._figures, sums, strict=True))
         self._figures["gradient_norm"] = torch.stack((norm, torch.ones_like(norm))).double()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Lightning's, and the gradients are freed at once instead of behind the next forward."""
+        """Step, and free the gradients at once instead of after the next forward pass."""
         super().optimizer_step(*args, **kwargs)
         self.optimizers(use_pl_optimizer=False).zero_grad()
 
     def read_metrics(self) -> dict[str, float]:
-        """Training figures of the last step, means over its global batch (waits for the device).
+        """Training metrics of the last step, means over its global batch; synchronises the device.
 
-        What nothing was counted for is left out.
+        Metrics without a counted position are omitted.
         """
         for name, sums in self._figures.items():
             self._set_mean(name, *sums.tolist())
         return self.metrics
 
     def _set_mean(self, name: str, total: float, count: float) -> None:
-        """The newest mean of a figure, or none."""
+        """Set the newest mean of a metric, or remove it if the count is 0."""
         self.metrics.pop(name, None)
         if count:
             self.metrics[name] = total / count
 
     def on_validation_epoch_start(self) -> None:
-        """Empty the sums."""
+        """Reset the sums."""
         self._sums = torch.zeros(4, dtype=torch.float64)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """The bound and the loss on held-out rows, with the same noise at every validation."""
+        """Accumulate bound and loss on held-out rows, with the same noise at every validation."""
         rows = int(batch["rows"][0])
         draw = Draw(self.seed, -1, batch["slot"], rows)
         model, loss_mask = hide_padding(self.model, batch.get("lengths"), batch["x0"])
-        counted = self.objective.counted(batch["x0"], loss_mask)
+        counted = self.objective.loss_positions(batch["x0"], loss_mask)
         bound = self.objective.bound(model, batch["x0"], draw)
         loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
         self._sums += torch.stack(
@@ -128,7 +128,7 @@ class TrainModule(LightningModule):
         ).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        """Means over all processes; none where nothing was counted."""
+        """Set the means over all processes."""
         sums = self.trainer.strategy.reduce(self._sums.to(self.device), reduce_op="sum")
         nelbo, counted, loss, count = sums.tolist()
         self._set_mean("val_nelbo", nelbo, counted)

@@ -1,4 +1,4 @@
-"""What a user sees of a run: progress bar, ``metrics.csv``, sample previews, curves."""
+"""Output of a run: progress bar, ``metrics.csv``, sample previews, curves."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sddlm.files import append, atomic_write
+from sddlm.files import append, atomic_write, current_names
 from sddlm.progress import PlainConsole
 from sddlm.train.alarms import Alarms
 from sddlm.train.args import TrainArgs, is_first
 from sddlm.train.curves import draw_curves
-from sddlm.train.health import GRADIENT_COLUMNS, OUTPUT_COLUMNS
+from sddlm.train.diagnostics import GRADIENT_COLUMNS, OUTPUT_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +30,22 @@ COLUMNS = (
     "preview_entropy", "text_entropy",
 )  # fmt: skip
 LOG_EVERY = 10
-_REDRAWN = 10.0  # seconds between pictures: one costs as much as a hundred steps of a tiny network
+_REDRAWN = 10.0  # seconds between plots: one costs as much as a hundred steps of a tiny network
 
 
 class Monitor(Callback):
-    """Bar, table and curves of a run, on the first process.
+    """Callback of the first process: progress bar, metrics and curves of a run.
 
     Args:
-        run: the run directory.
-        args: of the training.
-        start_step: steps done before, in a resumed run.
-        length: tokens of a row, on average.
-        characters_per_token: of the held-out text, for bits per character.
-        preview: draws sample texts from the network as it stands, and their entropy.
+        run: run directory.
+        args: options of the training.
+        start_step: steps completed before, in a resumed run.
+        length: mean number of tokens of a row.
+        characters_per_token: ratio of the held-out text, for bits per character.
+        preview: samples texts from the network; returns them and their entropy.
         averaged: context in which the network has its averaged weights.
-        health: figures of the network as it stands (`health.health`).
-        text_entropy: of held-out rows as long as the previews.
+        probe: returns the diagnostics of the present weights (`diagnostics.diagnostics`).
+        text_entropy: entropy of held-out rows as long as the previews.
         vocab_size: V.
     """
 
@@ -59,15 +59,15 @@ class Monitor(Callback):
         characters_per_token: float,
         preview: Callable[[int], tuple[list[str], float]],
         averaged: Callable[[], AbstractContextManager[None]],
-        health: Callable[[], dict[str, float]],
+        probe: Callable[[], dict[str, float]],
         text_entropy: float,
         vocab_size: int,
     ) -> None:
         self.run, self.args, self.length = run, args, length
         self.characters_per_token = characters_per_token
-        self.preview, self.averaged, self.health = preview, averaged, health
+        self.preview, self.averaged, self.probe = preview, averaged, probe
         self.text_entropy = text_entropy
-        # what an interrupted run wrote, up to its checkpoint; what followed is done again
+        # keep the records up to the checkpoint: later steps are repeated
         for name in ("previews.jsonl", "alarms.jsonl"):
             if is_first():
                 _keep_until(run / name, start_step)
@@ -75,7 +75,7 @@ class Monitor(Callback):
         self.newest = {name: value for row in self.rows for name, value in row.items()}
         self.alarms = Alarms(run, self.rows, vocab_size=vocab_size, warmup=args.warmup)
         self.fresh = False
-        """whether there are figures that are not written yet"""
+        """whether there are metrics that are not written yet"""
         self.done = self.first = start_step
         self.started = 0.0
         self.drawn = time.perf_counter()
@@ -102,7 +102,7 @@ class Monitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar; every few steps a row of the table; now and then a preview."""
+        """Update the bar; add a row of metrics and write a preview at their intervals."""
         step = trainer.global_step
         if step == self.done or not trainer.is_global_zero:
             return
@@ -118,7 +118,7 @@ class Monitor(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Write the table first: a resumed run does not find its figures again."""
+        """Write the table first: a resumed run does not compute these metrics again."""
         if trainer.is_global_zero:
             self.write_table()
 
@@ -148,22 +148,22 @@ class Monitor(Callback):
         return "  ".join([*shown, *self.alarms.near])
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Add the held-out figures to the table; write it, and now and then the picture.
+        """Add the validation metrics and diagnostics to the table; write it, sometimes the plot.
 
-        The averaged weights were validated; these here are the weights that are being trained,
-        where trouble shows first.
+        Validation uses the averaged weights. Diagnostics use the trained weights, where failures
+        show first.
         """
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         step = trainer.global_step
         with trainer.precision_plugin.forward_context():
-            health = self.health()
+            figures = self.probe()
         names = [name for name in ("val_loss", "val_nelbo") if name in pl_module.metrics]
         found = {name: pl_module.metrics[name] for name in names}
         if "val_nelbo" in found:
             found["val_bpc"] = found["val_nelbo"] / self.characters_per_token / log(2)
-        self._add(step, pl_module, {**found, **health})
-        self.alarms.sound()
+        self._add(step, pl_module, {**found, **figures})
+        self.alarms.check()
         logger.info("step %d: %s", step, self._figures())
         if time.perf_counter() - self.drawn > _REDRAWN:
             self.write()
@@ -171,7 +171,7 @@ class Monitor(Callback):
             self.write_table()
 
     def _add(self, step: int, pl_module: Any, found: dict[str, float]) -> None:
-        """Put figures into the row of the table that is this step's."""
+        """Add metrics to the row of this step."""
         if not self.rows or self.rows[-1]["step"] != step:
             self._record(step, pl_module.read_metrics())
         self.rows[-1].update(found)
@@ -197,7 +197,7 @@ class Monitor(Callback):
             texts, entropy = self.preview(step)
         entropies = {"preview_entropy": entropy, "text_entropy": self.text_entropy}
         self._add(step, pl_module, entropies)
-        self.alarms.sound()
+        self.alarms.check()
         records = [json.dumps({"step": step, "text": t}, ensure_ascii=False) + "\n" for t in texts]
         append(self.run / "previews.jsonl", "".join(records))
         if self.bar is not None:
@@ -222,7 +222,7 @@ class Monitor(Callback):
 
 
 def _keep_until(path: Path, last: int) -> None:
-    """Drop the records of later steps, and what is no record, from a file of JSON lines."""
+    """Remove records of later steps and invalid lines from a file of JSON lines."""
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
@@ -234,7 +234,7 @@ def _keep_until(path: Path, last: int) -> None:
 
 
 def _step(line: str) -> float:
-    """The step of a record; of half a line that a kill left, infinite."""
+    """Step of a record; infinite for an incomplete line."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, TypeError, LookupError):
@@ -242,9 +242,9 @@ def _step(line: str) -> float:
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
-    """Rows of a run's ``metrics.csv``, without empty fields; none if there is no such file.
+    """Read the rows of a run's ``metrics.csv``, without empty fields; empty if it has none.
 
-    Rows that are damaged are left out with a warning.
+    Damaged rows are skipped with a warning.
     """
     path, rows, damaged = run / "metrics.csv", [], 0
     if not path.exists():
@@ -253,7 +253,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
         table = csv.DictReader(file)
         while True:
             try:
-                rows.append(_numbers(next(table)))
+                rows.append(_numbers(current_names(next(table))))
             except StopIteration:
                 break
             except (ValueError, TypeError, AttributeError, KeyError, csv.Error):
@@ -264,7 +264,7 @@ def read_metrics(run: Path) -> list[dict[str, float]]:
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:
-    """The fields of a row that are not empty; every row has a step."""
+    """Convert the non-empty fields of a row; every row has a step."""
     return {"step": int(row["step"])} | {
         name: int(value) if value.isdigit() else float(value)
         for name, value in row.items()

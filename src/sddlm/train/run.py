@@ -18,10 +18,10 @@ import yaml
 
 from sddlm import __version__
 from sddlm.data.args import DataArgs
-from sddlm.data.prepare import Prepared, prepare, reopened
+from sddlm.data.prepare import Prepared, load_prepared, prepare
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
-from sddlm.files import atomic_write, read_yaml
+from sddlm.files import atomic_write, current_names, read_yaml
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
@@ -37,7 +37,7 @@ _SECTIONS: dict[str, type[Any]] = {"data": DataArgs, "model": ModelArgs, "train"
 
 logger = logging.getLogger(__name__)
 
-#: what a resumed run may change without becoming another run
+#: options that a resumed run may change
 FREE = frozenset(
     f"train.{name}"
     for name in (
@@ -58,25 +58,25 @@ def train_model(
     seed: int = 0,
     resume: bool = False,
 ) -> Path:
-    """Train a model on text and write it, with everything about the run, into a directory.
+    """Train a model on text, and write the model and the records of the run to a directory.
 
     Args:
         out: the run directory, new or empty.
-        data: which text, which tokenizer, how long the rows are.
-        model: the network's size.
-        objective: the loss.
+        data: text, tokenizer and length of the rows.
+        model: size of the network.
+        objective: the training objective.
         train: steps, optimiser, curriculum.
-        start: run or model directory to begin from, instead of a new network: its weights,
-            measures and tokenizer are taken over; the length may be another.
-        seed: of weights, order and noise; same seed, same weights.
-        resume: go on from the checkpoint in ``out``; without one, start over.
+        start: run or model directory to start from instead of a new network: weights, sizes and
+            tokenizer are taken over; the length may differ.
+        seed: seed of weights, order and noise; same seed, same weights.
+        resume: continue from the checkpoint in ``out``; without one, start over.
 
     Returns:
         the run directory; ``model/`` in it has the averaged weights.
 
     Raises:
-        ConfigError: if a value cannot be used; then nothing is left behind.
-        FloatingPointError: if a gradient is not finite.
+        ConfigError: a value cannot be used; nothing is left behind.
+        FloatingPointError: a gradient is not finite.
     """
     run = Path(out)
     _check(data, model, objective, train, seed)
@@ -180,7 +180,7 @@ def _names(kind: type[Any]) -> set[str]:
 def _check(
     data: DataArgs, model: ModelArgs, objective: Objective, args: TrainArgs, seed: int
 ) -> None:
-    """Everything that can be refused before any work."""
+    """Check all options before any work."""
     if not 0 <= seed < 2**63:
         raise ConfigError(f"`seed` is {seed}, must be at least 0 and below 2**63")
     objective.check(length=data.length)
@@ -191,10 +191,10 @@ def _check(
         raise ConfigError("`train.accelerator` is gpu, but torch finds none here; use auto or cpu")
     if objective.causal and data.length < 2:
         raise ConfigError("`data.length` is 1, but next-token prediction needs at least 2")
-    if objective.causal and data.packing == "document" and not data.ends:
+    if objective.causal and data.packing == "document" and not data.bos_eos:
         raise ConfigError(
             "`data.packing` document gives next-token prediction nothing to begin a document from; "
-            "add `data.ends=True`"
+            "add `data.bos_eos=True`"
         )
 
 
@@ -206,7 +206,7 @@ def resolved(
     start: str | None,
     seed: int,
 ) -> dict[str, Any]:
-    """What ``config.yaml`` says of a run."""
+    """Configuration of a run, as recorded in ``config.yaml``."""
     return {
         "data": asdict(data), "model": asdict(model), "objective": to_spec(objective),
         "train": asdict(train), "start": start, "seed": seed,
@@ -214,28 +214,28 @@ def resolved(
 
 
 def changed(run: Path, config: dict[str, Any]) -> str:
-    """How the options differ from those of the run in a directory; empty if it is the same run.
+    """List the options that differ from those of the run in a directory; empty if none.
 
     Args:
-        run: the directory.
-        config: what is asked now (`resolved`).
+        run: run directory.
+        config: requested configuration (`resolved`).
 
     Raises:
         ConfigError: its ``config.yaml`` cannot be read.
     """
     path = run / CONFIG
     try:
-        before = _flat(read_yaml(path))
+        before = _flat(current_names(read_yaml(path)))
     except (ConfigError, AttributeError) as error:
         raise ConfigError(
             f"{path} is missing or damaged: put the options there that the run began with, "
             "or choose another directory"
         ) from error
     now = _flat(config)
-    # an option that the run does not name is newer than the run, which was as its default is
+    # an option that the run does not record is newer than the run; its default is the old behaviour
     parts = (("data", asdict(_DATA)), ("model", asdict(_MODEL)), ("train", asdict(_TRAIN)))
     before = _flat(dict(parts)) | before
-    if now["start"] is not None:  # which decides the network, whatever is written of it
+    if now["start"] is not None:  # it determines the network
         now = {k: v for k, v in now.items() if not k.startswith("model.")}
     names = [k for k in now if k not in FREE and before.get(k) != now[k]]
     return ", ".join(f"`{_name(k)}` was {before.get(k)} and is {now[k]}" for k in names)
@@ -247,7 +247,7 @@ def _name(key: str) -> str:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves of a nested dictionary by their dotted names."""
+    """Flatten a nested dictionary to dotted names."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -265,29 +265,29 @@ def _network(
         vocab_size=prepared.tokenizer.vocab_size + extra,
         length=length,
         causal=objective.causal,
-        input_only=extra,
+        num_extra_tokens=extra,
     )
     return DiT(config, seed=seed)
 
 
 def _prepared(run: Path, data: DataArgs, tokenizer: Tokenizer | None) -> Prepared:
-    """The tokens; where the run has begun, those that it began with.
+    """Prepare the tokens, or load those that the run began with.
 
-    So a resumed run and the processes beside the first one read no text, which may be readable only
-    once, or take hours.
+    A resumed run and further processes therefore read no text, which may be readable only once, or
+    take hours.
     """
     path, found = run / ENVIRONMENT, None
     if path.is_file():
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))["data"]
-            found = reopened(data, meta, tokenizer)
+            found = load_prepared(data, meta, tokenizer)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             logger.warning("%s cannot be used (%s): the text is prepared again", path, error)
     return found or prepare(data, tokenizer)
 
 
 def _write_config(run: Path, config: dict[str, Any], prepared: Prepared) -> None:
-    """The resolved configuration, and what it ran on; by the first process."""
+    """Write the resolved configuration and the environment, in the first process."""
     if not is_first():
         return
     with atomic_write(run / CONFIG) as file:
@@ -304,12 +304,12 @@ def _write_config(run: Path, config: dict[str, Any], prepared: Prepared) -> None
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "data": prepared.meta,
     }
-    with atomic_write(run / ENVIRONMENT) as file:  # which another process may be looking for
+    with atomic_write(run / ENVIRONMENT) as file:  # other processes may be reading it
         file.write(json.dumps(environment, indent=2) + "\n")
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the source tree that runs, if it is one."""
+    """Output of git for the source tree, or None if it is none."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

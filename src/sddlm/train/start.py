@@ -1,4 +1,4 @@
-"""Beginning a training from a trained model: what is its own is taken over."""
+"""Fine-tuning: start a training from a trained model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sddlm.objectives import Objective
 
 
 def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objective) -> LanguageModel:
-    """The model that a training begins from, known to fit what is asked.
+    """Load the model to start from, and check it against the options.
 
     Args:
         start: its run or model directory.
-        data: tokenizer and ``vocab_size`` must be the defaults, or those of the model's own run.
+        data: tokenizer and ``vocab_size`` must be the defaults, or those of the model's run.
         model: must be the defaults, or describe the same network.
-        objective: of the training to come; another one than the model's is welcome.
+        objective: objective of the new training; may differ from the model's.
 
     Raises:
-        ConfigError: what contradicts the model, and what to leave out.
+        ConfigError: an option contradicts the model.
     """
     try:
         loaded = LanguageModel.load(Path(start))
@@ -43,13 +43,13 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
 
 
 def measures(start: LanguageModel) -> ModelArgs:
-    """The network of a model as options, for the record of a run that begins from it."""
+    """Sizes of a model's network as options, for the record of the new run."""
     names = {field.name for field in fields(ModelArgs)} - {"preset"}
     return ModelArgs(**{name: getattr(start.network.config, name) for name in names})
 
 
 def _check_network(start: str, loaded: LanguageModel, model: ModelArgs) -> None:
-    """The measures are the model's; those that are named must be the same."""
+    """Check that given sizes are the model's."""
     config = loaded.network.config
     if model == ModelArgs():
         return
@@ -57,7 +57,7 @@ def _check_network(start: str, loaded: LanguageModel, model: ModelArgs) -> None:
         vocab_size=config.vocab_size,
         length=config.length,
         causal=config.causal,
-        input_only=config.input_only,
+        num_extra_tokens=config.num_extra_tokens,
     )
     for field in fields(config):
         here, there = getattr(asked, field.name), getattr(config, field.name)
@@ -69,7 +69,7 @@ def _check_network(start: str, loaded: LanguageModel, model: ModelArgs) -> None:
 
 
 def _check_objective(start: str, loaded: LanguageModel, objective: Objective) -> None:
-    """The kind of network and the tokens that are noise only belong to it."""
+    """Check that the objective matches the kind of network and the extra tokens."""
     config = loaded.network.config
     name = type(objective).__name__
     if config.causal != objective.causal:
@@ -78,7 +78,7 @@ def _check_objective(start: str, loaded: LanguageModel, objective: Objective) ->
             f"`start` {start} is {kind} model, which `objective={name}()` cannot train"
         )
     extra = objective.process.extra_tokens
-    if config.input_only != extra:
+    if config.num_extra_tokens != extra:
         raise ConfigError(
             f"`start` {start} was trained with {type(loaded.process).__name__}, but "
             f"`objective={name}()` has {type(objective.process).__name__}, another vocabulary; "
@@ -87,12 +87,12 @@ def _check_objective(start: str, loaded: LanguageModel, objective: Objective) ->
 
 
 def continued(start: LanguageModel, length: int, seed: int) -> DiT:
-    """A network with the model's weights, for rows of any length.
+    """Build a network with the model's weights, for rows of any length.
 
     Args:
         start: the model.
-        length: L to train for; no parameter depends on it.
-        seed: of what a network starts from that has no weights yet; here of nothing.
+        length: training length L; no parameter depends on it.
+        seed: seed of the initialisation, which the weights replace.
     """
     network = DiT(replace(start.network.config, length=length), seed=seed)
     network.load_state_dict(start.network.state_dict())

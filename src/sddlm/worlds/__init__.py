@@ -1,8 +1,8 @@
-"""Worlds small enough to enumerate: exact predictions, laws of samplers, bounds and optima.
+"""Enumerable worlds: exact predictions, sampling distributions, bounds and optima.
 
-A world is a law over all V^L sequences. What a network can at best learn of it, what a sampler
-makes of a prediction, and what a bound says of one are computed here without training, so that
-objectives and samplers can be judged by what they are. ``python -m sddlm.worlds`` prints a table.
+A world is a distribution over all V^L sequences. The best predictions of any network, the output
+distribution of a sampler and the value of a bound are computed exactly, without training, to verify
+objectives and samplers. ``python -m sddlm.worlds`` prints a table.
 """
 
 from sddlm.worlds.exact import elbo, law, nelbo

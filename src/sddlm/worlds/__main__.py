@@ -1,4 +1,4 @@
-"""``python -m sddlm.worlds``: objectives and samplers on enumerable worlds, as a page."""
+"""``python -m sddlm.worlds``: print the page of exact laws of objectives and samplers."""
 
 from sddlm.worlds.table import page
 

@@ -1,4 +1,4 @@
-"""Exact laws of samplers and exact bounds, by enumeration of every noisy sequence."""
+"""Exact distributions of samplers and exact bounds, by enumeration of all noisy sequences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK = 2**24
 
 
 class Stepwise(Protocol):
-    """A sampler on a grid whose steps are independent over positions, as `Ancestral`, `Psi`."""
+    """A sampler on a grid whose steps factorise over positions, such as `Ancestral` or `Psi`."""
 
     def grid(self, schedule: Schedule, *, t: float = 1.0) -> tuple[Tensor, Tensor]:
         """Times and alphas ``[steps + 1]`` from ``t``."""
@@ -32,7 +32,7 @@ class Stepwise(Protocol):
         alpha_t: Tensor,
         alpha_s: Tensor,
     ) -> Tensor:
-        """Law of step ``number`` at each position ``[..., V]``."""
+        """Distribution of step ``number`` at each position ``[..., V]``."""
 
 
 def law(
@@ -44,20 +44,20 @@ def law(
     begin: Tensor | None = None,
     t: float = 1.0,
 ) -> Tensor:
-    """Exact law of what a sampler returns.
+    """Exact distribution of a sampler's output.
 
     Its steps factorise over positions, K(x_s | x_t) = prod_l K_l(x_s^l | x_t); they are composed
     over all noisy sequences. A step costs S^2 multiplications: a second at S = 20,000.
 
     Args:
-        sampler: with a ``grid`` and a ``kernel``.
-        process: of the noise.
-        predictions: what the sampler reads at each alpha: leave-one-out predictions, after any
-            conversion and truncation, ``[..., S, L, V]``: several networks at once, one law each.
-        known: clean tokens by position, which are never changed.
-        begin: law of the noisy sequences that it starts from ``[S]``; None is noise, and what is
-            known.
-        t: time that it starts at.
+        sampler: a sampler with ``grid`` and ``kernel``.
+        process: the forward process.
+        predictions: leave-one-out predictions at each alpha, after conversion and truncation
+            ``[..., S, L, V]``; leading dimensions are several networks, with one result each.
+        known: clean tokens by position, which never change.
+        begin: distribution of the initial noisy sequences ``[S]``; None is noise beside the known
+            tokens.
+        t: initial time.
 
     Returns:
         ``[..., S]`` float64, over sequences of clean tokens.

@@ -1,4 +1,4 @@
-"""What an objective is minimised by, found by minimising it: nothing is sampled."""
+"""Exact minimisers of objectives, by Newton's method on the expected loss."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sddlm.types import Noisy
 from sddlm.worlds.tabular import TabularModel
 from sddlm.worlds.world import World, state_id, states
 
-#: in logits, for curvatures by differences
+#: step in logits for curvatures by finite differences
 _NUDGE = 1e-6
-#: least curvature that is believed
+#: smallest curvature that is used
 _FLAT = 1e-6
 
 
 def noisy_batch(world: World, process: Process, t: float) -> tuple[Noisy, Tensor]:
-    """Every way in which a sequence can be corrupted at a time, each with its probability.
+    """Enumerate all corruptions of all sequences at a time, with their probabilities.
 
     Args:
-        world: law of x0.
-        process: of the noise.
-        t: the time, at which alpha is below 1.
+        world: distribution of x0.
+        process: the forward process.
+        t: time, where alpha is below 1.
 
     Returns:
         a batch of R rows and their probabilities ``[R]`` (summing to 1). Each position of each
-        sequence is either kept or resampled to one of the V tokens; what cannot be is left out.
+        sequence is either kept or resampled to one of the V tokens; impossible ones are left out.
     """
     V, L = world.vocab_size + process.extra_tokens, world.length
     time = torch.full((1,), t, dtype=torch.float64)
@@ -58,25 +58,25 @@ def noisy_batch(world: World, process: Process, t: float) -> tuple[Noisy, Tensor
 def minimise(
     objective: DiffusionObjective, world: World, t: float, *, iterations: int = 30
 ) -> Tensor:
-    """Logits of the table that minimises an objective's expected loss at one time.
+    """Minimise the expected loss of an objective at one time over a table of logits.
 
     Newton's method on every cell at once: a cell's loss depends on its own V logits alone. The
-    absolute values of the curvatures lead away from saddles; a step changes a cell by at most 1
-    (in the norm), for a contrastive loss has plateaus, onto which long ones throw a token.
+    absolute values of the curvatures lead away from saddles. A step changes a cell by at most 1 in
+    norm, because a contrastive loss has plateaus that longer steps would reach.
 
     Args:
         objective: its loss must not be random given the corrupted batch (exact negatives).
-        world: law of x0.
-        t: the time.
-        iterations: at most.
+        world: distribution of x0.
+        t: time.
+        iterations: largest number of steps.
 
     Returns:
-        ``[S, L, V]`` for every noisy sequence; where the loss never looks, zeros.
+        logits ``[S, L, V]`` for every noisy sequence; zeros where the loss does not depend on them.
     """
     noisy, weight = noisy_batch(world, objective.process, t)
     V, L, extra = noisy.vocab_size, world.length, objective.process.extra_tokens
     logits = torch.zeros(V**L, L, V, dtype=torch.float64)
-    model = TabularModel(logits, vocab_size=V, length=L, input_only=extra)
+    model = TabularModel(logits, vocab_size=V, length=L, num_extra_tokens=extra)
     draw = Draw.simple(0, 0, len(weight))
     # each cell is a problem of its own; dividing by its weight makes them equally curved
     size = torch.zeros(V**L, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The page docs/exact.md: what becomes of exact predictions, read rightly and wrongly.
+"""The page docs/exact.md: samples from exact predictions, with right and wrong conversion.
 
 ``python -m sddlm.worlds`` prints it.
 """
@@ -32,7 +32,7 @@ SAMPLERS: dict[str, Callable[[], Ancestral]] = {
     "Psi, kappa 0": lambda: Psi(STEPS, kappa="0"),
 }
 _FAR = LogLinear(eps=1e-9)  # alpha = 1 - t but for t = 1
-#: objectives, the process, what their optimum is, and the wrong reading or why there is none
+#: objectives, their process and estimate, and the wrong conversion or why there is none
 OBJECTIVES: list[tuple[str, Process, Estimate, str]] = [
     ("NELBO, SDDLM resampled, calibrated, D3PM", UniformProcess(_FAR), Estimate.LEAVE_ONE_OUT,
      "taken for a denoiser"),
@@ -54,7 +54,7 @@ exact law of what each sampler returns after {STEPS} steps (the composition of i
 noisy sequences; nothing is trained or drawn). A row is an objective, by what its optimum is
 (`tests/worlds/test_optimum.py` minimises each), and a sampler. A cell is the **total variation
 distance to the data / entropy of the samples in nats**. *Right* is how this library reads the
-prediction; *wrong* is the other reading: a denoiser used as it is, as public code does, anything
+prediction; *wrong* is the other reading: a denoiser without conversion, as in public code, anything
 else converted as if it were a denoiser.
 
 Read beside it [objectives](objectives.md) and [samplers](samplers.md).
@@ -63,7 +63,7 @@ Read beside it [objectives](objectives.md) and [samplers](samplers.md).
 
 
 def right(world: World, process: Process, estimate: Estimate) -> Predictions:
-    """What samplers read from a network that is at its optimum: converted where it must be."""
+    """Predictions of a network at its optimum, correctly converted to leave-one-out."""
 
     def predictions(alpha: float) -> Tensor:
         if estimate is Estimate.SCORE:  # of which the network's logits differ by a known ratio
@@ -74,7 +74,7 @@ def right(world: World, process: Process, estimate: Estimate) -> Predictions:
 
 
 def wrong(world: World, process: Process, estimate: Estimate) -> Predictions:
-    """The other reading: a denoiser as it is, anything else converted as if it were one."""
+    """Predictions with the wrong conversion: none for a denoiser, a denoiser's for all others."""
     optimum = world.optimum(estimate, process)
     if estimate is Estimate.DENOISER:
         return optimum
@@ -86,7 +86,7 @@ def wrong(world: World, process: Process, estimate: Estimate) -> Predictions:
 
 
 def _stacked(read: list[Predictions]) -> Predictions:
-    """Several predictions as one ``[n, S, L, V]``, remembered."""
+    """Stack several predictions as one ``[n, S, L, V]``, cached."""
     return cache(lambda alpha: torch.stack([each(alpha) for each in read]))
 
 
@@ -99,7 +99,7 @@ def _converted(p: Tensor, estimate: Estimate, process: Process, alpha: float) ->
 
 
 def rows() -> Iterator[list[str]]:
-    """The cells of the table, row by row, the head first."""
+    """Cells of the table by row, header first."""
     titles = [f"{name}: {reading}" for reading in ("right", "wrong") for name in WORLDS]
     yield ["optimum of", "sampler", *titles]
     yield [
@@ -126,7 +126,7 @@ def _cell(exact: Tensor, world: World) -> str:
 
 
 def page() -> str:
-    """The page in Markdown."""
+    """Render the page in Markdown."""
     head, *body = rows()
     lines = [head, ["---"] * len(head), *body]
     return PAGE + "".join("| " + " | ".join(line) + " |\n" for line in lines)

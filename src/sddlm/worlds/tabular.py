@@ -1,4 +1,4 @@
-"""A "network" that looks its output up."""
+"""Tabular model: a stand-in for a network with a table of predictions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sddlm.worlds.world import Predictions, state_id
 
 
 class TabularModel(nn.Module):
-    """A "network" that looks its output up; it satisfies the contract of a model.
+    """Model with a table of predictions in place of a network; satisfies the model contract.
 
-    Its hidden vectors are the logits themselves (D = V, float64) and its head is the identity.
+    Hidden vectors are the logits themselves (D = V, float64) and the head is the identity.
 
     Args:
-        predictions: probabilities ``[S, L, V]`` as a function of alpha, or a table of logits
-            ``[S, L, V]`` used at every alpha, which becomes a parameter that can be trained.
+        predictions: probabilities ``[S, L, V]`` as a function of alpha; or a trainable table of
+            logits ``[S, L, V]`` used at every alpha.
         vocab_size: V.
         length: L.
-        input_only: tokens at the end of the vocabulary that are never predicted.
+        num_extra_tokens: noise-only tokens at the end of the vocabulary, never predicted.
     """
 
     def __init__(
@@ -30,13 +30,13 @@ class TabularModel(nn.Module):
         *,
         vocab_size: int,
         length: int,
-        input_only: int = 0,
+        num_extra_tokens: int = 0,
     ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
         self.length = length
         self.causal = False
-        self.head = VocabHead(vocab_size, vocab_size, bias=False, input_only=input_only)
+        self.head = VocabHead(vocab_size, vocab_size, bias=False, num_extra_tokens=num_extra_tokens)
         self.head.weight = nn.Parameter(
             torch.eye(vocab_size, dtype=torch.float64), requires_grad=False
         )
@@ -48,7 +48,7 @@ class TabularModel(nn.Module):
             self._predictions = predictions
 
     def _logits(self, sigma: float) -> Tensor:
-        """``[S, L, V]`` at a noise level."""
+        """Logits ``[S, L, V]`` at a noise level."""
         if sigma not in self._tables:
             assert self._predictions is not None
             p = self._predictions(float(np.exp(-sigma)))

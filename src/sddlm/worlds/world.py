@@ -1,8 +1,8 @@
-"""A law over all sequences, and the best predictions that any network can make of it.
+"""A distribution over all sequences, and the exact predictions of an ideal network.
 
 The S = V^L sequences are numbered with the last position running fastest (`states`, `state_id`).
-Noisy sequences may hold one token more, the mask of a process; they are numbered alike, with the
-process's V (``extra_tokens`` more than the world's) in place of the world's.
+Noisy sequences may contain one more token, the mask of a process. They are numbered likewise, with
+the V of the process (``extra_tokens`` more than the world's).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 
-#: predictions ``[S, L, V]`` for every noisy sequence, when ``alpha`` of the data is left
+#: predictions ``[S, L, V]`` for every noisy sequence at an ``alpha``
 Predictions = Callable[[float], Tensor]
 
 _UNIFORM = UniformProcess()  # no method here reads its schedule
 
 
 def states(vocab_size: int, length: int) -> Tensor:
-    """All sequences in the order of their numbers ``[S, L]`` int64."""
+    """Enumerate all sequences in the order of their numbers ``[S, L]`` int64."""
     number = torch.arange(vocab_size**length)[:, None]
     return number // vocab_size ** torch.arange(length - 1, -1, -1) % vocab_size
 
@@ -38,21 +38,21 @@ def state_id(tokens: Tensor, vocab_size: int) -> Tensor:
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:
-    """Half the sum of the absolute differences of two laws ``[S]``."""
+    """Total variation distance of two distributions ``[S]``."""
     return 0.5 * (p - q).abs().sum().item()
 
 
 def entropy(p: Tensor) -> float:
-    """Entropy of a law ``[S]`` in nats."""
+    """Entropy of a distribution ``[S]``, nats."""
     return -torch.special.xlogy(p, p).sum().item()
 
 
 @dataclass(frozen=True)
 class World:
-    """A law over all sequences.
+    """A distribution over all sequences.
 
     Attributes:
-        probabilities: of each sequence ``[S]`` float64.
+        probabilities: probability of each sequence ``[S]`` float64.
         vocab_size: V.
         length: L.
     """
@@ -72,21 +72,21 @@ class World:
     def random(
         cls, vocab_size: int, length: int, *, seed: int = 0, concentration: float = 0.15
     ) -> World:
-        """A Dirichlet draw; the smaller the concentration, the more uneven."""
+        """Sample a world from a Dirichlet; a smaller concentration is more uneven."""
         gamma = np.random.default_rng(seed).gamma(concentration, size=vocab_size**length)
         weights = torch.from_numpy(gamma) + 1e-12
         return cls(weights / weights.sum(), vocab_size, length)
 
     @classmethod
     def zipf(cls, vocab_size: int, length: int, *, exponent: float = 1.0) -> World:
-        """Independent positions; token v has a probability proportional to (v + 1)^-exponent."""
+        """Independent Zipf tokens: token v has probability proportional to (v + 1)^-exponent."""
         one = torch.arange(1, vocab_size + 1, dtype=torch.float64) ** -exponent
         one = one / one.sum()
         return cls(one[states(vocab_size, length)].prod(1), vocab_size, length)
 
     @classmethod
     def correlated(cls, vocab_size: int, length: int, *, follow: float = 0.8) -> World:
-        """A Markov chain: after v comes v + 1 (mod V) with ``follow``, else a uniform token."""
+        """Markov chain: after v comes v + 1 (mod V) with ``follow``, else a uniform token."""
         x = states(vocab_size, length)
         follows = x[:, 1:] == (x[:, :-1] + 1) % vocab_size  # [S, L-1]
         step = (1 - follow) / vocab_size + follow * follows.double()
@@ -94,7 +94,7 @@ class World:
 
     @property
     def entropy(self) -> float:
-        """Of the law, nats per sequence."""
+        """Entropy of the distribution, nats per sequence."""
         return entropy(self.probabilities)
 
     @property
@@ -103,13 +103,13 @@ class World:
         return -self.probabilities.log()
 
     def noisy(self, alpha: float, process: Process = _UNIFORM) -> Tensor:
-        """Law of x_t when ``alpha`` > 0 is left ``[S]``."""
+        """Distribution of x_t at ``alpha`` > 0 ``[S]``."""
         return self._noise(self._table(), alpha, process, range(self.length)).flatten()
 
     def leave_one_out(self, alpha: float, process: Process = _UNIFORM) -> Tensor:
         """p(x0 at l | all noisy tokens but the one at l), for every noisy sequence ``[S, L, V]``.
 
-        Zero where a token is noise only, and everywhere where the others cannot be.
+        Zero for noise-only tokens, and for impossible noisy sequences.
         """
         L, V = self.length, self.vocab_size + process.extra_tokens
         predictions = []
@@ -152,10 +152,11 @@ class World:
         return (marginal / marginal.gather(-1, _at_own(own)[..., None])).log()
 
     def optimum(self, estimate: Estimate, process: Process = _UNIFORM) -> Predictions:
-        """The exact prediction that an estimate names, as a function of alpha.
+        """Exact prediction of an estimate, as a function of alpha.
 
         Raises:
-            ValueError: for what is no law over x0 (a score) or has no noise (next token).
+            ValueError: the estimate is no distribution over x0 (score) or has no noise (next
+            token).
         """
         known = {
             Estimate.LEAVE_ONE_OUT: self.leave_one_out,
@@ -174,7 +175,7 @@ class World:
     def _noise(
         self, table: Tensor, alpha: float, process: Process, axes: range | list[int]
     ) -> Tensor:
-        """Noise on some axes of a table, which grow to the process's V."""
+        """Add noise on some axes of a table, which grow to the V of the process."""
         V = self.vocab_size + process.extra_tokens
         odds = process.odds(_scalar(alpha), V)
         for axis in axes:
@@ -189,7 +190,7 @@ class World:
         return nn.functional.one_hot(states(V, self.length), V).double()
 
     def tokens(self, count: int, *, seed: int = 0) -> Tensor:
-        """Independent sequences ``[count, L]`` int64."""
+        """Sample independent sequences ``[count, L]`` int64."""
         u = torch.from_numpy(np.random.default_rng(seed).random(count))
         at = torch.searchsorted(self.probabilities.cumsum(0), u, right=True)
         return states(self.vocab_size, self.length)[at.clamp(max=len(self.probabilities) - 1)]

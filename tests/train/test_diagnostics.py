@@ -32,7 +32,7 @@ from sddlm.models.padding import hide_padding
 from sddlm.sampling import base
 from sddlm.train.alarms import Alarms, alarms
 from sddlm.train.curves import draw_curves, panels_of
-from sddlm.train.health import gradient_norms, health, output_figures
+from sddlm.train.diagnostics import diagnostics, gradient_norms, output_figures
 from sddlm.train.monitor import read_metrics
 from sddlm.worlds.tabular import TabularModel
 
@@ -57,7 +57,7 @@ def by_hand(model, process, x0, draw, shift, counted=None):
     """The figures, one position after the other, from all logits at once."""
     noisy = process.corrupt(x0, draw.times(), draw, vocab_size=model.vocab_size)
     logits = model.head.logits(model(noisy.x_t, noisy.sigma)).detach().double()
-    found = {name: [] for name in ("own_share", "own_share_noise", "clean_share")}
+    found = {name: [] for name in ("copy_prob", "copy_prob_noise", "clean_prob")}
     entropies, ranges = [], []
     for b in range(len(x0)):
         alpha = float(noisy.alpha_t[b, 0])
@@ -71,10 +71,10 @@ def by_hand(model, process, x0, draw, shift, counted=None):
             p = row.exp() / row.exp().sum()
             entropies.append(-float((p * p.log()).sum()))
             if z == x:
-                found["own_share"].append((1 - alpha, float(p[z])))
+                found["copy_prob"].append((1 - alpha, float(p[z])))
             else:
-                found["own_share_noise"].append((alpha + (1 - alpha) / V, float(p[z])))
-                found["clean_share"].append((alpha + (1 - alpha) / V, float(p[x])))
+                found["copy_prob_noise"].append((alpha + (1 - alpha) / V, float(p[z])))
+                found["clean_prob"].append((alpha + (1 - alpha) / V, float(p[x])))
     return {
         name: sum(w * value for w, value in values) / sum(w for w, _ in values)
         for name, values in found.items()
@@ -111,7 +111,9 @@ def test_padding_is_neither_seen_nor_counted():
     for pad in (0, 3):
         real = torch.arange(L) < lengths[:, None]
         padded, loss_mask = hide_padding(model, lengths, x0.where(real, torch.tensor(pad)))
-        figures.append(health(padded, SDDLMV1(), x0.where(real, torch.tensor(pad)), draw, real))
+        figures.append(
+            diagnostics(padded, SDDLMV1(), x0.where(real, torch.tensor(pad)), draw, real)
+        )
         assert torch.equal(loss_mask, real)
     assert figures[0] == figures[1]
     whole = output_figures(model, SDDLM(), x0, draw)
@@ -124,19 +126,19 @@ def test_uniform_outputs():
     found = output_figures(DiT(config), SDDLM(), x0, draw)
     assert found == pytest.approx(
         {
-            "own_share": 1 / V, "own_share_noise": 1 / V, "clean_share": 1 / V,
+            "copy_prob": 1 / V, "copy_prob_noise": 1 / V, "clean_prob": 1 / V,
             "output_entropy": log(V), "logit_range": 0,
         }
     )  # fmt: skip
 
 
 def test_masks_are_no_tokens_and_kept_tokens_no_questions():
-    config = DiTConfig(vocab_size=V, length=L, width=16, blocks=1, heads=2, input_only=1)
+    config = DiTConfig(vocab_size=V, length=L, width=16, blocks=1, heads=2, num_extra_tokens=1)
     x0, draw = batch(vocab_size=V - 1)
     found = output_figures(DiT(config), MDLM(), x0, draw)
     assert found == pytest.approx(
         {
-            "own_share_noise": 0, "clean_share": 1 / (V - 1),
+            "copy_prob_noise": 0, "clean_prob": 1 / (V - 1),
             "output_entropy": log(V - 1), "logit_range": 0,
         }
     )  # fmt: skip
@@ -146,7 +148,7 @@ def test_an_autoregressive_network_has_an_output_and_no_noise():
     model, (x0, draw) = network(causal=True).eval(), batch()
     logits = model.head.logits(model(x0[:, :-1], torch.zeros(B))).detach().double()
     log_p = logits.log_softmax(-1)
-    assert health(model, Autoregressive(), x0, draw) == pytest.approx(
+    assert diagnostics(model, Autoregressive(), x0, draw) == pytest.approx(
         {
             "output_entropy": -float((log_p.exp() * log_p).sum(-1).mean()),
             "logit_range": float((logits.amax(-1) - logits.amin(-1)).mean()),
@@ -157,7 +159,7 @@ def test_an_autoregressive_network_has_an_output_and_no_noise():
 
 def test_a_score_is_read_as_the_prediction_that_it_is_of():
     found = output_figures(network().eval(), SEDD(), *batch())
-    assert all(0 <= found[name] <= 1 for name in ("own_share", "own_share_noise", "clean_share"))
+    assert all(0 <= found[name] <= 1 for name in ("copy_prob", "copy_prob_noise", "clean_prob"))
     assert found["output_entropy"] <= log(V)
 
 
@@ -178,11 +180,11 @@ def test_a_network_that_does_not_look_at_its_own_token_knows_and_does_not_copy()
         figures["right"] | {"logit_range": figures["converted"]["logit_range"]}, rel=1e-6
     )
     right, misread = figures["right"], figures["misread"]
-    assert right["own_share"] == pytest.approx(right["clean_share"], abs=0.02)
+    assert right["copy_prob"] == pytest.approx(right["clean_prob"], abs=0.02)
     # a uniform token that is not x0 gets its part of what is left
-    assert right["own_share_noise"] == pytest.approx((1 - right["clean_share"]) / 4, abs=0.01)
-    assert misread["own_share_noise"] > right["own_share_noise"] + 0.1
-    assert misread["own_share"] > misread["clean_share"] + 0.1
+    assert right["copy_prob_noise"] == pytest.approx((1 - right["clean_prob"]) / 4, abs=0.01)
+    assert misread["copy_prob_noise"] > right["copy_prob_noise"] + 0.1
+    assert misread["copy_prob"] > misread["clean_prob"] + 0.1
     for name, due in (("right", []), ("converted", []), ("misread", ["copying"])):
         seen = [{"step": step, **figures[name]} for step in (100, 150)]
         assert [alarm.name for alarm in alarms(seen, vocab_size=5, warmup=0)] == due
@@ -231,13 +233,13 @@ def test_gradient_norms_are_those_of_the_two_parts_of_the_loss(objective):
 def test_a_look_in_half_precision_has_both_norms():
     """Figures are taken without gradients, norms with them, within one autocast."""
     model, (x0, draw) = network().eval(), batch()
-    exact = health(model, SDDLMV1(), x0, draw)
+    exact = diagnostics(model, SDDLMV1(), x0, draw)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        half = health(model, SDDLMV1(), x0, draw)
+        half = diagnostics(model, SDDLMV1(), x0, draw)
     assert half == pytest.approx(exact, rel=0.1)
 
 
-@pytest.mark.parametrize("mode", ["none", "light", "full"])
+@pytest.mark.parametrize("mode", ["none", "selective", "full"])
 def test_the_weight_of_the_negatives_scales_their_norm_alone(mode):
     model, (x0, draw) = network().eval(), batch()
     model.checkpointing = mode
@@ -257,12 +259,12 @@ def test_an_objective_without_parts_has_no_norms_of_them():
 
 
 WELL = {
-    "own_share": 0.2, "own_share_noise": 0.002, "clean_share": 0.2, "output_entropy": 5.0,
+    "copy_prob": 0.2, "copy_prob_noise": 0.002, "clean_prob": 0.2, "output_entropy": 5.0,
     "logit_range": 18.0, "val_nelbo": 8.0, "attractive_norm": 1.0, "repulsive_norm": 1.0,
     "preview_entropy": 3.0, "text_entropy": 3.3,
 }  # fmt: skip
 SIGNS = {
-    "copying": {"own_share_noise": 0.11},
+    "copying": {"copy_prob_noise": 0.11},
     "repetition": {"preview_entropy": 2.2},
     "uniform": {"output_entropy": 6.8},
     "negatives": {"val_nelbo": 12.2},
@@ -280,7 +282,7 @@ def names(rows, warmup=30, **more):
 def test_a_healthy_table_has_no_alarm():
     assert names(table(*[WELL] * 5)) == []
     edge = {
-        "own_share_noise": 0.1, "preview_entropy": 2.32, "output_entropy": 6.6, "val_nelbo": 12.0,
+        "copy_prob_noise": 0.1, "preview_entropy": 2.32, "output_entropy": 6.6, "val_nelbo": 12.0,
         "logit_range": 39.0, "repulsive_norm": 5.0,
     }  # fmt: skip
     assert names(table(*[WELL | edge] * 2)) == []
@@ -322,7 +324,7 @@ def test_negatives_are_blamed_only_where_there_are_any():
 
 
 def test_a_small_vocabulary_may_have_noise_that_is_likely():
-    rows = table(*[{"own_share_noise": 0.3, "output_entropy": 1.0}] * 2)
+    rows = table(*[{"copy_prob_noise": 0.3, "output_entropy": 1.0}] * 2)
     assert alarms(rows, vocab_size=5, warmup=0) == []
     assert [alarm.name for alarm in alarms(rows, vocab_size=9, warmup=0)] == ["copying"]
 
@@ -333,17 +335,17 @@ def test_an_alarm_is_said_once_and_again_when_it_had_gone(tmp_path, caplog):
     bad = WELL | SIGNS["uniform"]
     for row in [bad, bad, bad, WELL, bad, bad]:
         rows.append({"step": 200 + 50 * len(rows), **row})
-        bell.sound()
+        bell.check()
     said = [json.loads(line) for line in (tmp_path / "alarms.jsonl").read_text().splitlines()]
     assert [(line["step"], line["name"]) for line in said] == [(250, "uniform"), (450, "uniform")]
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
     assert "--train.lr" in caplog.text
     # a resumed run has said it
-    Alarms(tmp_path, rows, vocab_size=1000, warmup=30).sound()
+    Alarms(tmp_path, rows, vocab_size=1000, warmup=30).check()
     assert len(caplog.records) == 2
     assert bell.near[0].startswith("uniform?")
     rows.append({"step": 500, **WELL})
-    bell.sound()
+    bell.check()
     assert bell.near == []
 
 
@@ -356,7 +358,7 @@ def weights(run):
 
 
 V1 = ("--objective", "SDDLMV1", "--model.dropout", "0.1")
-FIGURES = ("own_share", "own_share_noise", "clean_share", "output_entropy", "logit_range")
+FIGURES = ("copy_prob", "copy_prob_noise", "clean_prob", "output_entropy", "logit_range")
 NORMS = ("attractive_norm", "repulsive_norm")
 
 
@@ -417,7 +419,7 @@ def test_two_processes_see_what_one_sees(config, tmp_path):
 def test_the_table_is_read_back_as_it_was_written(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,own_share,loss,val_loss\n5,1e-05,-2.5,\n6,,nan,3\n")
     five, six = read_metrics(tmp_path)
-    assert five == {"step": 5, "own_share": 1e-5, "loss": -2.5}
+    assert five == {"step": 5, "copy_prob": 1e-5, "loss": -2.5}
     assert isnan(six.pop("loss"))
     assert six == {"step": 6, "val_loss": 3}
 

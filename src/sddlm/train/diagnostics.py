@@ -1,6 +1,6 @@
-"""Is a training healthy? Figures of the network's output and of the parts of its gradient.
+"""Diagnostics of a training: statistics of the output and norms of gradient components.
 
-They are of a few held-out rows with the same noise at each look. ``train.alarms`` judges them.
+Measured on a few held-out rows with the same noise each time. ``train.alarms`` evaluates them.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from sddlm.process.schedule import below_one
 from sddlm.sampling.base import chunks, evaluating
 from sddlm.types import Loss
 
-#: columns of ``metrics.csv`` that this file fills
-OUTPUT_COLUMNS = ("own_share", "own_share_noise", "clean_share", "output_entropy", "logit_range")
+#: columns of ``metrics.csv`` computed here
+OUTPUT_COLUMNS = ("copy_prob", "copy_prob_noise", "clean_prob", "output_entropy", "logit_range")
 GRADIENT_COLUMNS = ("attractive_norm", "repulsive_norm")
 
-#: tokens that are looked at, and the least and most sequences that they are taken from
+#: number of tokens, and the smallest and largest number of sequences
 _TOKENS, _FEWEST, _MOST = 2048, 4, 16
 
 
 def rows_for(length: int) -> int:
-    """How many held-out rows are looked at: few, for each costs a share of a training step."""
+    """Number of held-out rows: few, because each costs a share of a training step."""
     return max(_FEWEST, min(_MOST, _TOKENS // length))
 
 
-def health(
+def diagnostics(
     model: Any, objective: Objective, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None
 ) -> dict[str, float]:
-    """All figures of a network as it stands; it is left as it was, ``.grad`` included.
+    """Compute all diagnostics of a network, without changing it or ``.grad``.
 
     Args:
-        model: the network, not wrapped: nothing here waits for another process.
-        objective: what it is trained with.
+        model: the network, not wrapped: no call here is collective.
+        objective: its training objective.
         x0: clean tokens ``[B, L]`` int64.
-        draw: randomness of times and noise, the same at each look.
-        loss_mask: positions that count ``[B, L]`` bool; None is all.
+        draw: randomness of times and noise, the same each time.
+        loss_mask: positions that are scored ``[B, L]`` bool; None is all.
 
     Returns:
         `output_figures` and `gradient_norms`.
@@ -55,44 +55,45 @@ def health(
 def output_figures(
     model: Any, objective: Objective, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None
 ) -> dict[str, float]:
-    """What the network says about noisy text, read as samplers read it: leave-one-out.
+    """Statistics of the leave-one-out predictions on noisy text.
 
     With p the prediction converted by the objective's estimate, means over positions:
 
-    - ``own_share``: p of x_t where x_t = x0;
-    - ``own_share_noise``: p of x_t where x_t != x0. A network that does not look at the position's
-      own token gives at most 1 / (V - 1) under uniform noise, whatever it has learnt, because such
-      a token is independent of the rest;
-    - ``clean_share``: p of x0 where x_t != x0. It equals ``own_share`` but for chance in a network
-      that does not look at its own token: what it knows without copying.
+    - ``copy_prob``: p of x_t where x_t = x0;
+    - ``copy_prob_noise``: p of x_t where x_t != x0. A network that ignores the position's own token
+      gives at most 1 / (V - 1) under uniform noise, because a noise token is independent of the
+      rest;
+    - ``clean_prob``: p of x0 where x_t != x0: what the network knows without copying. In a network
+      that ignores the position's own token it equals ``copy_prob`` up to chance.
 
-    Over all scored positions alike:
+    Unweighted means over all scored positions:
 
     - ``output_entropy``: entropy of p, nats; ln V is uniform;
-    - ``logit_range``: largest less smallest logit of the network itself, nats.
+    - ``logit_range``: largest minus smallest logit of the network itself, nats.
 
-    Of an autoregressive network only the last two, of its next-token prediction. Positions whose
+    An autoregressive network has only the last two, for its next-token prediction. Positions whose
     clean token is certain (not masked, under masks) are not scored.
 
     Args:
         model: the network.
-        objective: whose process corrupts and whose estimate says what the output means.
+        objective: defines process and estimate.
         x0: clean tokens ``[B, L]`` int64.
         draw: randomness of times and noise.
-        loss_mask: positions that count ``[B, L]`` bool; None is all.
+        loss_mask: positions that are scored ``[B, L]`` bool; None is all.
 
     Returns:
-        the figures; those that have no position are left out.
+        values by name, without those that have no position.
     """
     with evaluating(model):
         if not objective.estimate.diffusion:
-            at = objective.counted(x0, loss_mask)[:, 1:]  # [B, L-1]
+            at = objective.loss_positions(x0, loss_mask)[:, 1:]  # [B, L-1]
             hidden = model(x0[:, :-1], torch.zeros(len(x0), device=x0.device))[at]
             table = _rows(model, hidden, lambda logits, _: logits, hidden.new_zeros(len(hidden), 0))
             return _overall(table)
         process, V = objective.process, model.vocab_size
         noisy = process.corrupt(x0, draw.times(), draw, vocab_size=V)
-        at = ~process.certain(noisy.x_t, vocab_size=V) & objective.counted(x0, loss_mask)  # [B, L]
+        counted = objective.loss_positions(x0, loss_mask)
+        at = ~process.certain(noisy.x_t, vocab_size=V) & counted  # [B, L]
         own, clean = noisy.x_t[at], x0[at]  # [N]
         alpha_t = below_one(noisy.alpha_t).expand_as(x0)[at]
         hidden = model(noisy.x_t, noisy.sigma, rows=at.flatten().nonzero()[:, 0])  # [N, D]
@@ -104,9 +105,9 @@ def output_figures(
         noise = own != clean
         late, early = 1 - alpha_t, alpha_t + (1 - alpha_t) / V
         groups = {
-            "own_share": (table[:, 2], late * ~noise),
-            "own_share_noise": (table[:, 2], early * noise),
-            "clean_share": (table[:, 3], early * noise),
+            "copy_prob": (table[:, 2], late * ~noise),
+            "copy_prob_noise": (table[:, 2], early * noise),
+            "clean_prob": (table[:, 3], early * noise),
         }
         return {
             name: ((values * weight).sum() / weight.sum()).item()
@@ -123,7 +124,7 @@ def _rows(
     Args:
         model: whose head gives the logits, a chunk of rows at a time.
         hidden: ``[N, D]``.
-        read: from a chunk's logits, which it may overwrite, to those of the prediction.
+        read: converts the logits of a chunk, which it may overwrite, to leave-one-out.
         tokens: ``[N, K]`` int64.
     """
     K = tokens.shape[1]
@@ -148,25 +149,25 @@ def _overall(table: Tensor) -> dict[str, float]:
 def gradient_norms(
     model: Any, objective: Objective, x0: Tensor, draw: Draw, loss_mask: Tensor | None = None
 ) -> dict[str, float]:
-    """Norms of what attracts and what repels, over all parameters.
+    """Gradient norms of the attractive and the repulsive component, over all parameters.
 
     The loss of V1 is a sum (Eq. 9 of arXiv:2510.22926): towards x0, and away from the negatives.
-    The second part is the loss less the first on the same draw, so its gradient needs no loss of
-    its own, and only one set of gradients exists at a time. Nothing is added to ``.grad``, and no
-    hook of a wrapper (DDP) runs, because gradients are asked for and not accumulated.
+    The second is the loss minus the first on the same draw, so it needs no loss of its own, and
+    only one set of gradients exists at a time. ``torch.autograd.grad`` does not touch ``.grad``,
+    and runs no hook of a wrapper (DDP).
 
     Args:
         model: the network.
-        objective: one with an attractive part (`Objective.parts`).
+        objective: an objective with an attractive component (`Objective.components`).
         x0: clean tokens ``[B, L]`` int64.
         draw: randomness.
-        loss_mask: positions that count ``[B, L]`` bool; None is all.
+        loss_mask: positions that are scored ``[B, L]`` bool; None is all.
 
     Returns:
-        ``attractive_norm`` and ``repulsive_norm``, nats per position; nothing for an objective
-        without parts.
+        ``attractive_norm`` and ``repulsive_norm``, nats per position; empty for an objective
+        without components.
     """
-    attractive = objective.parts().get("attractive")
+    attractive = objective.components().get("attractive")
     if attractive is None:
         return {}
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
@@ -178,7 +179,7 @@ def gradient_norms(
 
 
 def _norm(value: Tensor, model: Any) -> float:
-    """Norm of a value's gradient with respect to all parameters."""
+    """Norm of the gradient of a value with respect to all parameters."""
     learnt = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(value, learnt, allow_unused=True)
     squares = [g.double().square().sum() for g in gradients if g is not None]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from sddlm.data.cache import damage, filled
+from sddlm.data.cache import build_once, damage
 
 
 def fill(folder: Path, said: list[str], begun: threading.Event | None = None) -> None:
-    with filled(folder) as temporary:
+    with build_once(folder) as temporary:
         said.append("nothing" if temporary is None else "filled")
         if temporary is not None:
             if begun is not None:
@@ -41,7 +41,7 @@ def test_what_failed_is_gone_on_with(tmp_path: Path) -> None:
     folder = tmp_path / "x"
 
     def interrupted() -> None:
-        with filled(folder) as temporary:
+        with build_once(folder) as temporary:
             assert temporary is not None
             (temporary / "half").write_text("x")
             raise KeyboardInterrupt
@@ -49,9 +49,9 @@ def test_what_failed_is_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert not folder.exists()
-    with filled(folder) as temporary:
+    with build_once(folder) as temporary:
         assert temporary is not None
         assert (temporary / "half").read_text() == "x"
     assert damage(folder) == ""
-    with filled(folder) as temporary:
+    with build_once(folder) as temporary:
         assert temporary is None

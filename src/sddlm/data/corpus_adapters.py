@@ -1,4 +1,4 @@
-"""Documents from corpora whose rows are something else."""
+"""Adapters for corpora whose rows are not documents."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from itertools import chain
 from sddlm.data.hub import HubDataset
 from sddlm.data.parquet_files import column_records
 from sddlm.data.paths import digest
-from sddlm.data.pieces import Part, parts
+from sddlm.data.pieces import TextChunk, text_chunks
 from sddlm.data.sources import Mapped, Source
 from sddlm.errors import ConfigError
 
-_BLANK = "is empty or blank"  # what sources say of a row without text
+_BLANK = "is empty or blank"  # in the problem of a row without text
 
 
 class Articles(Source):
-    r"""WikiText's articles, from its lines.
+    r"""Source of WikiText's articles, from its lines.
 
     An article goes from one title (`` = Title = `` between two blank lines) to the next; sections
     have more signs (`` = = Section = = ``), and a table's legend (`` = Played , W = ``) has no
@@ -33,12 +33,12 @@ class Articles(Source):
         self.name = lines.name
         self.once = lines.once
 
-    def parts(self) -> Iterator[Part]:
-        """See `Source.parts`."""
+    def chunks(self) -> Iterator[TextChunk]:
+        """See `Source.chunks`."""
         article: list[str] = []
         before = problem = ""
-        row: Part | None = None
-        for after in chain(self._rows(), [Part("")]):
+        row: TextChunk | None = None
+        for after in chain(self._rows(), [TextChunk("")]):
             if row is not None:
                 alone = not (before.strip() or after.text.strip())
                 if alone and self._TITLE.fullmatch(row.text):
@@ -50,61 +50,61 @@ class Articles(Source):
             row = after
         yield from self._article(article, problem)
 
-    def _article(self, lines: list[str], problem: str) -> Iterator[Part]:
+    def _article(self, lines: list[str], problem: str) -> Iterator[TextChunk]:
         text = "".join(lines)
         if problem:
-            yield Part("", True, problem)
+            yield TextChunk("", True, problem)
         elif text.strip():
-            yield from parts(text)
+            yield from text_chunks(text)
 
-    def _rows(self) -> Iterator[Part]:
-        r"""Whole lines, each with its ``\n``."""
+    def _rows(self) -> Iterator[TextChunk]:
+        r"""Iterate over whole lines, each with its ``\n``."""
         line = ""
-        for part in self._lines.parts():
-            line += part.text
-            if part.ends:
+        for chunk in self._lines.chunks():
+            line += chunk.text
+            if chunk.is_last:
                 # a row without text is a problem elsewhere; here it is how blank lines come
-                problem = "" if _BLANK in part.problem else part.problem
-                yield Part((line.removesuffix("\n") or " ") + "\n", True, problem)
+                problem = "" if _BLANK in chunk.problem else chunk.problem
+                yield TextChunk((line.removesuffix("\n") or " ") + "\n", True, problem)
                 line = ""
 
     def signature(self) -> str | None:
-        """Changes with that of the lines."""
+        """See `Source.signature`; changes with that of the lines."""
         inner = self._lines.signature()
         return inner and digest("articles", inner)
 
 
 class LongRows(HubDataset):
-    """Rows of any length; others may not be longer than a record of a file."""
+    """Hub dataset with rows of any length; other sources limit a record."""
 
-    def parts(self) -> Iterator[Part]:
-        """See `Source.parts`."""
+    def chunks(self) -> Iterator[TextChunk]:
+        """See `Source.chunks`."""
         for number, text, wrong in column_records(self._columns()):
             if isinstance(text, str):
-                yield from parts(text)
+                yield from text_chunks(text)
             else:
-                yield Part("", True, f"{self.name}, row {number}: {wrong or 'no text'}")
+                yield TextChunk("", True, f"{self.name}, row {number}: {wrong or 'no text'}")
 
 
 @dataclass(frozen=True)
 class Text8:
-    """Makes sure that a source is text8: one document of so many of its 27 characters.
+    """Checks that a source is text8: one document of the expected length and 27 characters.
 
     Attributes:
-        characters: how many.
+        characters: expected length.
     """
 
     characters: int
 
     def __call__(self, source: Source) -> Source:
-        """The same documents, looked at."""
+        """The source with each document checked."""
         return Mapped(source, self.checked, f"text8-{self.characters}")
 
     def checked(self, text: str) -> str:
-        """The text.
+        """Return the text if it is text8.
 
         Raises:
-            ConfigError: it is something else.
+            ConfigError: it is not.
         """
         other = re.search(r"[^a-z ]", text)
         if other or len(text) != self.characters:

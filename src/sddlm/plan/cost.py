@@ -1,4 +1,4 @@
-"""Where one network, objective and device are worked out."""
+"""Cost model for one network, objective and device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sddlm.train.args import TrainArgs
 
 
 class CostModel:
-    """Where one network, objective and device are worked out; traces are made once."""
+    """Cost model for one network, objective and device; traces are cached."""
 
     def __init__(
         self,
@@ -33,9 +33,9 @@ class CostModel:
         self.parameters, self.unit = sizes.parameters(self.tracer.network)
         self.asked = probe.asked(objective, config.vocab_size, config.length, train)
 
-    @cache  # noqa: B019 - a desk lives as long as the plan that is made on it
+    @cache  # noqa: B019 - a cost model lives as long as the plan that is made on it
     def _typical(self, size: int) -> list[tuple[float, Step]]:
-        """The micro-batches of a run, each with its share of the steps."""
+        """Typical micro-batches of a run, each with its share of the steps."""
         V, L, asked = self.config.vocab_size, self.config.length, self.asked
         found = probe.typical(self.objective, V, L, size, asked.head)
         return [
@@ -45,7 +45,7 @@ class CostModel:
         ]
 
     def work(self, size: int) -> dict[str, float]:
-        """FLOPs of a token, by part."""
+        """FLOPs per token, by part."""
         size = size if self.here else min(size, 4)
         found = {"forward": 0.0, "head": 0.0, "backward": 0.0}
         positions = size * self.config.length
@@ -60,7 +60,7 @@ class CostModel:
 
     @cache  # noqa: B019
     def memory(self, size: int) -> dict[str, float]:
-        """Bytes on a device, by part, in the micro-batch with most noise."""
+        """Memory of a device in bytes, by part, in the micro-batch with most noise."""
         V, L = self.config.vocab_size, self.config.length
         found = probe.largest(self.objective, V, L, size, self.train.batch)
         step = self.tracer.step(
@@ -98,7 +98,7 @@ class CostModel:
         return sizes_[low - 1] if low else None
 
     def seconds(self, size: int, utilization: float | None) -> dict[str, float]:
-        """Of a step on all devices; here, measured, by part."""
+        """Seconds of a step on all devices; on this machine measured, and by part."""
         passes = self.train.batch // self.world // size
         if self.device is not None and utilization is not None:
             rate = (self.device.bf16 if self.bf16 else self.device.fp32) * utilization
