@@ -58,7 +58,7 @@ bench-gpu: $(CORE) ## the same questions on one GPU, in minutes
 
 docs: $(CORE) ## the documentation as a site in build/site
 	$(PIP) --editable '.[docs]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info
