@@ -85,7 +85,8 @@ def options(seed: int, count: int, known: str) -> Counter[str]:
 
 def _command(rng: random.Random, lines: list[list[str]]) -> tuple[str, list[str]]:
     verb = rng.choice(list(cli.VERBS))
-    mine = [line[1:] for line in lines if line[0] == verb]
+    words = verb.split()
+    mine = [line[len(words) :] for line in lines if line[: len(words)] == words]
     typed = [rng.choice(["run", "", "no such", "\x1b[2J"])] if cli.VERBS[verb][2] else []
     if verb == "train" and rng.random() < 0.9:
         typed += ["--out", "r"]

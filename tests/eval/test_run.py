@@ -173,7 +173,7 @@ def test_without_the_training_text_baselines_are_left_out_or_refused(tmp_path):
     assert "known_words" not in result.as_dict()["samples"]["generated"]
     with pytest.raises(ConfigError, match="needs the training text"):
         evaluate(str(tmp_path / "run"), data=data, metrics="baselines")
-    with pytest.raises(ConfigError, match=r"give a text to evaluate on: `data\.path` FILE"):
+    with pytest.raises(ConfigError, match=r"give a text to evaluate on: `data\.path`"):
         evaluate(str(tmp_path / "run"))
 
 
@@ -226,12 +226,12 @@ def test_files_that_are_no_samples(tmp_path, content, message):
     ("verb", "wrong", "message"),
     [
         (
-            "eval report",
+            "report",
             {"metrics": "ppl,likelihood"},
             "ppl is unknown; allowed: likelihood, baselines",
         ),
         (
-            "eval report",
+            "report",
             {"metrics": "likelihod"},
             "likelihod is unknown; .*; did you mean likelihood",
         ),
@@ -239,7 +239,7 @@ def test_files_that_are_no_samples(tmp_path, content, message):
         ("report", {"metrics": ["generative"]}, "needs a judge"),
         ("report", {"metrics": "mauve"}, "needs a judge"),
         (
-            "eval report",
+            "report",
             {"metrics": "likelihood", "judge": "gpt2"},
             "used by metrics generative and",
         ),
@@ -250,12 +250,12 @@ def test_files_that_are_no_samples(tmp_path, content, message):
         ("report", {"steps": 0}, "steps"),
         ("report", {"temperature": math.nan}, "temperature"),
         (
-            "eval report",
+            "report",
             {"precision": "float16"},
             "precision.* is 'float16', must be float64 or float32",
         ),
         (
-            "eval report",
+            "report",
             {"precision": "float32", "sampler": "psi"},
             "float32 draws ancestral steps",
         ),
