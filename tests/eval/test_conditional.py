@@ -15,7 +15,8 @@ from networks import Trained, randomised
 from sddlm.errors import ConfigError
 from sddlm.eval import nll
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, is_greedy
-from sddlm.eval.integral import Integral, levels, stderr
+from sddlm.eval.integral import Integral, stderr
+from sddlm.eval.nll import importance_times
 from sddlm.eval.windows import Window, all_windows
 from sddlm.models.conditioned import Conditioned
 from sddlm.models.config import DiTConfig
@@ -119,7 +120,7 @@ SCHEDULES: list[Any] = [
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 def test_levels_cover_all_times_and_their_weights_say_how_densely(schedule: Any) -> None:
     u = torch.linspace(1e-4, 1, 200_001, dtype=torch.float64)
-    t, weight = levels(UniformProcess(schedule), u)
+    t, weight = importance_times(UniformProcess(schedule), u)
     assert t[0] < 1e-3
     assert t[-1] == pytest.approx(1, abs=1e-12)
     inner = slice(2000, -2000)  # at its ends a schedule may be flat
@@ -128,7 +129,7 @@ def test_levels_cover_all_times_and_their_weights_say_how_densely(schedule: Any)
     gone = 1 - schedule.alpha(t)
     least, most = 1 - schedule.alpha(torch.tensor([0.0, 1.0]).double())
     torch.testing.assert_close(gone, least + (most - least) * u**3, rtol=1e-6, atol=1e-12)
-    zero = levels(UniformProcess(schedule), torch.zeros(1, dtype=torch.float64))
+    zero = importance_times(UniformProcess(schedule), torch.zeros(1, dtype=torch.float64))
     assert all(x.isfinite().all() for x in zero)
 
 

@@ -226,12 +226,12 @@ def test_files_that_are_no_samples(tmp_path, content, message):
     ("verb", "wrong", "message"),
     [
         (
-            "eval report",
+            "report",
             {"metrics": "ppl,likelihood"},
             "ppl is unknown; allowed: likelihood, baselines",
         ),
         (
-            "eval report",
+            "report",
             {"metrics": "likelihod"},
             "likelihod is unknown; .*; did you mean likelihood",
         ),
@@ -239,7 +239,7 @@ def test_files_that_are_no_samples(tmp_path, content, message):
         ("report", {"metrics": ["generative"]}, "needs a judge"),
         ("report", {"metrics": "mauve"}, "needs a judge"),
         (
-            "eval report",
+            "report",
             {"metrics": "likelihood", "judge": "gpt2"},
             "used by metrics generative and",
         ),
@@ -250,12 +250,12 @@ def test_files_that_are_no_samples(tmp_path, content, message):
         ("report", {"steps": 0}, "steps"),
         ("report", {"temperature": math.nan}, "temperature"),
         (
-            "eval report",
+            "report",
             {"precision": "float16"},
             "precision.* is 'float16', must be float64 or float32",
         ),
         (
-            "eval report",
+            "report",
             {"precision": "float32", "sampler": "psi"},
             "float32 draws ancestral steps",
         ),

@@ -162,7 +162,7 @@ def test_the_verbs_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
         out, told = capsys.readouterr()
         assert out == ""
         last = told.strip().splitlines()[-1]
-        assert last.startswith(f"sddlm {verb}: ")
+        assert last.startswith((f"sddlm {verb}: ", f"sddlm {verb} report: "))
         assert "output is not finite" in last
     assert not (tmp_path / "evaluation.json").exists()
     assert not (tmp_path / "s.jsonl").exists()
