@@ -83,10 +83,9 @@ def options(seed: int, count: int, known: str) -> Counter[str]:
     return found
 
 
-def _command(rng: random.Random, lines: list[list[str]]) -> tuple[str, list[str]]:
-    verb = rng.choice(list(cli.VERBS))
-    words = verb.split()
-    mine = [line[len(words) :] for line in lines if line[: len(words)] == words]
+def _command(rng: random.Random, lines: list[str]) -> tuple[str, list[str]]:
+    verb = rng.choice(list(cli.VERBS))  # of one word or two
+    mine = [line[len(verb) :].split() for line in lines if line.startswith(f"{verb} --")]
     typed = [rng.choice(["run", "", "no such", "\x1b[2J"])] if cli.VERBS[verb][2] else []
     if verb == "train" and rng.random() < 0.9:
         typed += ["--out", "r"]

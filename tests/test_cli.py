@@ -1,5 +1,6 @@
 """What a user can get wrong ends as one clear line, before any work, with nothing left behind."""
 
+import logging
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ from rich.table import Table
 import fuzz
 import sddlm
 from sddlm import ConfigError, Cosine, DataArgs, TrainArgs, UniformProcess, objectives
-from sddlm.cli import READS_RECIPES, VERBS, _parse, main
+from sddlm.cli import READS_RECIPES, VERBS, _messages, _parse, main
 from sddlm.cli_errors import with_flags
 from sddlm.data.args import trained_on
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1, SDDLMV2, Objective
@@ -287,6 +288,7 @@ def test_a_wrong_choice_is_refused_from_python_too(make) -> None:
         ("`steps` and `length`", "--steps and `length`"),  # an option's own name; one of two
         ("`width` of `model.width`", "--model.width of --model.width"),
         ("`model` is no `option`, `width` is", "--model is no `option`, --model.width is"),
+        ("its module: `import mine`", "its module: --import mine"),
         ("`model.tie_embeddings=True` `top_p=None`", "--model.tie_embeddings true --top_p null"),
         ("`model=Mini()` `text='a b'` `text='a'`", "--model Mini --text 'a b' --text a"),
     ],
@@ -294,6 +296,14 @@ def test_a_wrong_choice_is_refused_from_python_too(make) -> None:
 def test_arguments_in_backquotes_become_flags(message: str, line: str) -> None:
     names = ("steps", "train.steps", "data.length", "eval.length", "top_p", "text", "model")
     assert with_flags(message, [*names, "model.width", "model.tie_embeddings"]) == line
+
+
+def test_reports_name_flags_too_and_what_is_positional_has_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with _messages("sample"):
+        logging.getLogger("sddlm").warning("`model_dir` `steps`")
+    assert capsys.readouterr().err == "`model_dir` --steps\n"
 
 
 def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
