@@ -216,8 +216,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, held_out = prepared.train, prepared.validation
     device = "cuda" if torch.cuda.is_available() else "cpu"
     race = Race(
-        train.gather(torch.arange(len(train))).int().to(device),
-        held_out.gather(torch.arange(min(512, len(held_out)))).to(device),
+        train.read(torch.arange(len(train))).int().to(device),
+        held_out.read(torch.arange(min(512, len(held_out)))).to(device),
         prepared.tokenizer.vocab_size,
         held_out.characters_per_token,
         chosen.batch,

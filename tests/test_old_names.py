@@ -56,7 +56,7 @@ def test_an_older_run_is_resumed_read_and_built_on(tmp_path: Path) -> None:
     assert "max_bad" in path.read_text()
     assert changed(tmp_path, config) == ""
     other = {**config, "data": {**config["data"], "bos_eos": False}}
-    assert changed(tmp_path, other) == "--data.bos_eos was True and is False"
+    assert changed(tmp_path, other) == "`data.bos_eos` was True and is False"
     found = trained_on(tmp_path)
     assert found is not None
     assert (found.bos_eos, found.max_errors) == (True, 3)

@@ -32,10 +32,7 @@ def blocks(page, language):
 
 def lighter(code):
     """Code of a page with less work."""
-    code = code.replace("steps=1000", FEWER)
-    if not callable(sddlm.train):  # until the name is the function and not the package
-        code = code.split("lm = sddlm.train(")[0]
-    return code
+    return code.replace("steps=1000", FEWER)
 
 
 def commands(page):

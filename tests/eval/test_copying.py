@@ -27,13 +27,13 @@ class Texts(Rows):
         self.rows, self.length, self.vocab_size = rows, length, vocab_size
         self.padded = any(len(row) < length for row in rows)
         self.tokens = self.characters = sum(map(len, rows))
-        self.read: list[int] = []
+        self.asked: list[int] = []
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read(self, rows: Ints) -> Tensor:
-        self.read += rows.tolist()
+        self.asked += rows.tolist()
         found = torch.zeros(len(rows), self.length, dtype=torch.int64)
         for own, i in zip(found, rows.tolist(), strict=True):
             own[: len(self.rows[i])] = torch.tensor(self.rows[i])
@@ -137,7 +137,7 @@ def test_a_part_of_the_training_text_is_spread_and_said() -> None:
     rows = natural(2, 100, 10)
     training = Texts(rows, 10)
     found = copying([torch.tensor(rows[7])], training, n=4, most_tokens=250)
-    assert training.read == list(range(0, 100, 4))
+    assert training.asked == list(range(0, 100, 4))
     assert (found.tokens_searched, found.share_searched) == (250, 0.25)
     assert found.samples[0].row is None
     assert search([rows[7]], rows, 4).share_searched == 1
@@ -167,10 +167,10 @@ def test_units_are_kept_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:4]))  # 3 units
     again = Texts(rows, 10)
     assert copying(samples, again, n=3, work=ResumableJob(tmp_path)) == whole
-    assert again.read == [*range(30, 60)]
+    assert again.asked == [*range(30, 60)]
     other = Texts(rows, 10)
     copying(samples[:1], other, n=3, work=ResumableJob(tmp_path))
-    assert set(other.read) == set(range(60))  # other samples, other units
+    assert set(other.asked) == set(range(60))  # other samples, other units
 
 
 def test_many_samples_do_not_need_much_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def never() -> torch.Tensor:
 
 
 def test_a_large_eps_is_warned_of_and_only_that():
-    with pytest.warns(UserWarning, match=r"eps 1e-06 is not far below weight / V = 7.8e-06"):
+    with pytest.warns(UserWarning, match=r"eps` 1e-06 is not far below weight / V = 7.8e-06"):
         SDDLMV1().setup(128_256, never)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

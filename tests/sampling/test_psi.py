@@ -187,10 +187,10 @@ def test_wrong_kappa(kappa: str) -> None:
 
 def test_wrong_choices() -> None:
     for shares in ((-0.1, 0.5), (0.6, 0.5), (float("nan"), 0.1)):
-        with pytest.raises(ConfigError, match="--segments"):
+        with pytest.raises(ConfigError, match="[-`]segments"):
             Psi(segments=shares)
     for hold in (0.0, 1.0, float("nan")):
-        with pytest.raises(ConfigError, match="--hold"):
+        with pytest.raises(ConfigError, match="[-`]hold"):
             Psi(hold=hold)
     with pytest.raises(ConfigError, match="pure noise"):
         Psi(hold=0.1, segments=(0.0, 0.0))

@@ -254,7 +254,7 @@ def test_inputs_are_not_written_to() -> None:
 def test_wrong_choices(kind: type[Ancestral]) -> None:
     with pytest.raises(ConfigError, match="--steps"):
         kind(steps=0)
-    with pytest.raises(ConfigError, match="--tail"):
+    with pytest.raises(ConfigError, match="`tail`"):
         kind(tail="none")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="use Autoregressive"):
         run(kind(steps=1), 1, estimate=Estimate.NEXT_TOKEN)

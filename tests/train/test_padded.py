@@ -117,7 +117,7 @@ def test_the_loss_is_the_sum_over_the_real_tokens_of_the_whole_batch(text, objec
     mine = by_hand(DOCS, prepared.tokenizer)
     assert {len(row) for row in mine} > {4, L}
     total, count = 0.0, 0
-    for slot, i in enumerate(prepared.train.at(5, 2 * BATCH + torch.arange(BATCH).numpy())):
+    for slot, i in enumerate(prepared.train.row_indices(5, 2 * BATCH + torch.arange(BATCH).numpy())):
         draw = Draw(7, 2, torch.tensor([slot]), BATCH)
         total = total + objective.loss(model, mine[i][None], draw).total
         count += len(mine[i]) - objective.causal  # nothing predicts the first token
@@ -168,7 +168,7 @@ def test_what_fills_up_a_row_changes_no_bit(text, objective, tmp_path):
         for rows in (prepared.train, prepared.validation):
             assert isinstance(rows, DocumentRows)
             rows.pad = pad
-        assert (prepared.train.gather(torch.arange(41).numpy()) == pad).any()
+        assert (prepared.train.read(torch.arange(41).numpy()) == pad).any()
         model = network(objective).float()
         (run := tmp_path / f"run {pad}").mkdir()
         fit(run, args, 7, 0, model, objective, prepared)
