@@ -25,9 +25,9 @@ from sddlm.data import pieces
 from sddlm.data.corpora import CORPORA
 from sddlm.data.packed import PackedTokens
 from sddlm.data.packing import write_tokens
-from sddlm.train.data_module import TrainData
-from sddlm.train.ema import EMA
-from sddlm.train.run import train_model
+from sddlm.training.data_module import TrainData
+from sddlm.training.ema import EMA
+from sddlm.training.run import train_model
 
 BATCH, V = 32, 4096
 

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
-from sddlm.draw import Draw
 from sddlm.eval.nll import AutoregressiveNLL, DiffusionNLL, NLLEstimator
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, NELBO, SDDLM, Autoregressive
 from sddlm.objectives.base import Objective
+from sddlm.rng import Draw
 from sddlm.sampling.autoregressive import Autoregressive as LeftToRight
 from sddlm.sampling.entropy import entropy
 from sddlm.sampling.lazy import Lazy

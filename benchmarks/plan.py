@@ -29,7 +29,7 @@ from sddlm.data.args import DataArgs
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.plan.run import make_plan, recipe_table
-from sddlm.train.args import TrainArgs
+from sddlm.training.args import TrainArgs
 
 CELLS = "mini:4096:64:32,tiny:4096:128:32,small:50257:128:4"
 

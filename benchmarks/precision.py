@@ -26,11 +26,11 @@ from measure import machine, progress, show
 from shapes import numbers
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import entropies
 from sddlm.lm import LanguageModel
 from sddlm.objectives.autoregressive import Autoregressive
+from sddlm.rng import Draw
 from sddlm.sampling import float32
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.base import choose_device, evaluating

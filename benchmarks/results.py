@@ -28,7 +28,7 @@ from results_page import page
 
 from sddlm.cli import _parse
 from sddlm.errors import ConfigError
-from sddlm.files import atomic_write
+from sddlm.io import atomic_write
 from sddlm.plan.run import UTILIZATION, make_plan
 
 RECIPES = Path("recipes/paper")

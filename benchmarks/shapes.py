@@ -7,7 +7,7 @@ from typing import Any
 
 from sddlm.models.config import PRESETS, DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.train.args import TrainArgs
+from sddlm.training.args import TrainArgs
 
 SHAPES: dict[str, dict[str, int]] = {
     "small": {**PRESETS["small"], "vocab_size": 50258},  # GPT-2's vocabulary

@@ -32,9 +32,9 @@ from sddlm.objectives.contrastive import SDDLMV1
 from sddlm.objectives.denoising import SDDLM
 from sddlm.objectives.negatives import UniformNegatives
 from sddlm.objectives.nelbo import NELBO
-from sddlm.train.args import TrainArgs
-from sddlm.train.ema import EMA
-from sddlm.train.module import TrainModule
+from sddlm.training.args import TrainArgs
+from sddlm.training.ema import EMA
+from sddlm.training.module import TrainModule
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "NELBO": NELBO,

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sddlm.models.config import DiTConfig
-from sddlm.train.args import TrainArgs
+from sddlm.training.args import TrainArgs
 from sddlm.types import Noisy
 
 ALPHA_1 = 1e-3

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load_file
 
 from sddlm.cli import VERBS, main
-from sddlm.train import fit  # noqa: F401  (imported once, before forking)
+from sddlm.training import fit  # noqa: F401  (imported once, before forking)
 
 TEXT = "the quick brown fox {} jumps over the lazy dog and sleeps until {} in the morning.\n\n"
 STEPS, EVERY = 24, 4

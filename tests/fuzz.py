@@ -281,7 +281,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], bool]] = {
         ("no width", False, _config(lambda config: config.pop("width"))),
         ("process foreign", False, _process("evil.Evil")),
         ("process os", False, _process("os.system", {"command": "touch evil_ran"})),
-        ("process main", False, _process("sddlm.worlds.__main__.X")),
+        ("process main", False, _process("sddlm.exact.__main__.X")),
         ("process other kind", False, _process("sddlm.objectives.nelbo.NELBO")),
         ("process arguments", False, _process(UNIFORM, {"schedule": "abc"})),
         ("process arguments list", False, _process(UNIFORM, [1, 2])),

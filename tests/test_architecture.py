@@ -33,7 +33,7 @@ OPTIONS = Path(__file__).parent / "options.txt"
 FILES = sorted(SRC.rglob("*.py"))
 TREES = {path.relative_to(SRC).as_posix(): ast.parse(path.read_text()) for path in FILES}
 
-ANYWHERE = {"errors", "types", "draw", "files", "progress", "__init__"}
+ANYWHERE = {"errors", "types", "rng", "io", "progress", "__init__"}
 #: what every room needs that writes text with a model
 WRITING = {"process", "models", "data", "lm", "model_dir", "sampling"}
 #: room: the rooms that it may import, beside those of ANYWHERE
@@ -41,27 +41,27 @@ ROOMS = {
     "__init__": set(),
     "errors": set(),
     "types": set(),
-    "draw": set(),
-    "files": set(),
+    "rng": set(),
+    "io": set(),
     "progress": set(),
     "process": set(),
     "models": set(),
     "data": set(),
     "demo": set(),
     "demo/run.py": {"lm", "model_dir", "sampling", "generation"},  # the verb
-    "worlds": {"process", "models", "objectives", "sampling"},
+    "exact": {"process", "models", "objectives", "sampling"},
     "objectives": {"process", "models"},
     "objectives/distillation.py": {"process", "models", "lm", "model_dir"},  # its teacher
     "model_dir": {"process", "models", "data"},
     # the last three only in its methods, which call what works for it
     "lm": {"process", "models", "data", "model_dir", "hub", "sampling", "generation", "eval"},
     "hub": {"models", "model_dir", "lm"},  # the last for types
-    "work": set(),
+    "jobs": set(),
     "sampling": {"process"},
-    "generation": {*WRITING, "work"},
-    "eval": {*WRITING, "objectives", "generation", "work"},
-    "train": {*WRITING, "objectives", "generation"},
-    "plan": {"process", "models", "data", "objectives", "train"},
+    "generation": {*WRITING, "jobs"},
+    "eval": {*WRITING, "objectives", "generation", "jobs"},
+    "training": {*WRITING, "objectives", "generation"},
+    "plan": {"process", "models", "data", "objectives", "training"},
     "inherit": set(),
     "flags": {"inherit"},
     "cli_errors": {"inherit"},
@@ -71,15 +71,15 @@ ROOMS = {
 LATE_OF_LM = ("sddlm.sampling", "sddlm.generation", "sddlm.eval")
 #: library: the only files that may import it
 ONLY_IN = {
-    "lightning": {name for name in TREES if name.startswith("train/")},
+    "lightning": {name for name in TREES if name.startswith("training/")},
     "transformers": {"eval/judge.py"},
     "mauve": {"eval/mauve.py"},
     "lm_eval": {"eval/harness.py"},
-    "matplotlib": {"train/curves.py", "eval/pictures.py"},
+    "matplotlib": {"training/curves.py", "eval/pictures.py"},
     "pyarrow": {"data/parquet_files.py"},
     "zstandard": {"data/streams.py"},
     "datasets": {"data/hub.py"},
-    "filelock": {"data/cache.py", "files.py"},
+    "filelock": {"data/cache.py", "io.py"},
     "jsonargparse": {"cli.py"},
     "tokenizers": {"data/tokenizers.py", "data/tokenizer_files.py", "data/prepare.py"},
     "huggingface_hub": {"data/tokenizer_files.py", "hub.py", "models/dit.py"},
@@ -118,7 +118,7 @@ def test_imports_go_one_way() -> None:
         room = name.split("/")[0].removesuffix(".py")
         allowed = ANYWHERE | {room} | ROOMS.get(name, ROOMS[room])
         if room in ANYWHERE:
-            allowed = {"errors", "types", "draw"}
+            allowed = {"errors", "types", "rng"}
         top, *rest = module.split(".")
         if top == "sddlm" and (rest[0] if rest else "__init__") not in allowed:
             wrong.append(f"{name} imports {module}")
@@ -262,7 +262,7 @@ def options() -> str:
                 if option in found
                 for f in fields(kind)
             ]
-        if verb == "train":
+        if verb == "training":
             lines += [
                 f"train --objective {leaf.__name__} --objective.{f.name}"
                 for leaf in LEAVES

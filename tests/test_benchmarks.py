@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from sddlm.cli import main as cli
-from sddlm.draw import Draw
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.uniform import UniformProcess
-from sddlm.train.args import TrainArgs
+from sddlm.rng import Draw
+from sddlm.training.args import TrainArgs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 V, B, L = 13, 3, 8

@@ -8,9 +8,9 @@ import torch
 
 import sddlm
 from hub_server import hub
+from sddlm import train
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.process.estimate import Estimate
-from sddlm.train.run import train
 
 PROMPT = "The function"
 

@@ -24,7 +24,7 @@ from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.schedule import LogLinear
 from sddlm.process.uniform import UniformProcess
-from test_files import small_files
+from test_io import small_files
 
 OBJECTIVE = {"class_path": "sddlm.objectives.denoising.SDDLM", "init_args": {}}
 

@@ -15,7 +15,6 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import torch
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.generation.args import SamplerConfig
 from sddlm.generation.corrector import CorrectorConfig
@@ -25,14 +24,15 @@ from sddlm.objectives import DCD, NELBO, SDDLMV1, Autoregressive, Objective
 from sddlm.objectives.negatives import Negatives
 from sddlm.process import MaskedProcess, Process, UniformProcess
 from sddlm.process.schedule import Schedule
+from sddlm.rng import Draw
 from sddlm.sampling import autoregressive
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.first_hitting import FirstHitting
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
-from sddlm.train.args import TrainArgs
-from sddlm.train.module import TrainModule
+from sddlm.training.args import TrainArgs
+from sddlm.training.module import TrainModule
 
 V, L = 5, 4
 EXTREMES = [

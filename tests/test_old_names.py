@@ -10,16 +10,16 @@ from safetensors.torch import save_file
 
 from sddlm.data.args import DataArgs, trained_on
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.files import current_names
 from sddlm.inherit import merged, read_files
+from sddlm.io import current_names
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig, ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, SDDLM
 from sddlm.process import MaskedProcess
-from sddlm.train.args import TrainArgs
-from sddlm.train.monitor import read_metrics
-from sddlm.train.run import changed, resolved
+from sddlm.training.args import TrainArgs
+from sddlm.training.monitor import read_metrics
+from sddlm.training.run import changed, resolved
 
 OLD = {
     "bos_eos": "ends", "max_errors": "max_bad", "num_extra_tokens": "input_only",

@@ -55,8 +55,8 @@ LATER_MESSAGES = (
     "src/sddlm/models/convert.py",
     "src/sddlm/plan/report.py",
     "src/sddlm/plan/sizes.py",
-    "src/sddlm/train/alarms.py",
-    "src/sddlm/train/distill.py",
+    "src/sddlm/training/alarms.py",
+    "src/sddlm/training/distill.py",
 )
 
 Kind = Literal["docstring", "comment", "message"]

@@ -22,8 +22,8 @@ from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, Autoregressive, DuoCurriculum
 from sddlm.process import MaskedProcess
 from sddlm.process.gaussian import gaussian_map
-from sddlm.train.monitor import read_metrics
-from sddlm.train.run import train_model
+from sddlm.training.monitor import read_metrics
+from sddlm.training.run import train_model
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 FILES = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("*.yaml"))}

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 VERBS: dict[str, tuple[str, str, bool, str]] = {
     "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
     "plan": ("sddlm.plan.run", "plan", False, "tell what a training will need and cost"),
-    "train": ("sddlm.train.run", "train_model", False, "train a model on text"),
-    "distill": ("sddlm.train.distill", "distill", True, "make a trained model need fewer steps"),
+    "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
+    "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),
     "sample": ("sddlm.generation.run", "sample", True, "write text with a trained model"),
     "correct": (
         "sddlm.generation.correct",

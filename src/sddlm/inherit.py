@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sddlm.errors import ConfigError
-from sddlm.files import current_names, read_yaml
+from sddlm.io import current_names, read_yaml
 
 Options = dict[str, Any]
 

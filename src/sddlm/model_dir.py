@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.files import atomic_write, current_names, make_durable, read_json, sha256
+from sddlm.io import atomic_write, current_names, make_durable, read_json, sha256
 from sddlm.models.dit import WEIGHTS_NAME, DiT, not_finite
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate

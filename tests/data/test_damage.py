@@ -16,7 +16,7 @@ import sddlm.data.cache as cache
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared, load_prepared, prepare
-from test_files import small_files
+from test_io import small_files
 
 DOCS = [f"This is document number {i}, and it says {i * i}.\n" for i in range(30)]
 

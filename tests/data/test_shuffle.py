@@ -12,8 +12,8 @@ from scipy.stats import chi2
 from processes import together
 from sddlm.data.packed import PackedTokens
 from sddlm.data.shuffle import order, shuffled
-from sddlm.train.args import TrainArgs
-from sddlm.train.data_module import TrainData
+from sddlm.training.args import TrainArgs
+from sddlm.training.data_module import TrainData
 
 SEEDS = 20_000
 

@@ -18,6 +18,8 @@ from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, is_g
 from sddlm.eval.integral import Integral, stderr
 from sddlm.eval.nll import importance_times
 from sddlm.eval.windows import Window, all_windows
+from sddlm.exact import TabularModel, World, state_id, states
+from sddlm.exact.exact import law, nelbo
 from sddlm.models.conditioned import Conditioned
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -36,8 +38,6 @@ from sddlm.process import (
 from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.base import evaluating
-from sddlm.worlds import TabularModel, World, state_id, states
-from sddlm.worlds.exact import law, nelbo
 
 V = 4
 LOO = Estimate.LEAVE_ONE_OUT

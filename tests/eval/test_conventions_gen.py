@@ -16,12 +16,12 @@ from sddlm.errors import ConfigError
 from sddlm.eval.conventions import CONVENTIONS, Convention, clean_up_spaces, convention_of
 from sddlm.eval.generative import counted, generative_perplexity, scored
 from sddlm.eval.judge import Judge
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.work import ResumableJob
 
 transformers = pytest.importorskip("transformers")
 

@@ -17,7 +17,7 @@ from sddlm.data.packed import Ints, Rows
 from sddlm.errors import ConfigError
 from sddlm.eval import copying as module
 from sddlm.eval.copying import Copied, Copying, copying
-from sddlm.work import ResumableJob
+from sddlm.jobs import ResumableJob
 
 
 class Texts(Rows):

@@ -18,12 +18,12 @@ from sddlm.eval.pictures import draw_correction
 from sddlm.eval.texts import HeldOut
 from sddlm.generation.corrector import Corrector, CorrectorConfig
 from sddlm.generation.levels import LEVELS
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process import MaskedProcess, UniformProcess
 from sddlm.process.estimate import Estimate
-from sddlm.work import ResumableJob
 
 LETTERS = "abcdefgh "
 SHARES = [0.0, 0.2, 0.6]

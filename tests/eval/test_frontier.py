@@ -21,13 +21,13 @@ from sddlm.eval.resampling import Interval
 from sddlm.eval.sweep import Scoring, Sweep
 from sddlm.eval.texts import SampleSet
 from sddlm.generation.args import SamplerConfig
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.sampling.adaptive import Adaptive
-from sddlm.work import ResumableJob
 
 ALPHABET = "abcdefgh "
 HOW = SamplerConfig(steps=6, top_p=1.0)

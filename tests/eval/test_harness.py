@@ -13,16 +13,16 @@ import torch
 from test_tasks import task_file
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.questions import LoglikelihoodScorer, split
 from sddlm.eval.writing import GenerationConfig, write
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.work import ResumableJob
+from sddlm.rng import Draw
 
 EOS = 256
 LENGTH = 32

@@ -11,12 +11,12 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.judge import Judge
 from sddlm.eval.mauve import FEWEST, SCALING, mauve
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.work import ResumableJob
 
 needs_package = pytest.mark.skipif(find_spec("mauve") is None, reason="needs mauve-text")
 

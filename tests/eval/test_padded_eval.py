@@ -13,7 +13,6 @@ from networks import randomised
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.draw import Draw
 from sddlm.eval.metrics import Diversity
 from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood
@@ -28,6 +27,7 @@ from sddlm.process.estimate import Estimate
 from sddlm.process.hybrid import HybridProcess
 from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import before_padding
 
 L = 24

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sddlm import worlds
-from sddlm.draw import Draw
+from sddlm import exact as worlds
 from sddlm.errors import ConfigError
 from sddlm.eval.nll import NLLEstimate, nll_estimator
 from sddlm.eval.perplexity import likelihood, spread
@@ -18,6 +17,7 @@ from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.process.hybrid import HybridProcess
 from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 
 
 class Rows:

@@ -24,7 +24,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from test_files import small_files
+from test_io import small_files
 
 
 def a_text(seed, sentences=600):

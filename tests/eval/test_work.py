@@ -10,7 +10,7 @@ import torch
 
 from processes import CONTEXT, ranks, together
 from sddlm.errors import ConfigError
-from sddlm.work import ProcessGroup, ResumableJob, digest
+from sddlm.jobs import ProcessGroup, ResumableJob, digest
 
 
 def counted(done: list[int]):

@@ -18,6 +18,7 @@ import sddlm
 from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
+from sddlm.exact import TabularModel, World, state_id, states
 from sddlm.generation.corrector import Corrector, CorrectorConfig
 from sddlm.generation.drafts import Change, Draft, spliced
 from sddlm.generation.levels import LEVELS, most_likely, read_at
@@ -28,7 +29,6 @@ from sddlm.models.dit import DiT
 from sddlm.process import HybridProcess, LogLinear, MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate
 from sddlm.sampling.condition import Condition
-from sddlm.worlds import TabularModel, World, state_id, states
 
 LOO = Estimate.LEAVE_ONE_OUT
 NOTHING_IN_FRONT = {"packing": {"eos": False}}

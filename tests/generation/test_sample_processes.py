@@ -11,7 +11,7 @@ from test_writer import model
 
 from processes import Command
 from sddlm.generation.run import sample
-from sddlm.work import digest
+from sddlm.jobs import digest
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from networks import randomised
-from sddlm.draw import Draw
+from sddlm.exact import TabularModel, World, state_id, states, total_variation
 from sddlm.models.conditioned import Conditioned
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -17,11 +17,11 @@ from sddlm.models.padding import PaddingMasked
 from sddlm.objectives import NELBO
 from sddlm.process import HybridProcess, MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate
+from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.autoregressive import Autoregressive
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
-from sddlm.worlds import TabularModel, World, state_id, states, total_variation
 
 V, L, B = 7, 6, 5
 KNOWN = torch.tensor([True, False, False, True, False, True])

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from networks import randomised
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.block import Block
 from sddlm.models.config import DiTConfig, ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM
 from sddlm.process.masked import MaskedProcess
+from sddlm.rng import Draw
 
 V, L, D, HEADS = 11, 8, 12, 3
 B = 3

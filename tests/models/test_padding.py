@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from networks import randomised
-from sddlm.draw import Draw
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.models.padding import PaddingMasked
 from sddlm.objectives import MDLM, NELBO, SDDLM, Autoregressive, NaiveDenoising
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.lazy import Lazy
 from sddlm.types import SoftTokens

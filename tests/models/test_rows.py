@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from networks import randomised
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import NELBO, SDDLM
+from sddlm.rng import Draw
 
 V, B, L = 11, 3, 8
 LLAMA = {"architecture": "llama", "cond_dim": 128}

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from processes import together
-from sddlm.draw import Draw
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.models.padding import PaddingMasked
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1
 from sddlm.objectives.negatives import UniformNegatives
+from sddlm.rng import Draw
 
 V, L, B, PROCESSES = 33, 8, 4, 2
 OBJECTIVES = {

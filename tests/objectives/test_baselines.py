@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.layers import select_rows
 from sddlm.models.vocab_head import VocabHead
@@ -15,6 +14,7 @@ from sddlm.objectives import D3PM, MDLM, NELBO, SEDD
 from sddlm.objectives.bound import bound_term
 from sddlm.process import Cosine, HybridProcess, LogLinear, MaskedProcess, UniformProcess
 from sddlm.process.estimate import Estimate
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -18,6 +17,7 @@ from sddlm.objectives.nelbo import NELBO
 from sddlm.process.estimate import Estimate
 from sddlm.process.gaussian import gaussian_map, log_win
 from sddlm.process.latent import dense_latent, latent
+from sddlm.rng import Draw
 from sddlm.types import Noisy, SoftTokens
 
 GOLDEN = Path(__file__).parent.parent / "golden"

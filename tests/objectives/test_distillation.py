@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import from_spec, to_spec
@@ -23,8 +22,9 @@ from sddlm.process import HybridProcess, LogLinear, MaskedProcess, UniformProces
 from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.process.gaussian import log_win
 from sddlm.process.latent import latent, normals
-from sddlm.train.args import TrainArgs
-from sddlm.train.module import TrainModule
+from sddlm.rng import Draw
+from sddlm.training.args import TrainArgs
+from sddlm.training.module import TrainModule
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 TOKENIZER = Tokenizer.characters(["abcdefgh"])

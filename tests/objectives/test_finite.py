@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from sddlm import objectives
-from sddlm.draw import Draw
 from sddlm.models.layers import select_rows
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives import D3PM, MDLM, NELBO, SDDLM, SDDLMV1, SEDD, Autoregressive
@@ -21,6 +20,7 @@ from sddlm.process import (
     Polynomial,
     UniformProcess,
 )
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 #: but for distillation, which needs a teacher (test_distillation.py)

@@ -11,7 +11,6 @@ import yaml
 
 from sddlm.data import packed
 from sddlm.data.packed import PackedTokens, token_dtype
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.model_dir import from_spec, to_spec
 from sddlm.models.layers import select_rows
@@ -28,6 +27,7 @@ from sddlm.objectives.negatives import (
 )
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 B, L, V = 6, 5, 11

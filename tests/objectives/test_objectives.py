@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.models.layers import select_rows
 from sddlm.models.vocab_head import VocabHead
@@ -19,6 +18,7 @@ from sddlm.objectives.negatives import UniformNegatives
 from sddlm.objectives.nelbo import NELBO
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
+from sddlm.exact import TabularModel, World, law, states
 from sddlm.objectives.bound import T_MIN, bound
 from sddlm.process import HybridProcess, MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate, to_leave_one_out
+from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.types import Noisy
-from sddlm.worlds import TabularModel, World, law, states
 
 C, L = 3, 2  # clean tokens, positions
 LOO, DENOISER, SCORE = Estimate.LEAVE_ONE_OUT, Estimate.DENOISER, Estimate.SCORE

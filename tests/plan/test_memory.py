@@ -154,7 +154,7 @@ def test_a_process_keeps_weights_average_and_moments() -> None:
 
 REAL = """
 import json, os, sys, torch
-from sddlm.draw import Draw
+from sddlm.rng import Draw
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM

@@ -26,7 +26,7 @@ from sddlm.plan.cost import CostModel
 from sddlm.plan.devices import DEVICES
 from sddlm.plan.run import Plan, make_plan, plan, recipe_table
 from sddlm.plan.sizes import parameters, prepared, vocabulary
-from sddlm.train.args import TrainArgs
+from sddlm.training.args import TrainArgs
 
 DATA = DataArgs(tokenizer="gpt2", length=32)
 TOY = ModelArgs(preset="mini", width=64, blocks=1, heads=2)

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sddlm import objectives as O
-from sddlm.draw import Draw
 from sddlm.models.config import Checkpointing, DiTConfig, ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives.negatives import (
@@ -25,7 +24,8 @@ from sddlm.plan import here
 from sddlm.plan.cost import CostModel
 from sddlm.plan.probe import Asked, asked, largest, set_up
 from sddlm.plan.trace import Tracer
-from sddlm.train.args import TrainArgs
+from sddlm.rng import Draw
+from sddlm.training.args import TrainArgs
 
 V, L, B, D, BLOCKS = 307, 24, 48, 32, 2
 SIZES: dict[str, Any] = {"width": D, "blocks": BLOCKS, "heads": 2, "length": L}

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from sddlm.draw import Draw
 from sddlm.process.gaussian import gaussian_map, log_win
 from sddlm.process.latent import (
     _log_rest,
@@ -18,6 +17,7 @@ from sddlm.process.latent import (
     normals,
     top_latent,
 )
+from sddlm.rng import Draw
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 GAMMA = -2.7

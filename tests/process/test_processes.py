@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process import (
     Cosine,
@@ -23,6 +22,7 @@ from sddlm.process import (
     UniformProcess,
 )
 from sddlm.process.estimate import Estimate, to_leave_one_out, warn_of_bias
+from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral
 
 GOLDEN = Path(__file__).parents[1] / "golden"

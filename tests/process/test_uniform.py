@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.process.schedule import Cosine, LogLinear
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PROCESS = UniformProcess()

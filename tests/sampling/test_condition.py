@@ -6,6 +6,7 @@ from scipy import stats
 from torch import Tensor
 
 from sddlm.errors import ConfigError
+from sddlm.exact import Predictions, TabularModel, World, law, state_id, states, total_variation
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process import HybridProcess, LogLinear, MaskedProcess, Process, UniformProcess
@@ -19,7 +20,6 @@ from sddlm.sampling.first_hitting import FirstHitting
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.psi import Psi
 from sddlm.sampling.truncation import Truncation
-from sddlm.worlds import Predictions, TabularModel, World, law, state_id, states, total_variation
 
 ALL_THE_WAY = LogLinear(eps=1e-12)  # alpha = 1 - t
 PROCESSES = [UniformProcess(ALL_THE_WAY), MaskedProcess(ALL_THE_WAY), HybridProcess(ALL_THE_WAY)]

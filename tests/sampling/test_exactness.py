@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from sddlm.errors import ConfigError
+from sddlm.exact import TabularModel, World, state_id, states
 from sddlm.models.layers import select_rows
 from sddlm.process import HybridProcess, LogLinear, MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate
@@ -18,7 +19,6 @@ from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.psi import Psi
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import Samples
-from sddlm.worlds import TabularModel, World, state_id, states
 
 WORLD = World.random(3, 2, seed=5, concentration=0.7)
 SHARP = Truncation(temperature=0.8, top_p=0.9, tail_cut=0.2)

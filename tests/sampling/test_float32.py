@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
+from sddlm.exact import TabularModel, World, law, state_id
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -28,7 +29,6 @@ from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.float32 import Float32, draw_float32
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
-from sddlm.worlds import TabularModel, World, law, state_id
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WORLD = World.random(4, 2, seed=0, concentration=0.5)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.conditional import Choice, conditional_bounds, is_greedy
 from sddlm.eval.nll import nll_estimator
@@ -27,6 +26,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process import MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate
+from sddlm.rng import Draw
 
 L = 12
 LOO, NEXT = Estimate.LEAVE_ONE_OUT, Estimate.NEXT_TOKEN

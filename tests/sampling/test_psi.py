@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError
+from sddlm.exact import World, law, total_variation
 from sddlm.process import Cosine, HybridProcess, LogLinear, MaskedProcess, Process, UniformProcess
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.psi import PRESETS, Psi, profile, schedule_of_kappas
 from sddlm.sampling.truncation import Truncation
-from sddlm.worlds import World, law, total_variation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCHEDULES = np.load(GOLDEN / "psi_schedules.npz")
@@ -187,10 +187,10 @@ def test_wrong_kappa(kappa: str) -> None:
 
 def test_wrong_choices() -> None:
     for shares in ((-0.1, 0.5), (0.6, 0.5), (float("nan"), 0.1)):
-        with pytest.raises(ConfigError, match="[-`]segments"):
+        with pytest.raises(ConfigError, match=r"[-`]segments"):
             Psi(segments=shares)
     for hold in (0.0, 1.0, float("nan")):
-        with pytest.raises(ConfigError, match="[-`]hold"):
+        with pytest.raises(ConfigError, match=r"[-`]hold"):
             Psi(hold=hold)
     with pytest.raises(ConfigError, match="pure noise"):
         Psi(hold=0.1, segments=(0.0, 0.0))

@@ -8,6 +8,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from sddlm.errors import ConfigError
+from sddlm.exact import TabularModel, World, law, state_id
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.models.layers import select_rows
@@ -22,7 +23,6 @@ from sddlm.sampling.base import sample_categorical
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
 from sddlm.types import Samples
-from sddlm.worlds import TabularModel, World, law, state_id
 
 PROCESS = UniformProcess()
 WORLD = World.random(4, 2, seed=0, concentration=0.5)

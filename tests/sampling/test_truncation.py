@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sddlm.errors import ConfigError
+from sddlm.exact import TabularModel, World, law, state_id, total_variation
 from sddlm.process import LogLinear, MaskedProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
-from sddlm.worlds import TabularModel, World, law, state_id, total_variation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

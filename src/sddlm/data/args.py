@@ -10,7 +10,7 @@ from typing import Literal
 
 from sddlm.data.corpora import CORPORA
 from sddlm.errors import ConfigError, check_choices
-from sddlm.files import current_names, read_yaml
+from sddlm.io import current_names, read_yaml
 
 
 @dataclass

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from sddlm.data.paths import FRESH
 from sddlm.errors import ConfigError
-from sddlm.files import atomic_write, make_durable, name_file, sha256
+from sddlm.io import atomic_write, make_durable, name_file, sha256
 
 logger = logging.getLogger(__name__)
 

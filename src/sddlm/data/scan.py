@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sddlm.data.sources import Source, TextChunk
 from sddlm.errors import ConfigError
-from sddlm.files import atomic_write
+from sddlm.io import atomic_write
 from sddlm.progress import bar
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 Ten billion tokens are millions of rows; an array of their order would take seconds and gigabytes
 before the first step. A Feistel network (Luby and Rackoff 1988) permutes a power of four without
 memory; walking its cycles (Black and Rogaway 2002) makes that any number of rows. Its rounds hash
-with SplitMix64's finaliser, as `sddlm.draw` does. Nothing but arithmetic of unsigned 64-bit
+with SplitMix64's finaliser, as `sddlm.rng` does. Nothing but arithmetic of unsigned 64-bit
 integers happens, so an order is the same in every version and on every machine.
 """
 

@@ -18,7 +18,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from sddlm.data.pieces import cut
 from sddlm.data.tokenizer_files import FILE_NAME, byte_level, download, read, vocabulary
 from sddlm.errors import ConfigError, closest
-from sddlm.files import atomic_write
+from sddlm.io import atomic_write
 
 #: The end of a text, where a tokenizer file has none of ``END_OF_TEXTS``.
 END_OF_TEXT = "<|endoftext|>"

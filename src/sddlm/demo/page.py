@@ -16,7 +16,7 @@ from sddlm.demo.frames import Frames, Recorder, Recording
 from sddlm.demo.payload import embed, payload
 from sddlm.demo.tokens import Decodes, printable
 from sddlm.errors import ConfigError
-from sddlm.files import atomic_write
+from sddlm.io import atomic_write
 
 __all__ = ["Frames", "Recorder", "Recording", "write_page"]
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from sddlm.demo.frames import Recorder, Recording
 from sddlm.demo.page import write_page
 from sddlm.demo.terminal import TerminalView, check_fps, pleasant_fps
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_arguments
-from sddlm.files import check_writable
 from sddlm.generation.args import OWN, SamplerConfig
 from sddlm.generation.requests import Request
 from sddlm.generation.writer import Generator
+from sddlm.io import check_writable
 from sddlm.lm import LanguageModel
+from sddlm.rng import Draw
 from sddlm.sampling.base import Sampler, choose_device, device_of
 from sddlm.sampling.condition import Condition, indices
 from sddlm.types import Samples

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.integral import Integral, stderr
 from sddlm.eval.windows import Window, all_windows, next_tokens
 from sddlm.models.row_losses import CrossEntropy
 from sddlm.process.estimate import warn_of_bias
+from sddlm.rng import Draw
 from sddlm.sampling.base import device_of, evaluating, finite, leave_one_out
 from sddlm.sampling.context import Trained
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from sddlm.data.packed import Ints, Rows
 from sddlm.errors import ConfigError
+from sddlm.jobs import ResumableJob, digest
 from sddlm.types import before_padding
-from sddlm.work import ResumableJob, digest
 
 #: training tokens hashed at once, about 50 bytes each; few, for the processor's cache
 CHUNK = 1 << 18

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.eval.texts import HeldOut
 from sddlm.generation.corrector import CorrectorConfig, check_can_correct
 from sddlm.generation.levels import LEVELS, most_likely, read_at
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
+from sddlm.rng import Draw
 from sddlm.sampling.condition import Condition
 from sddlm.types import before_padding
-from sddlm.work import ResumableJob
 
 #: what became of a token: replaced and the original again, replaced and another wrong one, replaced
 #: and left; or right before and not after

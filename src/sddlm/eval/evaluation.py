@@ -18,11 +18,11 @@ from sddlm.eval.metrics import fingerprint
 from sddlm.eval.result import Provenance, Result
 from sddlm.eval.texts import HeldOut, TrainingText, held_out
 from sddlm.eval.unseen import RealText, real_text
-from sddlm.files import check_writable
 from sddlm.generation.args import SamplerConfig
+from sddlm.io import check_writable
+from sddlm.jobs import ProcessGroup, ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import choose_device, device_of
-from sddlm.work import ProcessGroup, ResumableJob
 
 logger = logging.getLogger(__name__)
 

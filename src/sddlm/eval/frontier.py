@@ -37,9 +37,9 @@ from sddlm.eval.resampling import LEVEL, RESAMPLES
 from sddlm.eval.result import Plotted, SeenByJudge
 from sddlm.eval.sweep import Scoring, Sweep, model_curves
 from sddlm.eval.texts import SampleSet
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import is_model_dir
-from sddlm.work import ResumableJob
 
 
 @dataclass(frozen=True)

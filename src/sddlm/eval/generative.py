@@ -28,8 +28,8 @@ from sddlm.eval.reading import (
     longest_read,
     read,
 )
+from sddlm.jobs import ResumableJob, digest
 from sddlm.sampling.base import finite
-from sddlm.work import ResumableJob, digest
 
 __all__ = [
     "CONVENTIONS",

@@ -29,9 +29,9 @@ from sddlm.eval.questions import LoglikelihoodScorer, figures
 from sddlm.eval.tasks import check_tasks, task_files
 from sddlm.eval.writing import GenerationConfig, write
 from sddlm.generation.args import SamplerConfig
+from sddlm.jobs import ProcessGroup, ResumableJob, digest
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import choose_device
-from sddlm.work import ProcessGroup, ResumableJob, digest
 
 NAME = "sddlm"
 """The name of our models in lm-eval."""

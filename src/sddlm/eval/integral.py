@@ -11,11 +11,11 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.eval.nll import importance_times
 from sddlm.eval.windows import Window
 from sddlm.models.conditioned import Conditioned
 from sddlm.objectives.bound import bound
+from sddlm.rng import Draw
 from sddlm.sampling.base import device_of, finite
 from sddlm.sampling.context import Trained
 

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
+from sddlm.jobs import ResumableJob, digest
 from sddlm.objectives.autoregressive import Autoregressive
+from sddlm.rng import Draw
 from sddlm.sampling.base import evaluating
-from sddlm.work import ResumableJob, digest
 
 if TYPE_CHECKING:
     from sddlm.lm import LanguageModel

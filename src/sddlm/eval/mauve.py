@@ -19,7 +19,7 @@ from typing import Any
 
 from sddlm.errors import ConfigError
 from sddlm.eval.judge import Judge
-from sddlm.work import ResumableJob
+from sddlm.jobs import ResumableJob
 
 #: the constant c of the paper, as the package has it
 SCALING = 5.0

@@ -14,10 +14,10 @@ from sddlm.eval.perplexity import spread
 from sddlm.eval.texts import END, HeldOut, SampleSet, TrainingText
 from sddlm.generation.args import SamplerConfig
 from sddlm.generation.batching import cuts
+from sddlm.jobs import ResumableJob, digest
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import to_spec
 from sddlm.types import unpadded
-from sddlm.work import ResumableJob, digest
 
 
 def fingerprint(lm: LanguageModel) -> str:

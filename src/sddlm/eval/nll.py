@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.lm import LanguageModel
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.objectives.bound import T_MIN, bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, warn_of_bias
+from sddlm.rng import Draw
 
 #: of u in the noise level n_max u^_POWER
 _POWER = 3

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.nll import NLLEstimator, nll_estimator
 from sddlm.eval.result import plus_minus
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.padding import hide_padding
 from sddlm.process.estimate import Estimate
+from sddlm.rng import Draw
 from sddlm.sampling.base import device_of, evaluating, finite
-from sddlm.work import ResumableJob
 
 #: how the network's output is read
 READINGS = {

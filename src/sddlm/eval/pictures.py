@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sddlm.eval.correction_score import CorrectionScore, ShareScore
 from sddlm.eval.equal_entropy import ModelFigures, PointFigures
-from sddlm.files import atomic_write
+from sddlm.io import atomic_write
 
 if TYPE_CHECKING:
     from sddlm.eval.frontier import Frontier

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, is_greedy
+from sddlm.jobs import digest
 from sddlm.lm import LanguageModel
-from sddlm.work import digest
 
 #: (context, continuation)
 Pair = tuple[str, str]

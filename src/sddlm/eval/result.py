@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from sddlm.files import write_keeping
+from sddlm.io import write_keeping
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from sddlm.eval.metrics import draw_samples, fingerprint
 from sddlm.eval.resampling import mean, ratio, resamples
 from sddlm.eval.texts import SampleSet
 from sddlm.generation.args import SamplerConfig
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
-from sddlm.work import ResumableJob
 
 
 @dataclass(frozen=True)

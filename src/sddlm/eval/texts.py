@@ -20,9 +20,9 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.diversity import words
 from sddlm.eval.ngram import NGram
+from sddlm.jobs import digest
 from sddlm.lm import LanguageModel
 from sddlm.types import before_padding, unpadded
-from sddlm.work import digest
 
 logger = logging.getLogger(__name__)
 

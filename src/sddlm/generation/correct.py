@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.text import Text
 
 from sddlm.errors import ConfigError, check_arguments, visible
-from sddlm.files import atomic_write, check_writable
 from sddlm.generation.corrector import (
     Correction,
     Corrector,
@@ -22,6 +21,7 @@ from sddlm.generation.corrector import (
 from sddlm.generation.drafts import pieces
 from sddlm.generation.levels import LEVELS
 from sddlm.generation.requests import check_text
+from sddlm.io import atomic_write, check_writable
 from sddlm.lm import LanguageModel
 from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device

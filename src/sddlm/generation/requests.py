@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
+from sddlm.rng import Draw
 
 #: ``{3}``, ``{1:8}``, ``{{`` and ``}}``, and any brace that is none of these
 _MARKS = re.compile(r"\{\{|\}\}|\{(\d+)(?::(\d+))?\}|[{}]")

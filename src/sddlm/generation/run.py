@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from sddlm.errors import ConfigError, check_arguments
-from sddlm.files import check_writable, write_keeping
 from sddlm.generation.args import SamplerConfig
 from sddlm.generation.requests import Request, read_requests
 from sddlm.generation.writer import Generation, Generator
+from sddlm.io import check_writable, write_keeping
+from sddlm.jobs import ProcessGroup, ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.dit import WEIGHTS_NAME
 from sddlm.sampling.base import choose_device
-from sddlm.work import ProcessGroup, ResumableJob
 
 logger = logging.getLogger(__name__)
 

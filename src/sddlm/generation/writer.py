@@ -15,12 +15,12 @@ from sddlm.generation.batching import lengths_of_samples
 from sddlm.generation.blocks import Blocks, Text
 from sddlm.generation.filling import fill, filled_width
 from sddlm.generation.requests import Request, lay_out
+from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.progress import bar
 from sddlm.sampling.base import Sampler
 from sddlm.sampling.condition import Condition
 from sddlm.types import OnStep, Samples
-from sddlm.work import ResumableJob
 
 
 @dataclass(frozen=True)

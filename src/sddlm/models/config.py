@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from sddlm.errors import ConfigError, check_choices
-from sddlm.files import current_names
+from sddlm.io import current_names
 
 Checkpointing = Literal["none", "selective", "full"]
 Architecture = Literal["dit", "llama"]

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.models.row_losses import CrossEntropy
 from sddlm.objectives.base import Model, Objective
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Loss
 
 

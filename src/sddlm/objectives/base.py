@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import check_choices
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
+from sddlm.rng import Draw
 from sddlm.types import Loss, Noisy, SoftTokens
 
 #: a network with ``vocab_size``, a call ``(x_t, sigma, rows=) -> hidden`` and a ``head``

@@ -28,13 +28,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.models.row_losses import AutogradRowLoss, CrossEntropy, RowLoss, UniformBound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, log_score, to_leave_one_out
 from sddlm.process.masked import MaskedProcess
 from sddlm.process.schedule import below_one
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 #: smallest time by convention of the field, in training and in published figures

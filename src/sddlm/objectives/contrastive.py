@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.models.row_losses import Contrastive
 from sddlm.objectives.base import DiffusionObjective, Objective
@@ -16,6 +15,7 @@ from sddlm.objectives.denoising import Positions, noise_positions
 from sddlm.objectives.negatives import Negatives, NoisyToken, UniformNegatives
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 #: float32 underflows below; above this share of weight / V, eps hides the cut of the tail

@@ -11,13 +11,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import check_choices
 from sddlm.models.row_losses import CrossEntropy
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.process.estimate import Estimate
 from sddlm.process.schedule import below_one
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 Positions = Literal["resampled", "changed"]

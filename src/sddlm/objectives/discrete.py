@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.models.row_losses import AutogradRowLoss, RowLoss
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 #: with more steps the noise of one is lost in rounding; `NELBO` is the limit

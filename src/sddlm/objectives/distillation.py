@@ -20,7 +20,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.lm import LanguageModel
 from sddlm.models.padding import PaddingMasked
@@ -31,6 +30,7 @@ from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.process.schedule import below_one
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Loss, Noisy
 
 Direction = Literal["reverse", "forward"]

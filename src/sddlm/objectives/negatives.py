@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.models.row_losses import DenseNegatives, SampledNegatives, Top
 from sddlm.process.estimate import Estimate
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 #: a component of the mixture in the row loss (`models.row_losses`)

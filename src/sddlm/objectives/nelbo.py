@@ -7,7 +7,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import check_choices
 from sddlm.models.row_losses import CrossEntropy, RowLoss
 from sddlm.objectives.base import DiffusionObjective
@@ -16,6 +15,7 @@ from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.masked import MaskedProcess
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.models.row_losses import RowLoss
 from sddlm.objectives.base import DiffusionObjective
@@ -15,6 +14,7 @@ from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.hybrid import HybridProcess
 from sddlm.process.uniform import UniformProcess
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 

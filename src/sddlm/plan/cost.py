@@ -10,7 +10,7 @@ from sddlm.plan import here, memory, probe, sizes
 from sddlm.plan.devices import Device
 from sddlm.plan.memory import Strategy
 from sddlm.plan.trace import Step, Tracer
-from sddlm.train.args import TrainArgs
+from sddlm.training.args import TrainArgs
 
 
 class CostModel:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from sddlm.draw import Draw
 from sddlm.objectives import Objective
 from sddlm.plan.probe import call
 from sddlm.plan.trace import Operand, Operation
+from sddlm.rng import Draw
 
 #: how often an operation is run at most; after how many seconds it has been run enough; after how
 #: many once is enough

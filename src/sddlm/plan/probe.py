@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.models.vocab_head import HeadOutput
 from sddlm.objectives import Objective
-from sddlm.train.args import TrainArgs
+from sddlm.rng import Draw
+from sddlm.training.args import TrainArgs
 from sddlm.types import SoftTokens
 
 #: steps of the run at which the objective is probed: curricula change with the step

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError, check_arguments
-from sddlm.files import atomic_write
+from sddlm.io import atomic_write
 from sddlm.models.config import ModelArgs
 from sddlm.objectives import SDDLM, Objective
 from sddlm.plan import here, probe, report, sizes
@@ -18,7 +18,7 @@ from sddlm.plan.cost import CostModel
 from sddlm.plan.devices import HERE, Device, find_device
 from sddlm.plan.memory import Strategy
 from sddlm.progress import PlainConsole
-from sddlm.train.args import TrainArgs, micro_batch
+from sddlm.training.args import TrainArgs, micro_batch
 
 _DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
 

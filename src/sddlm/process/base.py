@@ -23,9 +23,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import check_choices
 from sddlm.process.schedule import Schedule
+from sddlm.rng import Draw
 from sddlm.types import Noisy
 
 

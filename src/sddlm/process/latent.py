@@ -14,7 +14,7 @@ from math import log, sqrt
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
+from sddlm.rng import Draw
 from sddlm.types import SoftTokens
 
 _HALF_STEP = 2.0**-54

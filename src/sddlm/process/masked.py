@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.process.base import Process
 from sddlm.process.schedule import LogLinear, Schedule
+from sddlm.rng import Draw
 
 
 @dataclass

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.process.base import Process
 from sddlm.process.schedule import LogLinear, Schedule
+from sddlm.rng import Draw
 
 
 @dataclass

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, warn_of_bias
 from sddlm.process.schedule import Schedule
+from sddlm.rng import Draw
 from sddlm.sampling.base import Drawn, Sampler, chunks, leave_one_out, sample_categorical
 from sddlm.sampling.context import Model, SamplingContext
 from sddlm.sampling.truncation import Truncation

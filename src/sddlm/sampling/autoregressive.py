@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
+from sddlm.rng import Draw
 from sddlm.sampling.base import Drawn, Sampler, chunks, sample_categorical
 from sddlm.sampling.condition import Condition
 from sddlm.sampling.context import Model, SamplingContext

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sddlm.draw import Draw
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
+from sddlm.rng import Draw
 from sddlm.sampling.condition import Condition
 from sddlm.types import OnStep
 

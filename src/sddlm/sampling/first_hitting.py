@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_choices
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.masked import MaskedProcess
+from sddlm.rng import Draw
 from sddlm.sampling.base import Drawn, Sampler, chunks, leave_one_out, sample_categorical
 from sddlm.sampling.context import Model, SamplingContext
 from sddlm.sampling.truncation import Truncation

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
+from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral, Updates
 from sddlm.sampling.base import leave_one_out
 from sddlm.sampling.context import SamplingContext

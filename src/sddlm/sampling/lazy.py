@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sddlm.draw import CellDraw
+from sddlm.rng import CellDraw
 from sddlm.sampling.ancestral import Ancestral, Updates
 from sddlm.sampling.context import SamplingContext
 from sddlm.types import OnStep

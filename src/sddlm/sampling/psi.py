@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.process.base import Process
 from sddlm.process.schedule import Schedule
+from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral, Updates
 from sddlm.sampling.context import SamplingContext
 from sddlm.sampling.truncation import Truncation
