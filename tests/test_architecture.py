@@ -21,7 +21,6 @@ from sddlm import objectives
 from sddlm.cli import VERBS, _parser
 from sddlm.eval.drawing import Drawing
 from sddlm.eval.frontier import Sweep
-from sddlm.generation.corrector import CorrectorConfig
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "sddlm"
@@ -210,7 +209,7 @@ NEGATIVES = [
 KNOBS = [
     sddlm.TrainArgs, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
     sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, sddlm.Float32, sddlm.Adaptive,
-    sddlm.SamplerConfig, CorrectorConfig, sddlm.Request,
+    sddlm.SamplerConfig, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
     *NEGATIVES, Drawing, Sweep,

@@ -37,7 +37,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
         True,
         "make a trained model need fewer steps",
     ),
-    "sample": ("sddlm.generation.run", "sample", True, "write text with a trained model"),
+    "sample": ("sddlm.generation.sample", "sample", True, "write text with a trained model"),
     "correct": (
         "sddlm.generation.correct",
         "correct",

@@ -15,9 +15,9 @@ from sddlm import DiT, DiTConfig, Estimate, LanguageModel, Tokenizer, UniformPro
 from sddlm.cli import main
 from sddlm.demo.run import SamplingJob, counting, demo, label_of, show, start_of, varied
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerConfig
-from sddlm.generation.requests import Request
-from sddlm.generation.writer import Generator
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
 from sddlm.process.masked import MaskedProcess
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.condition import Condition

@@ -14,7 +14,8 @@ from sddlm.errors import ConfigError
 from sddlm.eval.correction import damage, figures, measure_correction, shares_of
 from sddlm.eval.pictures import draw_correction
 from sddlm.eval.texts import HeldOut
-from sddlm.generation.corrector import Corrector, CorrectorConfig
+from sddlm.generation.config import CORRECTION
+from sddlm.generation.corrector import Corrector
 from sddlm.generation.levels import LEVELS
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
@@ -246,7 +247,7 @@ def test_the_verb_prints_a_table_and_writes_a_file_and_a_picture(run, capsys):
     result = json.loads(out.read_text())
     assert result["question"] == "correction"
     assert result["correction"]["rows"] == 6
-    assert result["correction"]["sampler"]["steps"] == CorrectorConfig().steps
+    assert result["correction"]["sampler"]["steps"] == CORRECTION.steps
     clean, dirty = result["correction"]["shares"]
     assert clean["auto"]["restored"] is None
     assert f"{dirty['auto']['restored']:.2%}" in shown

@@ -19,7 +19,7 @@ from sddlm.eval.generative import generative_perplexity
 from sddlm.eval.judge import Judge
 from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.texts import SampleSet
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT

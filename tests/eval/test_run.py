@@ -16,7 +16,7 @@ from sddlm.eval import run as eval_run
 from sddlm.eval.ngram import NGram
 from sddlm.eval.run import evaluate
 from sddlm.eval.texts import END, read_samples, with_ends
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT

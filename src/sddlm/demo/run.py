@@ -9,21 +9,22 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
 from sddlm.demo.frames import Recorder, Recording
 from sddlm.demo.page import write_page
 from sddlm.demo.terminal import TerminalView, check_fps, pleasant_fps
-from sddlm.draw import Draw
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.files import check_writable
-from sddlm.generation.args import OWN, SamplerConfig
-from sddlm.generation.requests import Request
-from sddlm.generation.writer import Generator
+from sddlm.generation.config import OWN, SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import Sampler, choose_device, device_of
 from sddlm.sampling.condition import Condition, indices
+from sddlm.sampling.context import SamplingContext
 from sddlm.types import Samples
 
 logger = logging.getLogger(__name__)
@@ -83,13 +84,13 @@ def demo(
     wish = wish_of(writers[0])
     takes = []
     for writer in writers:
-        block = writer.round()[0]
+        block = writer.next_batches()[0]
         sampler = writer.sampler(block)
-        label = label_of(writer.how, sampler, wish.shape[1])
+        label = label_of(writer.config, sampler, wish.shape[1])
         take, drawn = show(loaded, label, sampler, wish, fps=fps)
         takes.append(take)
-        writer.take(block, drawn.tokens, drawn.nfe.tolist(), drawn.seconds)
-    if writers[0].round():
+        writer.apply(block, drawn.tokens, drawn.nfe, drawn.seconds)
+    if writers[0].next_batches():
         logger.info("this is the first block of a long text; sddlm sample writes the whole")
     if html:
         write_page(html, takes, loaded.tokenizer, title=TITLE, notes=notes_of(loaded, wish))
@@ -169,11 +170,12 @@ def wish_of(writer: Generator) -> SamplingJob:
     Raises:
         ConfigError: if its texts cannot be sampled together, or not at once.
     """
-    first, *more = writer.round()
+    first, *more = writer.next_batches()
     if more:
         raise ConfigError("--count: texts of unequal lengths need a page each: try --count 1")
     B, L = first.condition.given.shape
-    return SamplingJob((B, L), writer.seed, first.condition, first.index)
+    index = torch.tensor([text.index for text in first.texts])
+    return SamplingJob((B, L), writer.seed, first.condition, index)
 
 
 def show(
@@ -234,9 +236,10 @@ def show(
 def start_of(loaded: LanguageModel, wish: SamplingJob) -> Tensor:
     """The tokens that a diffusion sampler begins from ``[B, L]`` int64."""
     (B, L), device = wish.shape, device_of(loaded.network)
-    draw = Draw(wish.seed, 0, indices(wish.index, B, device), B)
-    noise = loaded.process.prior(draw, L, vocab_size=loaded.network.vocab_size)
-    return noise if wish.condition is None else wish.condition.to(device).begin(noise)
+    condition = None if wish.condition is None else wish.condition.to(device)
+    parts = loaded.network, loaded.process, loaded.estimate
+    places = indices(wish.index, B, device)
+    return SamplingContext(*parts, wish.seed, places, L, None, condition).start()
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from torch import Tensor
 from sddlm.draw import Draw
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import HeldOut
-from sddlm.generation.corrector import CorrectorConfig, check_can_correct
-from sddlm.generation.levels import LEVELS, most_likely, read_at
+from sddlm.generation.config import CORRECTION
+from sddlm.generation.corrector import check_can_correct
+from sddlm.generation.levels import LEVELS, most_likely, score_tokens
 from sddlm.lm import LanguageModel
 from sddlm.sampling.condition import Condition
 from sddlm.types import before_padding
@@ -138,7 +139,7 @@ def measure_correction(
         ConfigError: for a model that cannot correct.
     """
     check_can_correct(loaded)
-    how, special = CorrectorConfig(), sorted(loaded.tokenizer.special.values())
+    how, special = CORRECTION, sorted(loaded.tokenizer.special.values())
     sampler = how.build(loaded, never=tuple(special))
     vocabulary = torch.arange(loaded.tokenizer.vocab_size)
     words = vocabulary[~torch.isin(vocabulary, torch.tensor(special))]
@@ -151,7 +152,7 @@ def measure_correction(
         rows = damage(text.tokens[index], lengths, share, seed=seed, index=index, words=words)
         fit, right, counts, nfe = [], [], [], []
         for t in LEVELS:
-            reading = read_at(loaded, rows.x, t, lengths)
+            reading = score_tokens(loaded, rows.x, t, lengths)
             fit.append((reading.fit * rows.free).sum(1))
             right.append(reading.right)
             condition = Condition(rows.x, ~rows.free, lengths, t)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from torch import Tensor, tensor
+from torch import tensor
 
 from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.texts import SampleSet
-from sddlm.generation.args import SamplerConfig
-from sddlm.generation.batching import cuts
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
+from sddlm.generation.sample import generate_resumably
 from sddlm.lm import LanguageModel
 from sddlm.work import ResumableJob
 
@@ -52,31 +53,17 @@ def draw_set(
         work: does the batches.
         label: of the bar.
     """
-    sampler = drawing.how.build(loaded)
-    parts, _ = cuts(loaded, count=drawing.count, batch=drawing.batch)
-
-    def one(number: int) -> dict[str, Any]:
-        cut = parts[number]
-        drawn = sampler.sample(
-            loaded, batch=cut.count, length=cut.length, seed=drawing.seed, index=cut.first
-        )
-        return {
-            "tokens": drawn.tokens.tolist(),
-            "nfe": drawn.nfe.tolist(),
-            "seconds": drawn.seconds,
-        }
-
-    found = work.run(label, len(parts), one, {"drawing": asdict(drawing)})
-    rows: list[Tensor] = [tensor(row) for part in found for row in part["tokens"]]
-    nfe = [n for part in found for n in part["nfe"]]
+    requests = [Request(count=drawing.count)]
+    generator = Generator(loaded, requests, drawing.how, drawing.seed, drawing.batch)
+    generate_resumably(generator, work.about(drawing=asdict(drawing)), label=label)
+    drawn = generator.generations(whole=True)
     origin = {
         **drawing.how.settings(),
-        "sampler": type(sampler).__name__,
+        "sampler": type(drawing.how.build(loaded)).__name__,
         "seed": drawing.seed,
-        "nfe": round(sum(nfe) / len(nfe), 2),
-        "seconds": round(sum(part["seconds"] for part in found), 3),
+        "nfe": round(sum(each.nfe for each in drawn) / len(drawn), 2),
+        "seconds": round(sum(each.seconds for each in drawn), 3),
     }
     if not loaded.estimate.diffusion:
         del origin["steps"]
-    texts = loaded.tokenizer.decode_batch([row.tolist() for row in rows])
-    return SampleSet(rows, texts, origin)
+    return SampleSet([tensor(each.tokens) for each in drawn], [each.text for each in drawn], origin)

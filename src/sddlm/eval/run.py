@@ -25,7 +25,7 @@ from sddlm.eval.frontier import Sweep
 from sddlm.eval.measures import fingerprint
 from sddlm.eval.report import table, write_results
 from sddlm.files import check_writable
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device

@@ -11,10 +11,9 @@ import torch
 
 from sddlm.errors import ConfigError
 from sddlm.eval.questions import fit
-from sddlm.generation.args import sampler_for
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.windows import pad_batch
 from sddlm.lm import LanguageModel
-from sddlm.sampling.condition import Condition
-from sddlm.sampling.truncation import Truncation
 
 #: tokens written where a task does not say how many
 MOST = 256
@@ -66,10 +65,15 @@ class GenerationConfig:
             top_p if sample else 1.0,
         )
 
-    def truncation(self, diffusion: bool) -> Truncation:
-        """Of every prediction; left to right, a nucleus of one token is greedy decoding."""
+    def sampler(self, steps: int, *, diffusion: bool) -> SamplerConfig:
+        """The sampler; left to right, a nucleus of one token is greedy decoding."""
         alone = not self.sample and not diffusion
-        return Truncation(self.temperature, 1e-12 if alone else self.top_p)
+        return SamplerConfig(
+            steps=steps,
+            tail="sample" if self.sample else "greedy",
+            temperature=self.temperature,
+            top_p=1e-12 if alone else self.top_p,
+        )
 
 
 def write(
@@ -104,16 +108,10 @@ def write(
     room = max(model.length - len(whole), model.length // 2)
     wanted = max(1, min(plan.most, room))
     prompt, cut = fit(loaded, whole, model.length - wanted)
-    sampler = sampler_for(
-        loaded.estimate,
-        tokenizer,
-        steps=steps,
-        tail="sample" if plan.sample else "greedy",
-        truncation=plan.truncation(loaded.estimate.diffusion),
-        ends=loaded.bos_in_rows,
-    )
-    given = torch.tensor([prompt + [0] * wanted])  # [1, L]
-    condition = Condition(given, torch.arange(given.shape[1])[None] < len(prompt))
+    sampler = plan.sampler(steps, diffusion=loaded.estimate.diffusion).build(loaded)
+    given = torch.tensor(prompt + [0] * wanted)  # [L]
+    known = torch.arange(len(given)) < len(prompt)
+    condition = pad_batch([(given, known)], len(given), pad=tokenizer.pad_id, padded=False)
     drawn = sampler.sample(loaded, seed=seed, index=copy, condition=condition)
     ids = drawn.tokens[0, len(prompt) :].tolist()
     if tokenizer.eos_id in ids:
