@@ -21,7 +21,7 @@ from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = """jsonargparse._optionals lightning.pytorch torch.distributed.fsdp
-    sddlm.data.prepare sddlm.eval.report sddlm.generation.run
+    sddlm.data.prepare sddlm.eval.report sddlm.generation.sample
     sddlm.training.curves sddlm.training.distill sddlm.training.fit"""
 CONTEXT.set_forkserver_preload(IMPORTED.split())
 atexit.register(lambda: [process.kill() for process in multiprocessing.active_children()])

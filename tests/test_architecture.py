@@ -25,7 +25,6 @@ from sddlm.eval.report import ReportConfig
 from sddlm.eval.sweep import Sweep
 from sddlm.eval.task_scores import TasksConfig
 from sddlm.eval.zero_shot import ZeroShotConfig
-from sddlm.generation.corrector import CorrectorConfig
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "sddlm"
@@ -216,7 +215,7 @@ NEGATIVES = [
 KNOBS = [
     sddlm.TrainArgs, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
     sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, sddlm.Float32, sddlm.Adaptive,
-    sddlm.SamplerConfig, CorrectorConfig, sddlm.Request,
+    sddlm.SamplerConfig, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
     *NEGATIVES, Sweep, ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig,
@@ -281,7 +280,7 @@ def test_verbs_are_frozen() -> None:
     assert list(VERBS) == [
         "prepare",
         "plan",
-        "train",
+        "training",
         "distill",
         "sample",
         "correct",

@@ -522,7 +522,7 @@ def test_failures(
     def fails(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("sddlm.generation.run.LanguageModel.load", fails)
+    monkeypatch.setattr("sddlm.generation.sample.LanguageModel.load", fails)
     assert main(["sample", "folder"]) == code
     expected = f"sddlm sample: {line}\n" if line else ""
     assert capsys.readouterr().err == expected
@@ -657,7 +657,7 @@ def test_an_error_nobody_foresaw_is_one_line_and_a_saved_traceback(
     def fails(*args: object, **kwargs: object) -> None:
         raise PanicException("two\nlines \x1b[31m" + "x" * 5000)
 
-    monkeypatch.setattr("sddlm.generation.run.LanguageModel.load", fails)
+    monkeypatch.setattr("sddlm.generation.sample.LanguageModel.load", fails)
     assert main(["sample", "folder"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(r"sddlm sample: two lines \x1b[31mxxx")

@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerConfig
-from sddlm.generation.corrector import CorrectorConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import DCD, NELBO, SDDLMV1, Autoregressive, Objective
@@ -40,7 +39,7 @@ EXTREMES = [
     2**31, 2**62, 2**64, -(2**64),
 ]  # fmt: skip
 BASES = [Objective, Negatives, Process, Schedule, Sampler]
-ALONE = [Truncation, SamplerConfig, CorrectorConfig, TrainArgs, ModelArgs]
+ALONE = [Truncation, SamplerConfig, TrainArgs, ModelArgs]
 
 
 def leaves(kind: type) -> Iterator[type]:

@@ -31,7 +31,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "plan": ("sddlm.plan.run", "plan", False, "tell what a training will need and cost"),
     "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
     "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),
-    "sample": ("sddlm.generation.run", "sample", True, "write text with a trained model"),
+    "sample": ("sddlm.generation.sample", "sample", True, "write text with a trained model"),
     "correct": (
         "sddlm.generation.correct",
         "correct",

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache, wraps
 from numbers import Integral, Real
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 P = ParamSpec("P")
@@ -106,6 +106,9 @@ def check_choices(knobs: Any) -> None:
 
 @cache
 def _hints(owner: Any) -> dict[str, Any]:
+    if not isinstance(owner, type):  # a function's result may be imported for type checkers alone
+        hints = {k: v for k, v in owner.__annotations__.items() if k != "return"}
+        owner = SimpleNamespace(__annotations__=hints, __globals__=owner.__globals__)
     try:
         return get_type_hints(owner)
     except NameError:  # of a class made in a function

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.model_dir import read_model_dir, write_model_dir
 from sddlm.models.dit import DiT
 from sddlm.process.base import Process
@@ -19,8 +19,8 @@ from sddlm.process.estimate import Estimate
 
 if TYPE_CHECKING:
     from sddlm.generation.corrector import Correction
-    from sddlm.generation.requests import Request
-    from sddlm.generation.writer import Generation
+    from sddlm.generation.generator import Generation
+    from sddlm.generation.request import Request
 
 
 @dataclass(frozen=True)
@@ -157,18 +157,21 @@ class LanguageModel:
 
         Raises:
             ConfigError: for an autoregressive model, or a level outside (0, 1].
+            FloatingPointError: the network's output is not finite.
         """
-        from sddlm.sampling.base import device_of, evaluating, hidden_at, leave_one_out
+        from sddlm.sampling.base import device_of, evaluating, finite, hidden_at, leave_one_out
 
         if not self.estimate.diffusion:
-            raise ConfigError("predict: an autoregressive model knows only what stands before")
+            raise ConfigError("an autoregressive model predicts only from the tokens before")
         if not 0 < t <= 1:
-            raise ConfigError(f"predict: t is {t}, must be in (0, 1]")
+            raise ConfigError(f"`t` is {t}, must be above 0 and at most 1")
         x_t = x_t.to(device_of(self.network))
         with evaluating(self.network):
             hidden, alpha = hidden_at(self, x_t, t)
             parts = (self.network, hidden, self.estimate, self.process, x_t.flatten())
-            return leave_one_out(*parts, alpha).log_softmax(-1).view(*x_t.shape, -1)
+            log_p = leave_one_out(*parts, alpha).log_softmax(-1)  # [B L, V]
+            finite(log_p.amax(-1))  # of a row with one NaN or infinity, all are NaN
+            return log_p.view(*x_t.shape, -1)
 
     def nll(
         self, texts: str | Sequence[str], *, draws: int = 128, seed: int = 0, batch: int = 64
@@ -192,6 +195,7 @@ class LanguageModel:
             for each, tokens in zip(found, lengths, strict=True)
         ]
 
+    @check_arguments
     def generate(
         self,
         prompt: str | None = None,
@@ -214,11 +218,13 @@ class LanguageModel:
             batch: texts drawn together; changes no text.
             how: sampler options, such as ``steps`` and ``top_p`` (`sddlm.SamplerConfig`).
         """
-        from sddlm.generation.requests import Request
+        from sddlm.generation.request import Request
 
-        asked = Request(prompt=prompt, suffix=suffix, length=length, count=n)
-        return self._write(asked, seed, batch, how)
+        _check_count(n)
+        request = Request(prompt=prompt, suffix=suffix, length=length, count=n)
+        return self._generate(request, seed, batch, how)
 
+    @check_arguments
     def infill(
         self, text: str, *, n: int = 1, seed: int = 0, batch: int = 16, **how: Any
     ) -> list[Generation]:
@@ -231,10 +237,12 @@ class LanguageModel:
             batch: texts drawn together; changes no text.
             how: sampler options (`sddlm.SamplerConfig`).
         """
-        from sddlm.generation.requests import Request
+        from sddlm.generation.request import Request
 
-        return self._write(Request(infill=text, count=n), seed, batch, how)
+        _check_count(n)
+        return self._generate(Request(infill=text, count=n), seed, batch, how)
 
+    @check_arguments
     def correct(
         self,
         text: str,
@@ -254,22 +262,27 @@ class LanguageModel:
             protect: regular expression; what it matches stays.
             seed: same seed, same text.
             batch: parts of a long text that are read together; changes no text.
-            how: sampler options (`sddlm.generation.corrector.CorrectorConfig`).
+            how: sampler options (`sddlm.SamplerConfig`); by default one greedy call without
+                truncation.
         """
-        from sddlm.generation.corrector import Corrector, CorrectorConfig
+        from sddlm.generation.config import CORRECTION
+        from sddlm.generation.corrector import Corrector
 
-        corrector = Corrector(self, CorrectorConfig(**how), t=t, seed=seed, batch=batch)
+        corrector = Corrector(self, replace(CORRECTION, **how), t=t, seed=seed, batch=batch)
         return corrector.correct([text], protect=protect)[0]
 
-    def _write(
-        self, asked: Request, seed: int, batch: int, how: Mapping[str, Any]
+    def _generate(
+        self, request: Request, seed: int, batch: int, how: Mapping[str, Any]
     ) -> list[Generation]:
-        from sddlm.generation.args import SamplerConfig
-        from sddlm.generation.writer import Generator
+        from sddlm.generation.config import SamplerConfig
+        from sddlm.generation.generator import Generator
 
-        writer = Generator(self, [asked], SamplerConfig(**how), seed=seed, batch=batch)
-        writer.write(progress=False)
-        return writer.written()
+        return Generator(self, [request], SamplerConfig(**how), seed, batch).generate()
+
+
+def _check_count(n: int) -> None:
+    if n < 1:
+        raise ConfigError(f"`n` is {n}, must be at least 1")
 
 
 def load(path: str | Path, device: str = "auto", *, revision: str | None = None) -> LanguageModel:

@@ -23,9 +23,9 @@ from sddlm.demo.run import (
     with_overrides,
 )
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerConfig
-from sddlm.generation.requests import Request
-from sddlm.generation.writer import Generator
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
 from sddlm.process.masked import MaskedProcess
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.condition import Condition

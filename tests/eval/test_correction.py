@@ -16,7 +16,8 @@ from sddlm.eval.correction import shares_of
 from sddlm.eval.correction_score import CorrectionPoint, corrupt, score_correction
 from sddlm.eval.pictures import draw_correction
 from sddlm.eval.texts import HeldOut
-from sddlm.generation.corrector import Corrector, CorrectorConfig
+from sddlm.generation.config import CORRECTION
+from sddlm.generation.corrector import Corrector
 from sddlm.generation.levels import LEVELS
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
@@ -261,7 +262,7 @@ def test_the_verb_prints_a_table_and_writes_a_file_and_a_picture(run, capsys):
     result = json.loads(out.read_text())
     assert result["question"] == "correction"
     assert result["correction"]["rows"] == 6
-    assert result["correction"]["sampler"]["steps"] == CorrectorConfig().steps
+    assert result["correction"]["sampler"]["steps"] == CORRECTION.steps
     clean, dirty = result["correction"]["shares"]
     assert clean["auto"]["restored"] is None
     assert f"{dirty['auto']['restored']:.2%}" in shown

@@ -20,7 +20,7 @@ from sddlm.eval.metrics import draw_samples
 from sddlm.eval.resampling import Interval
 from sddlm.eval.sweep import Scoring, Sweep
 from sddlm.eval.texts import SampleSet
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig

@@ -18,8 +18,9 @@ from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood
 from sddlm.eval.report import evaluate
 from sddlm.eval.texts import END, held_out
-from sddlm.generation.args import sampler_for
-from sddlm.generation.batching import cuts
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import sample_lengths
+from sddlm.generation.request import Request
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -174,15 +175,10 @@ def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate
     result = evaluate(str(run), judge=judge, count=9, steps=4, batch=4, seed=3, top_p=1.0)
     found, loaded = result.samples, LanguageModel.load(run)
     _, training = held_out(run, loaded, None, None)
-    ends = loaded.bos_in_rows
-    sampler = sampler_for(estimate, loaded.tokenizer, steps=4, ends=ends)
-    parts, _ = cuts(loaded, count=9, batch=9)
+    sampler = SamplerConfig(steps=4, top_p=1.0).build(loaded)
     drawn = [
-        row
-        for cut in parts
-        for row in sampler.sample(
-            loaded, batch=cut.count, length=cut.length, seed=3, index=cut.first
-        ).tokens
+        sampler.sample(loaded, length=length, seed=3, index=i).tokens[0]
+        for i, length in enumerate(sample_lengths(loaded, Request(count=9)))
     ]
     assert len({len(row) for row in drawn}) > 2
     texts = TOKENIZER.decode_batch([row.tolist() for row in drawn])

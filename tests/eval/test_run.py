@@ -18,7 +18,7 @@ from sddlm.eval.ngram import NGram
 from sddlm.eval.report import evaluate
 from sddlm.eval.result import Plotted, Result
 from sddlm.eval.texts import END, read_samples, with_ends
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT

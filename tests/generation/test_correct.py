@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tokenizers as hf
 import torch
+from rich.console import Console
 from scipy import stats
 from torch import Tensor, nn
 
@@ -19,10 +20,10 @@ from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.exact import TabularModel, World, state_id, states
-from sddlm.generation.corrector import Corrector, CorrectorConfig
-from sddlm.generation.drafts import Change, Draft, spliced
-from sddlm.generation.levels import LEVELS, most_likely, read_at
-from sddlm.generation.windows import windows
+from sddlm.generation.config import CORRECTION
+from sddlm.generation.corrector import Corrector, correction_windows
+from sddlm.generation.diff import Change, Draft, apply_changes, rendered
+from sddlm.generation.levels import LEVELS, most_likely, score_tokens
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -104,7 +105,7 @@ def test_each_token_is_the_most_likely_one_given_the_whole_draft(
 def test_drawn_in_many_steps_it_is_the_posterior() -> None:
     process, count, t = PROCESSES[0], 4000, 0.5
     loaded = of_world(WORLD, process)
-    sampler = CorrectorConfig(steps=48, tail="sample").build(loaded)
+    sampler = replace(CORRECTION, steps=48, tail="sample").build(loaded)
     x_t = torch.tensor([0, 1, 1])
     known = torch.zeros(count, 3, dtype=torch.bool)
     condition = Condition(x_t.repeat(count, 1), known, None, t)
@@ -122,7 +123,7 @@ def test_a_reading_is_the_law_of_a_token_given_the_others(process: Process) -> N
     t = 0.3
     loaded = of_world(WORLD, process)
     x = states(4, 3)[(states(4, 3) < 3).all(1)]  # drafts
-    found = read_at(loaded, x, t)
+    found = score_tokens(loaded, x, t)
     V = 4 + process.extra_tokens
     noisy = WORLD.noisy(1 - t, process)
     for place in range(3):
@@ -143,7 +144,7 @@ def test_on_average_the_true_level_fits_best() -> None:
     process = UniformProcess(SCHEDULE)
     loaded = of_world(WORLD, process)
     x = states(4, 3)
-    fits = torch.stack([read_at(loaded, x, t).fit.sum(1) for t in LEVELS])  # [levels, S]
+    fits = torch.stack([score_tokens(loaded, x, t).fit.sum(1) for t in LEVELS])  # [levels, S]
     for number, t in enumerate(LEVELS):
         mean = (fits * WORLD.noisy(1 - t, process)).sum(1)
         assert int(mean.argmax()) == number
@@ -236,7 +237,7 @@ def test_windows_see_what_is_corrected_before_and_the_draft_behind(
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 7, 64])
 def test_every_token_is_corrected_once_and_windows_are_full(width: int) -> None:
     for count in range(1, 3 * width + 5):
-        parts = windows(count, width)
+        parts = list(correction_windows(count, width))
         assert [i for w in parts for i in range(w.first, w.stop)] == list(range(count))
         for w in parts:
             assert 0 <= w.start <= w.first < w.stop <= w.end <= count
@@ -322,7 +323,7 @@ def test_what_the_model_leaves_alone_is_the_same_byte_for_byte(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["bytes", "characters", "bpe"])
-def test_a_spliced_text_is_that_of_the_tokens_where_that_is_one(name: str) -> None:
+def test_a_changed_text_is_that_of_the_tokens_where_that_is_one(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     draft, rng = Draft.of(ODD, tokenizer, "x"), random.Random(1)
     seen = {"whole": 0, "broken": 0}
@@ -331,7 +332,7 @@ def test_a_spliced_text_is_that_of_the_tokens_where_that_is_one(name: str) -> No
         for place in rng.sample(range(len(tokens)), rng.choice([1, 2, 9])):
             tokens[place] = rng.choice([t for t in range(tokenizer.vocab_size - 1)])
         changes = draft.changes(tokens)
-        text, exact = spliced(ODD, changes), tokenizer.decode(tokens)
+        text, exact = apply_changes(ODD, changes), tokenizer.decode(tokens)
         assert "\ufffd" not in text
         for change in changes:
             assert ODD[change.start : change.end] == change.old != change.new
@@ -349,11 +350,11 @@ def test_half_a_character_is_no_correction_but_its_neighbours_are() -> None:
     first = draft.tokens[0]
     assert first == a
     tokens = [x, *draft.tokens[1:3], a, *draft.tokens[4:5], x]
-    assert spliced("a é b", draft.changes(tokens)) == "x é x"
+    assert apply_changes("a é b", draft.changes(tokens)) == "x é x"
     tokens[2:4] = tokenizer.encode_batch(["ß"])[0]
-    assert spliced("a é b", draft.changes(tokens)) == "x ß x"
+    assert apply_changes("a é b", draft.changes(tokens)) == "x ß x"
     tokens[2:4] = [x, a]
-    assert spliced("a é b", draft.changes(tokens)) == "x xa x"
+    assert apply_changes("a é b", draft.changes(tokens)) == "x xa x"
     assert lead == draft.tokens[2]
 
 
@@ -374,7 +375,7 @@ def test_words_bring_their_space_along(new: list[str], text: str) -> None:
     typed = "The  Catter\nsat."
     draft = Draft.of(typed, tokenizer, "x")
     ids = {tokenizer._hf.id_to_token(i): i for i in range(tokenizer.vocab_size)}
-    got = spliced(typed, draft.changes([ids[word] for word in new]))
+    got = apply_changes(typed, draft.changes([ids[word] for word in new]))
     if new[2] == "##s" and new[1] == "cat":
         text = "The  Cats\nsat."
     assert got == text
@@ -423,7 +424,7 @@ TEXTS = ["abc def.", "a bad hag had beef. " * 3, "a", "deaf head. " * 4, "abc de
 )
 def test_a_draft_is_corrected_the_same_whatever_is_beside_it(data: dict, t: float | None) -> None:
     loaded = network(**data)
-    how = CorrectorConfig(steps=6, tail="sample")
+    how = replace(CORRECTION, steps=6, tail="sample")
     whole = Corrector(loaded, how, t=t, batch=3).correct(TEXTS, protect="beef")
     for which in ([0], [1], [2], [3], [3, 1, 0], [4, 2, 1, 0, 3]):
         part = Corrector(loaded, how, t=t, batch=2).correct(
@@ -437,7 +438,7 @@ def test_a_draft_is_corrected_the_same_whatever_is_beside_it(data: dict, t: floa
 
 
 def test_the_seed_says_what_is_drawn() -> None:
-    loaded, how = network(), CorrectorConfig(steps=6, tail="sample")
+    loaded, how = network(), replace(CORRECTION, steps=6, tail="sample")
     texts = [
         Corrector(loaded, how, t=0.8, seed=seed).correct([TEXTS[1]])[0].text for seed in (0, 0, 1)
     ]
@@ -482,14 +483,14 @@ def test_what_is_protected_does_not_count_for_the_level() -> None:
 
 def test_drafts_are_corrected_independently() -> None:
     """At t = 1 all is noise, and with it what is drawn."""
-    how = CorrectorConfig(steps=4, tail="sample")
+    how = replace(CORRECTION, steps=4, tail="sample")
     a, b, c = Corrector(network(), how, t=1.0).correct(["a" * 30, "b" * 30, "a" * 60])
     assert sum(x == y for x, y in zip(a.text, b.text, strict=True)) < 15
     assert c.text[:30] != a.text
     # of a model that knows nothing, windows of one text
     loaded = ruled(mixed, Tokenizer.characters([LETTERS]), 8, sure=0.0)
     (found,) = Corrector(loaded, how, t=1.0).correct(["a" * 18])
-    assert [(w.first, w.start) for w in windows(18, 8)][1:3] == [(6, 4), (10, 8)]
+    assert [(w.first, w.start) for w in correction_windows(18, 8)][1:3] == [(6, 4), (10, 8)]
     assert found.text[6:10] != found.text[10:14]
 
 
@@ -501,13 +502,13 @@ def test_what_is_corrected_is_known_to_the_next_window_at_every_step() -> None:
         8,
         {"packing": {"bos_eos": True}},
     )
-    how = CorrectorConfig(steps=5, tail="sample", sampler="ancestral")
+    how = replace(CORRECTION, steps=5, tail="sample", sampler="ancestral")
     draft = " ".join(["the cat sat"] * 7)
     (found,) = Corrector(loaded, how, t=0.9).correct([draft])
     model = loaded.network
     assert isinstance(model, Rule)
     final = [tokenizer.bos_id, *tokenizer.encode_batch([found.text])[0]]
-    parts = windows(22, 7)
+    parts = list(correction_windows(22, 7))
     calls = model.seen[len(parts) :]
     assert len(calls) == 5 * len(parts)
     for number, part in enumerate(parts):
@@ -524,10 +525,10 @@ def test_network_calls_are_counted() -> None:
     assert found.nfe == len(LEVELS) + 1
     (found,) = Corrector(network(), t=0.3).correct(["abc"])
     assert found.nfe == 2
-    parts = len(windows(1 + len(TEXTS[1]), 40))
+    parts = len(list(correction_windows(1 + len(TEXTS[1]), 40)))
     assert parts > 2
     (found,) = Corrector(
-        network(), CorrectorConfig(steps=3, tail="greedy", sampler="ancestral"), t=0.3
+        network(), replace(CORRECTION, steps=3, tail="greedy", sampler="ancestral"), t=0.3
     ).correct([TEXTS[1]])
     assert found.nfe == 4 * parts
 
@@ -601,22 +602,14 @@ def test_who_sharpens_the_prediction_is_warned(
 
 
 def test_colours_and_no_control_characters_on_a_terminal() -> None:
-    from rich.console import Console
-
-    from sddlm.generation.correct import show
-    from sddlm.generation.corrector import Correction
-
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, color_system="standard", width=20)
     text = "a \x1b[31mlong line [bold]that is not cut\n"
     changes = [Change(0, 1, "a", "b")]
-    show(Correction(spliced(text, changes), text, 0.1, changes, [], 1, 0.0), console, None)
+    console.print(rendered(text, changes, colour=True), soft_wrap=True, highlight=False)
     shown = file.getvalue()
     assert "\x1b[9;31ma\x1b[0m\x1b[4;32mb\x1b[0m" in shown
     assert r"\x1b[31mlong line [bold]that is not cut" in shown
-    file.truncate(0)
-    show(Correction(text, text, 0.1, [], [], 1, 0.0), console, False)
-    assert file.getvalue().strip("\0") == ""
 
 
 WRONG = {

@@ -7,7 +7,7 @@ import pytest
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.generation.requests import Blank, Request, blanks, encode, lay_out, read_requests
+from sddlm.generation.request import Blank, Request, blanks, encode, lay_out, read_requests
 
 BYTES = Tokenizer.bytes()
 WORDS = Tokenizer.train_bpe(["the quick brown fox and a lazy dog said the fox"] * 9, 300)

@@ -10,7 +10,7 @@ import pytest
 from test_writer import model
 
 from processes import Command
-from sddlm.generation.run import sample
+from sddlm.generation.sample import sample
 from sddlm.jobs import digest
 
 
@@ -44,7 +44,7 @@ def test_what_was_written_before_a_kill_is_kept(place: Path, sent: signal.Signal
     assert len(texts) == 16
     partial = place / "stopped.jsonl.partial"
     # killed in the fourth batch
-    fourth = ("sddlm.generation.writer:Generator.draw", 3)
+    fourth = ("sddlm.generation.generator:Generator.draw", 3)
     code, err = Command(*arguments(place, "stopped.jsonl"), hold=fourth).interrupted(sent)
     assert not (place / "stopped.jsonl").exists()
     kept = {file.name: file.read_text() for file in partial.iterdir()}

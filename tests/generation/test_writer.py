@@ -2,8 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +12,11 @@ from torch import Tensor
 from sddlm.cli import main
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerConfig
-from sddlm.generation.blocks import Blocks, Text
-from sddlm.generation.requests import Layout, Request
-from sddlm.generation.run import sample
-from sddlm.generation.writer import Generation, Generator
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generation, GenerationState, Generator
+from sddlm.generation.request import Layout, Request
+from sddlm.generation.sample import sample
+from sddlm.generation.windows import next_window
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -66,9 +64,7 @@ def model(
 def write(
     loaded: LanguageModel, *requests: Request, how: SamplerConfig = HOW, **more: int
 ) -> list[Generation]:
-    writer = Generator(loaded, requests, how, **more)
-    writer.write(progress=False)
-    return writer.written()
+    return Generator(loaded, requests, how, **more).generate()
 
 
 REQUESTS = [
@@ -139,8 +135,7 @@ def _written(each: Generation) -> set[int]:
 def test_a_text_ends_where_the_model_ends_it(loaded: LanguageModel) -> None:
     asked = [Request(prompt="ab", count=20), Request(count=20)]
     writer = Generator(loaded, asked, HOW)
-    writer.write(progress=False)
-    cut, whole = writer.written(), writer.written(whole=True)
+    cut, whole = writer.generate(), writer.generations(whole=True)
     ended = [each for each in cut if each.ended]
     assert len(ended) > 10
     for each, all_of_it in zip(cut, whole, strict=True):
@@ -163,21 +158,33 @@ def test_no_text_ends_in_a_blank_that_it_goes_on_behind() -> None:
 
 
 @pytest.mark.parametrize("overlap", [None, 1, 5, 22])
-@pytest.mark.parametrize("front", [[], [7]])
+@pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("whole", [5, 24, 25, 60, 200])
 def test_blocks_cover_a_text_each_seeing_what_is_written(
-    whole: int, front: list[int], overlap: int | None
+    whole: int, ends: bool, overlap: int | None
 ) -> None:
-    blocks, done = Blocks(24, overlap, front), 0
+    writer = Generator(model(ends=ends), [Request(length=whole)], HOW, overlap=overlap)
+    (text,) = writer._texts
     seen = overlap or 12
-    while done < whole:
-        start, end = blocks.window(done, whole)
-        assert 0 <= start <= done < end <= whole
-        assert end - start + len(front) * (start > 0) == min(24, whole)
+    while text.done < whole:
+        ((batch,), done) = writer.next_batches(), text.done
+        (window,) = batch.windows
+        start, end = window.start, window.end
+        assert 0 <= start <= done == window.first < end == window.stop <= whole
+        assert end - start + ends * (start > 0) == min(24, whole)
+        assert (batch.front == 1) == (ends and start > 0)
         if start > 0 and end < whole:
             assert done - start == seen
-        done = end
-    assert done == whole
+        text.done = end
+    assert text.done == whole
+
+
+def test_windows_see_context_on_both_sides() -> None:
+    assert next_window(10, 40, 12, before=3, after=2).__dict__ == {
+        "start": 7, "end": 19, "first": 10, "stop": 17,
+    }  # fmt: skip
+    last = next_window(36, 40, 12, before=3, after=2)
+    assert (last.start, last.end, last.stop) == (28, 40, 40)
 
 
 class Spy(Lazy):
@@ -197,8 +204,7 @@ def test_a_long_text_is_written_block_by_block(ends: bool) -> None:
     spy = Spy(6)
     spy.seen = []
     writer._samplers = {False: spy, True: spy}
-    writer.write(progress=False)
-    (found,) = writer.written()
+    (found,) = writer.generate()
     assert len(found.tokens) == 69
     assert found.text.startswith("abcdef")
     first, *others = spy.seen
@@ -239,17 +245,11 @@ def test_a_long_text_stops_at_its_end() -> None:
     assert max(len(each.tokens) for each in found) < 399
 
 
-def test_steps_are_counted_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[int] = []
-
-    @contextmanager
-    def bar(label: str, *, total: int, show: bool) -> Iterator[Callable[[int], None]]:
-        yield lambda n: done.append(total)
-
-    monkeypatch.setattr("sddlm.generation.writer.bar", bar)
-    write(model(), *REQUESTS, batch=2)
-    assert len(done) == done[0]
-    assert len(done) >= 6 * 7
+def test_steps_are_counted_before() -> None:
+    writer, done = Generator(model(), REQUESTS, HOW, batch=2), []
+    total = writer.steps()
+    writer.generate(on_step=lambda *_: done.append(1))
+    assert len(done) == total >= 6 * 7
 
 
 # --- options -----------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def test_steps_are_counted_before(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"sampler": "psi", "preset": "loop"}, Psi, {"hold": 0.1, "steps": 64}),
         ({"sampler": "psi", "preset": "loop", "hold": 0.3}, Psi, {"hold": 0.3}),
         ({"sampler": "adaptive", "budget": 0.3}, Adaptive, {"budget": 0.3}),
-        ({"sampler": "adaptive", "by": "confidence"}, Adaptive, {"by": "confidence"}),
+        ({"sampler": "adaptive", "criterion": "confidence"}, Adaptive, {"criterion": "confidence"}),
     ],
 )
 def test_options_make_samplers(
@@ -274,7 +274,7 @@ def test_options_make_samplers(
     assert type(sampler) is kind
     for name, value in fields.items():
         assert getattr(sampler, name) == value
-    assert sampler.truncation.never == (3,)  # type: ignore[attr-defined]
+    assert sampler.truncation.never == (*TOKENIZER.not_sampled, 3)  # type: ignore[attr-defined]
 
 
 def test_options_cut_predictions() -> None:
@@ -301,15 +301,15 @@ def test_options_cut_predictions() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"kappa": "0.5"}, "add --sampler psi"),
-        ({"budget": 0.5, "sampler": "psi"}, "add --sampler adaptive"),
-        ({"sampler": "psi", "kappa": "nonsense"}, "--kappa is 'nonsense'"),
+        ({"kappa": "0.5"}, "add `sampler='psi'`"),
+        ({"budget": 0.5, "sampler": "psi"}, "add `sampler='adaptive'`"),
+        ({"sampler": "psi", "kappa": "nonsense"}, "`kappa` is 'nonsense'"),
         ({"sampler": "foo"}, "`sampler` is 'foo'"),
-        ({"steps": 0}, "--steps is 0"),
+        ({"steps": 0}, "`steps` is 0"),
         ({"temperature": float("nan")}, "`temperature` is nan"),
-        ({"min_p": 1.0}, "--min_p is 1.0"),
-        ({"top_k": 0}, "--top_k is 0"),
-        ({"sampler": "adaptive", "budget": -1.0}, "--budget is -1.0"),
+        ({"min_p": 1.0}, "`min_p` is 1.0"),
+        ({"top_k": 0}, "`top_k` is 0"),
+        ({"sampler": "adaptive", "budget": -1.0}, "`budget` is -1.0"),
     ],
 )
 def test_wrong_options_are_refused_before_a_model_is_loaded(
@@ -400,14 +400,14 @@ def test_the_verb_reads_requests(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 WRONG = [
     ("--prompt abc --length 3", "--prompt: what is given takes 4 tokens"),
     ("--infill a{30}b", "--infill: a blank of 30 tokens is more than the model, which sees 24"),
-    ("--infill a{x}b", "--infill 'a{x}b': { at 1"),
+    ("--infill a{x}b", "--infill is 'a{x}b': { at 1"),
     ("--sampler foo", "--sampler is 'foo', must be one of lazy, ancestral"),
     ("--steps 0", "--steps is 0"),
     ("--steps x", "--steps is 'x', must be a whole number"),
     ("--temperature nan", "--temperature is 'nan', must be a number"),
     ("--temperature .nan", "`temperature` is nan"),
     ("--top-k 3", "did you mean --top_k?"),
-    ("--overlap 24", "--overlap is 24, allowed is 1 to 23"),
+    ("--overlap 24", "--overlap is 24, must be from 1 to 23"),
     ("--batch 0", "--batch is 0"),
     ("--requests empty.jsonl", "--requests empty.jsonl is empty"),
     ("--requests binary.jsonl", "--requests binary.jsonl is not UTF-8 text"),
@@ -443,7 +443,7 @@ def test_known_tokens_are_seen_by_those_who_watch(folder: Path) -> None:
     writer = Generator(
         LanguageModel.load(folder / "model"), [Request(infill="ab{4}cd", count=2)], HOW
     )
-    first = writer.round()[0]
+    first = writer.next_batches()[0]
     seen: list[Tensor] = []
     writer.draw(first, lambda n, t, x: seen.append(x.clone()))
     assert len(seen) == 6
@@ -465,7 +465,10 @@ def test_known_tokens_are_seen_by_those_who_watch(folder: Path) -> None:
 )
 def test_the_end_of_a_text(tokens: list[int], done: int, is_open: bool, end: int | None) -> None:
     layout = Layout(tokens, [False] * len(tokens), [(0, len(tokens))], 0, open=is_open)
-    assert Text(0, 0, 0, layout, torch.tensor(tokens), done=done).end(9, 8) == end
+    text = GenerationState(
+        torch.tensor(tokens), torch.tensor(layout.known), layout=layout, done=done
+    )
+    assert text.end(9, 8) == end
 
 
 def test_blocks_begin_as_rows_do(tmp_path: Path) -> None:
@@ -479,10 +482,10 @@ def test_blocks_begin_as_rows_do(tmp_path: Path) -> None:
     )
     writer = Generator(loaded, [Request(prompt="a b", length=30)], HOW)
     begun = []
-    while batches := writer.round():
+    while batches := writer.next_batches():
         for batch in batches:
             begun.append(batch.condition.given[0, 0].item())
             drawn = writer.draw(batch)
-            writer.take(batch, drawn.tokens, drawn.nfe.tolist(), drawn.seconds)
+            writer.apply(batch, drawn.tokens, drawn.nfe, drawn.seconds)
     assert set(begun) == {2}
     assert len(begun) > 3

@@ -69,7 +69,7 @@ class Enumeration:
     @cache  # noqa: B019
     def age(self, called: int, step: int) -> float:
         leaves = max(self.bound(z, called - 1, step - 1) for z in range(self.V))
-        return leaves if self.sampler.by == "confidence" else -log(1 - leaves)
+        return leaves if self.sampler.criterion == "confidence" else -log(1 - leaves)
 
     def keeps(self, called: int, step: int, told: float, changed: bool) -> bool:
         age = self.age(called, step)
@@ -94,7 +94,7 @@ class Enumeration:
         )
         noise = self.process.odds(b, self.V)
         noise = noise / noise.sum() if not last else noise
-        doubt, drawn = tells(p, z, nu, self.sampler.by)
+        doubt, drawn = tells(p, z, nu, self.sampler.criterion)
         found = []
         for v in range(self.V):
             if v != z:
@@ -183,9 +183,9 @@ def drawn(
         (Adaptive(4, budget=1.4), Estimate.DENOISER),
         (Adaptive(4, "greedy", budget=0.9), LOO),
         (Adaptive(4, truncation=SHARP, budget=1.1), LOO),
-        (Adaptive(4, budget=0.7, by="confidence"), LOO),
+        (Adaptive(4, budget=0.7, criterion="confidence"), LOO),
     ],
-    ids=lambda v: v.value if isinstance(v, Estimate) else f"{v.tail} {v.by} {v.budget}",
+    ids=lambda v: v.value if isinstance(v, Estimate) else f"{v.tail} {v.criterion} {v.budget}",
 )
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_samples_have_the_law_that_enumeration_finds(
@@ -242,7 +242,9 @@ def test_the_age_bounds_what_a_token_that_stays_tells(process: Process) -> None:
     run: Any = type("Run", (), {"process": process, "vocab_size": V, "model": object()})
     for pair in ((0.1, 0.4), (0.3, 0.31), (0.6, 0.95)):
         a, b = torch.tensor(pair, dtype=torch.float64)[:, None]
-        age, leaves = (Adaptive(by=by).aged(run, a, b).item() for by in ("entropy", "confidence"))
+        age, leaves = (
+            Adaptive(criterion=by).drift_bound(run, a, b).item() for by in ("entropy", "confidence")
+        )
         assert leaves == pytest.approx(1 - exp(-age))
         told = []
         for z in range(V):
@@ -296,7 +298,7 @@ def test_no_budget_is_lazy(
     lazy = run(Lazy(10, tail, truncation), process, **more)
     full = run(Ancestral(10, tail, truncation), process, **more)
     for by in ("entropy", "confidence"):
-        found = run(Adaptive(10, tail, truncation, budget=0.0, by=by), process, **more)
+        found = run(Adaptive(10, tail, truncation, budget=0.0, criterion=by), process, **more)
         assert torch.equal(found.tokens, full.tokens)
         assert torch.equal(found.nfe, lazy.nfe)
         assert torch.equal(found.rows, lazy.rows)
@@ -306,7 +308,7 @@ def test_no_budget_is_lazy(
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_more_budget_is_fewer_calls(process: Process, by: Any) -> None:
     calls = [
-        run(Adaptive(24, budget=budget, by=by), process).nfe.double().mean().item()
+        run(Adaptive(24, budget=budget, criterion=by), process).nfe.double().mean().item()
         for budget in ((0.0, 1.0, 3.0, inf) if by == "entropy" else (0.0, 0.3, 1.0, inf))
     ]
     assert calls[0] > calls[1] > calls[2] > calls[3] == 1
@@ -324,7 +326,7 @@ def test_what_is_certain_needs_one_call() -> None:
 
     model = Knows(torch.zeros(1, L, V), vocab_size=V, length=L)
     for by in ("entropy", "confidence"):
-        sampler = Adaptive(64, budget=7.0 if by == "entropy" else 1.0, by=by)  # type: ignore[arg-type]
+        sampler = Adaptive(64, budget=7.0 if by == "entropy" else 1.0, criterion=by)  # type: ignore[arg-type]
         out = sampler.sample(model, process=process, estimate=LOO, batch=3, length=L)
         assert torch.equal(out.tokens, text)
         assert (out.nfe <= 2).all()
@@ -344,7 +346,7 @@ def test_each_sequence_is_shown_step_by_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("knob", "value"), [("budget", nan), ("budget", -0.5), ("by", "margin"), ("steps", 0)]
+    ("knob", "value"), [("budget", nan), ("budget", -0.5), ("criterion", "margin"), ("steps", 0)]
 )
 def test_wrong_settings_are_refused(knob: str, value: Any) -> None:
     with pytest.raises(

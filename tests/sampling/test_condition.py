@@ -217,7 +217,7 @@ SAMPLERS: list[tuple[Sampler, Process, dict[str, bool]]] = [
     (Ancestral(4, truncation=SHARP), UniformProcess(), {}),
     (Psi(6, kappa="0.3"), UniformProcess(), {}),
     (Adaptive(8, budget=2.0), UniformProcess(), {}),
-    (Adaptive(8, "greedy", SHARP, budget=0.6, by="confidence"), UniformProcess(), {}),
+    (Adaptive(8, "greedy", SHARP, budget=0.6, criterion="confidence"), UniformProcess(), {}),
     (Lazy(6), MaskedProcess(), {}),
     (Adaptive(8, budget=1.0), MaskedProcess(), {}),
     (FirstHitting(), MaskedProcess(), {}),

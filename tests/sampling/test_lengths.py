@@ -16,9 +16,9 @@ from sddlm.cli import main
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.generation.args import SamplerConfig, sampler_for
-from sddlm.generation.requests import Request
-from sddlm.generation.writer import Generator
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
@@ -74,8 +74,7 @@ def lengths_of(docs: list[str], extra: int) -> list[int]:
 def drawn(loaded: LanguageModel, **more: Any) -> list[list[int]]:
     asked = Request(count=more.pop("count", 9), length=more.pop("length", None))
     writer = Generator(loaded, [asked], SamplerConfig(steps=6), **{"batch": 4, "seed": 2, **more})
-    writer.write(progress=False)
-    return [each.tokens for each in writer.written(whole=True)]
+    return [each.tokens for each in writer.generate(whole=True)]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +129,7 @@ def test_what_is_no_text_is_never_written(
     tmp_path: Path, estimate: Estimate, process: Process, how: dict[str, Any]
 ) -> None:
     loaded = model_dir(tmp_path, estimate, process, packing="document")
-    sampler = sampler_for(estimate, loaded.tokenizer, steps=3, **how)
+    sampler = SamplerConfig(steps=3, top_p=1.0, **how).build(loaded)
     assert isinstance(sampler, Lazy | Autoregressive)
     free = replace(sampler, truncation=Truncation())
     found = []

@@ -19,7 +19,7 @@ from sddlm.errors import ConfigError
 from sddlm.eval.conditional import Choice, conditional_bounds, is_greedy
 from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.generation.corrector import Corrector
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -16,14 +17,14 @@ from sddlm.demo.frames import Recorder, Recording
 from sddlm.demo.page import write_page
 from sddlm.demo.terminal import TerminalView, check_fps, pleasant_fps
 from sddlm.errors import ConfigError, check_arguments
-from sddlm.generation.args import OWN, SamplerConfig
-from sddlm.generation.requests import Request
-from sddlm.generation.writer import Generator
+from sddlm.generation.config import OWN, SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
 from sddlm.io import check_writable
 from sddlm.lm import LanguageModel
-from sddlm.rng import Draw
 from sddlm.sampling.base import Sampler, choose_device, device_of
 from sddlm.sampling.condition import Condition, indices
+from sddlm.sampling.context import SamplingContext
 from sddlm.types import Samples
 
 logger = logging.getLogger(__name__)
@@ -83,13 +84,13 @@ def demo(
     job = sampling_job(writers[0])
     recordings = []
     for writer in writers:
-        block = writer.round()[0]
+        block = writer.next_batches()[0]
         sampler = writer.sampler(block)
-        label = sampler_label(writer.how, sampler, job.shape[1])
+        label = sampler_label(writer.config, sampler, job.shape[1])
         recording, drawn = show(loaded, label, sampler, job, fps=fps)
         recordings.append(recording)
-        writer.take(block, drawn.tokens, drawn.nfe.tolist(), drawn.seconds)
-    if writers[0].round():
+        writer.apply(block, drawn.tokens, drawn.nfe, drawn.seconds)
+    if writers[0].next_batches():
         logger.info("this is the first block of a long text; sddlm sample writes the whole")
     if html:
         write_page(html, recordings, loaded.tokenizer, title=TITLE, notes=page_notes(loaded, job))
@@ -169,11 +170,12 @@ def sampling_job(writer: Generator) -> SamplingJob:
     Raises:
         ConfigError: its texts cannot be sampled in one batch.
     """
-    first, *more = writer.round()
+    first, *more = writer.next_batches()
     if more:
         raise ConfigError("`count`: texts of unequal lengths need a page each: try `count=1`")
     B, L = first.condition.given.shape
-    return SamplingJob((B, L), writer.seed, first.condition, first.index)
+    index = torch.tensor([text.index for text in first.texts])
+    return SamplingJob((B, L), writer.seed, first.condition, index)
 
 
 def show(
@@ -235,9 +237,10 @@ def show(
 def initial_tokens(loaded: LanguageModel, job: SamplingJob) -> Tensor:
     """Initial tokens of a diffusion sampler ``[B, L]`` int64."""
     (B, L), device = job.shape, device_of(loaded.network)
-    draw = Draw(job.seed, 0, indices(job.index, B, device), B)
-    noise = loaded.process.prior(draw, L, vocab_size=loaded.network.vocab_size)
-    return noise if job.condition is None else job.condition.to(device).begin(noise)
+    condition = None if job.condition is None else job.condition.to(device)
+    parts = loaded.network, loaded.process, loaded.estimate
+    places = indices(job.index, B, device)
+    return SamplingContext(*parts, job.seed, places, L, None, condition).start()
 
 
 @contextmanager

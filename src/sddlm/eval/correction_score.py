@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sddlm.eval.texts import HeldOut
-from sddlm.generation.corrector import CorrectorConfig, check_can_correct
-from sddlm.generation.levels import LEVELS, most_likely, read_at
+from sddlm.generation.config import CORRECTION, SamplerConfig
+from sddlm.generation.corrector import check_can_correct
+from sddlm.generation.levels import LEVELS, most_likely, score_tokens
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.rng import Draw
@@ -201,7 +202,7 @@ class CorrectionScore:
     """
 
     rows: int
-    sampler: CorrectorConfig
+    sampler: SamplerConfig
     shares: list[ShareScore]
 
 
@@ -230,7 +231,7 @@ def score_correction(
         ConfigError: for a model that cannot correct.
     """
     check_can_correct(lm)
-    how, special = CorrectorConfig(), sorted(lm.tokenizer.special.values())
+    how, special = CORRECTION, sorted(lm.tokenizer.special.values())
     sampler = how.build(lm, never=tuple(special))
     vocabulary = torch.arange(lm.tokenizer.vocab_size)
     words = vocabulary[~torch.isin(vocabulary, torch.tensor(special))]
@@ -243,7 +244,7 @@ def score_correction(
         rows = corrupt(text.tokens[index], lengths, share, seed=seed, index=index, words=words)
         fit, right, counts, nfe = [], [], [], []
         for t in LEVELS:
-            reading = read_at(lm, rows.x, t, lengths)
+            reading = score_tokens(lm, rows.x, t, lengths)
             fit.append((reading.fit * rows.free).sum(1))
             right.append(reading.right)
             condition = Condition(rows.x, ~rows.free, lengths, t)

@@ -18,7 +18,7 @@ from sddlm.eval.metrics import fingerprint
 from sddlm.eval.result import Provenance, Result
 from sddlm.eval.texts import HeldOut, TrainingText, held_out
 from sddlm.eval.unseen import RealText, real_text
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.io import check_writable
 from sddlm.jobs import ProcessGroup, ResumableJob
 from sddlm.lm import LanguageModel

@@ -28,7 +28,7 @@ from sddlm.eval.metrics import fingerprint
 from sddlm.eval.questions import LoglikelihoodScorer, figures
 from sddlm.eval.tasks import check_tasks, task_files
 from sddlm.eval.writing import GenerationConfig, write
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.jobs import ProcessGroup, ResumableJob, digest
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import choose_device

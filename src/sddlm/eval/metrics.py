@@ -12,8 +12,10 @@ from sddlm.errors import ConfigError
 from sddlm.eval.diversity import distinct_n, entropy, known_words, repeated_ngrams
 from sddlm.eval.perplexity import spread
 from sddlm.eval.texts import END, HeldOut, SampleSet, TrainingText
-from sddlm.generation.args import SamplerConfig
-from sddlm.generation.batching import cuts
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
+from sddlm.generation.sample import generate_resumably
 from sddlm.jobs import ResumableJob, digest
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import to_spec
@@ -47,35 +49,21 @@ def draw_samples(
         job: does the batches.
         label: of the bar.
     """
-    sampler = how.build(lm)
-    parts, _ = cuts(lm, count=count, batch=batch)
-
-    def shard(number: int) -> dict[str, Any]:
-        part = parts[number]
-        drawn = sampler.sample(
-            lm, batch=part.count, length=part.length, seed=seed, index=part.first
-        )
-        return {
-            "tokens": drawn.tokens.tolist(),
-            "nfe": drawn.nfe.tolist(),
-            "seconds": drawn.seconds,
-        }
-
-    facts = {"how": asdict(how), "count": count, "seed": seed, "batch": batch}
-    found = job.run(label, len(parts), shard, facts)
-    rows: list[Tensor] = [tensor(row) for part in found for row in part["tokens"]]
-    nfe = [n for part in found for n in part["nfe"]]
+    generator = Generator(lm, [Request(count=count)], how, seed, batch)
+    key = {"how": asdict(how), "count": count, "seed": seed, "batch": batch}
+    generate_resumably(generator, job.about(drawn=key), label=label)
+    found = generator.generations(whole=True)
     origin = {
         **how.settings(),
-        "sampler": type(sampler).__name__,
+        "sampler": type(how.build(lm)).__name__,
         "seed": seed,
-        "nfe": round(sum(nfe) / len(nfe), 2),
-        "seconds": round(sum(part["seconds"] for part in found), 3),
+        "nfe": round(sum(each.nfe for each in found) / len(found), 2),
+        "seconds": round(sum(each.seconds for each in found), 3),
     }
     if not lm.estimate.diffusion:
         del origin["steps"]
-    texts = lm.tokenizer.decode_batch([row.tolist() for row in rows])
-    return SampleSet(rows, texts, origin)
+    rows = [tensor(each.tokens) for each in found]
+    return SampleSet(rows, [each.text for each in found], origin)
 
 
 def reference_rows(text: HeldOut, count: int, longest: int) -> SampleSet:

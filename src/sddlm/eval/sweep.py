@@ -16,7 +16,7 @@ from sddlm.eval.judge import Judge
 from sddlm.eval.metrics import draw_samples, fingerprint
 from sddlm.eval.resampling import mean, ratio, resamples
 from sddlm.eval.texts import SampleSet
-from sddlm.generation.args import SamplerConfig
+from sddlm.generation.config import SamplerConfig
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 

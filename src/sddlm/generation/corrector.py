@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.generation.args import SamplerConfig
-from sddlm.generation.drafts import Change, Draft, spliced
-from sddlm.generation.levels import LEVELS, most_likely, read_at
-from sddlm.generation.requests import digest
-from sddlm.generation.windows import Batch, Text, batches, windows
+from sddlm.generation.config import CORRECTION, SamplerConfig
+from sddlm.generation.diff import Change, Draft, apply_changes
+from sddlm.generation.levels import LEVELS, most_likely, score_tokens
+from sddlm.generation.request import digest
+from sddlm.generation.windows import TextState, Window, WindowBatch, next_window, window_batches
 from sddlm.lm import LanguageModel
 from sddlm.process.masked import MaskedProcess
 from sddlm.progress import bar
 from sddlm.sampling.base import Sampler
-from sddlm.sampling.condition import Condition
-
-
-@dataclass(frozen=True)
-class CorrectorConfig(SamplerConfig):
-    """How a draft is denoised: other defaults than for writing, which restore more and damage less
-    (docs/generation.md)."""
-
-    steps: int = 1
-    """denoising steps"""
-    tail: Literal["sample", "greedy"] = "greedy"
-    """the last step draws (sample) or takes the most likely token (greedy)"""
-    top_p: float | None = 1.0
-    """keep the most likely tokens up to this mass; below 1 good tokens that the model would not
-    have guessed are replaced too"""
 
 
 @dataclass(frozen=True)
@@ -42,13 +29,13 @@ class Correction:
     """A corrected text.
 
     Attributes:
-        text: the whole of it.
-        draft: what it was.
+        text: the whole text.
+        draft: the text before.
         t: noise level that the draft was taken for.
         changes: where the two differ.
         confidence: for each token of the draft its first character, the one behind it, and the
-            probability that it is right, as read before anything was changed.
-        nfe: network calls, those of the choice of t included.
+            probability that it is right, before anything was changed.
+        nfe: network calls, those for the choice of t included.
         seconds: its share of the time of the batches that it was in.
     """
 
@@ -62,6 +49,47 @@ class Correction:
 
 
 @dataclass
+class CorrectionState(TextState):
+    """A draft that is being corrected.
+
+    Attributes:
+        draft: the draft.
+        windows: the parts that it is corrected in.
+        right: probability of each token that it is right ``[n]`` float64.
+        t: noise level that it is taken for.
+    """
+
+    draft: Draft = field(kw_only=True)
+    windows: list[Window] = field(kw_only=True)
+    right: Tensor = field(init=False)
+    t: float = math.nan
+
+    @cached_property
+    def key(self) -> int:
+        """Names the randomness, which depends on the draft alone."""
+        return digest(self.draft.tokens)
+
+    @property
+    def result(self) -> Correction:
+        """The text as it is now."""
+        front = len(self.tokens) - len(self.draft.tokens)
+        changes = self.draft.changes(self.tokens[front:].tolist())
+        right = self.right[front:].tolist()
+        return Correction(
+            text=apply_changes(self.draft.text, changes),
+            draft=self.draft.text,
+            t=self.t,
+            changes=changes,
+            confidence=[
+                (span.start, span.end, min(right[span.first : span.stop]))
+                for span in self.draft.spans
+            ],
+            nfe=self.nfe,
+            seconds=self.seconds,
+        )
+
+
+@dataclass
 class Corrector:
     """Corrects drafts, several at once.
 
@@ -69,20 +97,20 @@ class Corrector:
     seed: other drafts, their order and the size of a batch change no bit of it (on a CPU).
 
     Attributes:
-        loaded: the model.
-        how: sampler and knobs.
+        lm: the model.
+        config: sampler and its options.
         t: noise level that drafts are taken for; None is the level at which the model finds a
-            draft most likely (`levels.read_at`), one for a whole draft.
+            draft most likely (`levels.score_tokens`), one level for a whole draft.
         seed: of all randomness.
-        batch: windows that are seen together at most.
-        source: where the drafts come from, for messages.
+        batch: windows per network call at most.
+        source: names the drafts in messages.
 
     Raises:
         ConfigError: for a model that cannot correct, or a value that cannot be used.
     """
 
-    loaded: LanguageModel
-    how: SamplerConfig = field(default_factory=CorrectorConfig)
+    lm: LanguageModel
+    config: SamplerConfig = CORRECTION
     t: float | None = None
     seed: int = 0
     batch: int = 16
@@ -92,22 +120,20 @@ class Corrector:
     def __post_init__(self) -> None:
         check_level(self.t)
         if self.batch < 1:
-            raise ConfigError(f"--batch is {self.batch}, must be at least 1")
-        check_can_correct(self.loaded)
-        # an end of text or the like in a draft would be no correction of it
-        self._sampler = self.how.build(
-            self.loaded, never=tuple(self.loaded.tokenizer.special.values())
-        )
+            raise ConfigError(f"`batch` is {self.batch}, must be at least 1")
+        check_can_correct(self.lm)
+        # an end of text or the like in the middle of a draft would be no correction of it
+        self._sampler = self.config.build(self.lm, never=(*self.lm.tokenizer.special.values(),))
 
     def correct(
         self, texts: Sequence[str], *, protect: str | None = None, progress: bool = False
     ) -> list[Correction]:
         """Correct drafts.
 
-        A result has as many tokens as its draft: words are replaced, never put in or taken out
+        A result has as many tokens as its draft: tokens are replaced, never inserted or deleted
         (but a token may be part of a word, or two of them stand for one). Text whose
         tokens stay is the same, byte for byte. A draft longer than the model is corrected in
-        `windows`, the later ones seeing what was made of the earlier.
+        windows, the later ones seeing the corrected text of the earlier.
 
         Args:
             texts: the drafts.
@@ -118,90 +144,92 @@ class Corrector:
             ConfigError: for an empty draft, characters that the tokenizer lacks, or no expression.
         """
         pattern = protection(protect)
-        begun = [self._begin(text, pattern) for text in texts]
-        parts, levels = sum(len(text.windows) for text in begun), self._levels
-        with bar("correcting", total=parts * (len(levels) + 1), show=progress) as advance:
-            self._choose(begun, levels, advance)
-            for number in range(max((len(text.windows) for text in begun), default=0)):
-                live = [text for text in begun if len(text.windows) > number]
-                for t in sorted({text.t for text in live}):
-                    rows = [(text, text.windows[number]) for text in live if text.t == t]
-                    for batch in batches(self.loaded, self.batch, rows):
+        states = [self._begin(text, pattern) for text in texts]
+        levels = LEVELS if self.t is None else (self.t,)
+        counts = [len(state.windows) for state in states]
+        with bar("correcting", total=sum(counts) * (len(levels) + 1), show=progress) as advance:
+            self._choose(states, levels, advance)
+            for number in range(max(counts, default=0)):
+                live = [state for state in states if len(state.windows) > number]
+                for t in sorted({state.t for state in live}):
+                    windows = [(state, state.windows[number]) for state in live if state.t == t]
+                    for batch in window_batches(self.lm, windows, self.batch):
                         self._denoise(batch, t, number)
-                        advance(len(batch.rows))
-        return [_result(text) for text in begun]
+                        advance(len(batch.texts))
+        return [state.result for state in states]
 
-    def _begin(self, text: str, pattern: re.Pattern[str] | None) -> Text:
-        draft = Draft.of(text, self.loaded.tokenizer, self.source)
-        first = self.loaded.first_id
-        front = [] if first is None else [first]
+    def _begin(self, text: str, pattern: re.Pattern[str] | None) -> CorrectionState:
+        lm = self.lm
+        draft = Draft.of(text, lm.tokenizer, self.source)
+        front = [] if lm.first_id is None else [lm.first_id]
+        known = [True] * len(front) + draft.protected([] if pattern is None else [pattern])
         tokens = torch.tensor([*front, *draft.tokens])
-        known = torch.tensor(
-            [True] * len(front) + draft.protected([] if pattern is None else [pattern])
-        )
-        width = self.loaded.network.length
-        room = width - self.loaded.bos_in_rows if len(tokens) > width else width
-        return Text(
-            draft, tokens, known, len(front), windows(len(tokens), room),
-            torch.ones(len(tokens), dtype=torch.float64),
-        )  # fmt: skip
-
-    @property
-    def _levels(self) -> Sequence[float]:
-        """Those to choose from."""
-        return LEVELS if self.t is None else (self.t,)
+        width = lm.network.length
+        width -= lm.bos_in_rows and len(tokens) > width
+        windows = list(correction_windows(len(tokens), width))
+        return CorrectionState(tokens, torch.tensor(known), draft=draft, windows=windows)
 
     def _choose(
-        self, texts: Sequence[Text], levels: Sequence[float], advance: Callable[..., None]
+        self,
+        states: Sequence[CorrectionState],
+        levels: Sequence[float],
+        advance: Callable[..., None],
     ) -> None:
-        """The level of each text, and how sure the model is of its tokens there."""
-        scores = torch.zeros(len(levels), len(texts), dtype=torch.float64)
-        right = [torch.ones(len(levels), len(text.tokens)).double() for text in texts]
-        number = {id(text): i for i, text in enumerate(texts)}
-        for batch in batches(
-            self.loaded, self.batch, [(text, w) for text in texts for w in text.windows]
-        ):
-            started = time.perf_counter()
+        """The level of each text, and the probability that its tokens are right there."""
+        scores = torch.zeros(len(levels), len(states), dtype=torch.float64)
+        right = [torch.ones(len(levels), len(state.tokens)).double() for state in states]
+        number = {id(state): i for i, state in enumerate(states)}
+        windows = [(state, window) for state in states for window in state.windows]
+        for batch in window_batches(self.lm, windows, self.batch):
+            started, seen = time.perf_counter(), batch.condition
             for k, t in enumerate(levels):
-                reading = read_at(self.loaded, batch.tokens, t, batch.lengths)
-                for row, (text, _) in enumerate(batch.rows):
-                    i, (mine, there) = number[id(text)], batch.own(row)
-                    free = ~text.known[mine]
-                    scores[k, i] += reading.fit[row, there][free].sum()
-                    right[i][k, mine] = reading.right[row, there]
-                    text.nfe += 1
-                advance(len(batch.rows))
-            batch.share(time.perf_counter() - started)
-        for i, (text, best) in enumerate(zip(texts, most_likely(scores).tolist(), strict=True)):
-            text.t, text.right = levels[best], right[i][best]
+                found = score_tokens(self.lm, seen.given, t, seen.lengths)
+                for row, (state, own, there) in enumerate(batch.slices()):
+                    i, free = number[id(state)], ~state.known[own]
+                    scores[k, i] += found.fit[row, there][free].sum()
+                    right[i][k, own] = found.right[row, there]
+                    state.nfe += 1
+                advance(len(batch.texts))
+            for state in batch.texts:
+                state.seconds += (time.perf_counter() - started) / len(batch.texts)
+        for i, (state, best) in enumerate(zip(states, most_likely(scores).tolist(), strict=True)):
+            state.t, state.right = levels[best], right[i][best]
 
-    def _denoise(self, batch: Batch, t: float, number: int) -> None:
+    def _denoise(self, batch: WindowBatch[CorrectionState], t: float, number: int) -> None:
         """Correct the windows of a batch, the ``number``-th of their texts."""
-        keys = [digest([text.key, number]) for text, _ in batch.rows]
-        condition = Condition(batch.tokens, batch.known, batch.lengths, t)
+        keys = torch.tensor([digest([state.key, number]) for state in batch.texts])
         drawn = self._sampler.sample(
-            self.loaded, seed=self.seed, index=torch.tensor(keys), condition=condition
+            self.lm, seed=self.seed, index=keys, condition=replace(batch.condition, t=t)
         )
-        for row, (text, _) in enumerate(batch.rows):
-            mine, there = batch.own(row)
-            text.tokens[mine] = drawn.tokens[row, there].cpu()
-            text.nfe += int(drawn.nfe[row])
-        batch.share(drawn.seconds)
+        batch.apply(drawn.tokens, drawn.nfe, drawn.seconds)
+
+
+def correction_windows(total: int, width: int) -> Iterator[Window]:
+    """Windows that correct each of ``total`` tokens once, all of them ``width`` wide or one.
+
+    A quarter of the width is seen on either side of what a window corrects, as far as there is
+    text: before it the corrected text, behind it the draft.
+    """
+    done = 0
+    while done < total:
+        window = next_window(done, total, width, before=width // 4, after=width // 4)
+        yield window
+        done = window.stop
 
 
 def check_level(t: float | None) -> None:
-    """Refuse a noise level that is none."""
+    """Refuse a noise level outside (0, 1]."""
     if t is not None and not 0 < t <= 1:
-        raise ConfigError(f"--t is {t}, allowed is above 0 and at most 1, or auto: try --t 0.1")
+        raise ConfigError(f"`t` is {t}, must be above 0 and at most 1, or auto: try `t=0.1`")
 
 
-def check_can_correct(loaded: LanguageModel) -> None:
-    """Refuse a model that changes no token that is written."""
-    kind = "autoregressive" if not loaded.estimate.diffusion else "trained with masks alone"
-    if not loaded.estimate.diffusion or isinstance(loaded.process, MaskedProcess):
+def check_can_correct(lm: LanguageModel) -> None:
+    """Refuse a model that never changes a token of a text."""
+    kind = "autoregressive" if not lm.estimate.diffusion else "trained with masks alone"
+    if not lm.estimate.diffusion or isinstance(lm.process, MaskedProcess):
         raise ConfigError(
             f"this model is {kind} and never changes a token that is written: give one of a "
-            "uniform or hybrid process, such as --objective SDDLM trains"
+            "uniform or hybrid process, such as `objective=SDDLM()` trains"
         )
 
 
@@ -211,21 +239,6 @@ def protection(protect: str | None) -> re.Pattern[str] | None:
         return None if protect is None else re.compile(protect)
     except re.error as error:
         raise ConfigError(
-            f"--protect {protect!r} is no regular expression: {error}; try --protect 'Lily|Tom'"
+            f"`protect` is {protect!r}, which is no regular expression: {error}; "
+            "try `protect='Lily|Tom'`"
         ) from error
-
-
-def _result(text: Text) -> Correction:
-    draft, front = text.draft, text.front
-    changes = draft.changes(text.tokens[front:].tolist())
-    right = text.right[front:].tolist()
-    sure = [(unit.start, unit.end, min(right[unit.first : unit.stop])) for unit in draft.units]
-    return Correction(
-        text=spliced(draft.text, changes),
-        draft=draft.text,
-        t=text.t,
-        changes=changes,
-        confidence=sure,
-        nfe=text.nfe,
-        seconds=text.seconds,
-    )

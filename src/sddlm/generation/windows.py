@@ -1,29 +1,50 @@
-"""A text longer than the model in windows, and windows of several texts in batches."""
+"""Texts on their way, the windows of them that a model sees at once, and batches of windows."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
-from sddlm.generation.drafts import Draft
-from sddlm.generation.filling import fill, filled_width
-from sddlm.generation.requests import digest
 from sddlm.lm import LanguageModel
+from sddlm.sampling.condition import Condition
+
+#: windows of unequal lengths are padded to a multiple of this, so that they share batches
+MULTIPLE = 32
+
+
+@dataclass
+class TextState:
+    """A text that is being written or corrected.
+
+    Attributes:
+        tokens: all of them, what stands in front of the text included ``[n]`` int64.
+        known: which of them never change ``[n]`` bool.
+        nfe: network calls that it took part in.
+        seconds: its share of the time of the batches that it was in.
+    """
+
+    tokens: Tensor
+    known: Tensor
+    nfe: int = 0
+    seconds: float = 0.0
+
+
+State = TypeVar("State", bound=TextState)
 
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a text that the model sees at once.
+    """Part of a text that the model sees at once.
 
     Attributes:
         start: its first token.
-        end: the one behind.
-        first: the first token that it corrects; those before are known.
-        stop: the one behind. Those after are seen as they were written, and corrected by the next.
+        end: the token behind its last.
+        first: the first token that it writes; those before are context and known.
+        stop: the token behind the last that it writes; those after are context.
     """
 
     start: int
@@ -32,108 +53,120 @@ class Window:
     stop: int
 
 
-def windows(count: int, width: int) -> list[Window]:
-    """Windows that correct each of ``count`` tokens once, ``width`` or all of them wide.
+def next_window(first: int, total: int, width: int, *, before: int, after: int = 0) -> Window:
+    """The window that writes a text from the token ``first`` on, as full as the text allows.
 
-    A quarter of the width is seen on either side of what a window corrects, as far as there is
-    text: before it what is corrected already, behind it the draft.
+    Args:
+        first: the first token to write.
+        total: tokens of the text.
+        width: tokens of a window.
+        before: tokens of context before ``first``; more at the end of a text, fewer at its front.
+        after: tokens of context behind what is written, unless the text ends in the window.
     """
-    if count <= width:
-        return [Window(0, count, 0, count)]
-    margin, found, done = width // 4, list[Window](), 0
-    while done < count:
-        start = min(max(0, done - margin), count - width)
-        end = start + width
-        stop = count if end == count else end - margin
-        found.append(Window(start, end, done, stop))
-        done = stop
-    return found
-
-
-@dataclass
-class Text:
-    """A draft that is being corrected.
-
-    Attributes:
-        draft: the draft.
-        tokens: those of the draft, and before them what stands in front of a text ``[n]`` int64.
-        known: which are not to change ``[n]`` bool.
-        front: how many stand before the draft.
-        windows: the parts that it is corrected in.
-        right: probability of each that it is right ``[n]`` float64.
-    """
-
-    draft: Draft
-    tokens: Tensor
-    known: Tensor
-    front: int
-    windows: list[Window]
-    right: Tensor
-    t: float = math.nan
-    nfe: int = 0
-    seconds: float = 0.0
-
-    @cached_property
-    def key(self) -> int:
-        """Names the randomness: a text is corrected in one way, whatever else is."""
-        return digest(self.draft.tokens)
+    start = max(0, min(first - before, total - width))
+    end = min(start + width, total)
+    return Window(start, end, first, end if end == total else end - after)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Windows of one width that are seen together; ``rows`` are (text, window)."""
+class WindowBatch(Generic[State]):
+    """Windows of one width that are sampled together.
 
-    rows: list[tuple[Text, Window]]
-    tokens: Tensor  # [B, L]
-    known: Tensor  # [B, L]
-    lengths: Tensor | None  # [B]
+    Attributes:
+        texts: whose windows they are ``[B]``.
+        windows: one of each text ``[B]``.
+        condition: their tokens, those that are known, and their lengths where there is padding.
+        front: tokens that stand before each window, and are none of its text.
+    """
+
+    texts: list[State]
+    windows: list[Window]
+    condition: Condition
     front: int
 
-    def own(self, row: int) -> tuple[slice, slice]:
-        """The places that a window corrects: in its text, and in the batch."""
-        window = self.rows[row][1]
-        shift = self.front - window.start
-        return (
-            slice(window.first, window.stop),
-            slice(window.first + shift, window.stop + shift),
-        )
+    def slices(self) -> Iterable[tuple[State, slice, slice]]:
+        """Each text, with what its window writes: positions in the text, and in the batch's row."""
+        for text, window in zip(self.texts, self.windows, strict=True):
+            shift = self.front - window.start
+            own = slice(window.first, window.stop)
+            yield text, own, slice(window.first + shift, window.stop + shift)
 
-    def share(self, seconds: float) -> None:
-        """Each text's part of the time that was spent on the batch."""
-        for text, _ in self.rows:
-            text.seconds += seconds / len(self.rows)
+    def apply(self, tokens: Tensor, nfe: Sequence[int] | Tensor, seconds: float) -> None:
+        """Put what was sampled into the texts.
+
+        Args:
+            tokens: ``[B, L]`` int64.
+            nfe: network calls ``[B]``.
+            seconds: of the whole batch.
+        """
+        for row, (text, own, there) in enumerate(self.slices()):
+            text.tokens[own] = tokens[row, there].cpu()
+            text.nfe += int(nfe[row])
+            text.seconds += seconds / len(self.texts)
 
 
-def batches(loaded: LanguageModel, size: int, rows: Sequence[tuple[Text, Window]]) -> list[Batch]:
-    """Windows in batches of one width; rows of unequal lengths are filled up to share it.
+def window_batches(
+    lm: LanguageModel, windows: Iterable[tuple[State, Window]], size: int
+) -> list[WindowBatch[State]]:
+    """Windows in batches of one width.
+
+    The width of a window's row is a function of the window alone, so that other windows do not
+    matter: it is padded to a multiple of `MULTIPLE`, or to the model's length. A window from the
+    middle of a text gets the token in front that rows of the model begin with.
 
     Args:
-        loaded: the model.
+        lm: the model.
+        windows: texts, each with the window that is next.
         size: windows in a batch at most.
-        rows: texts, each with the window of it that is to be seen.
     """
-    width = loaded.network.length
-    groups: dict[tuple[int, bool, int], list[tuple[Text, Window]]] = {}
-    for text, window in rows:
-        front = int(loaded.bos_in_rows and window.start > 0)
+    most = lm.network.length
+    groups: dict[tuple[int, bool, int], list[tuple[State, Window]]] = {}
+    for text, window in windows:
+        front = int(lm.bos_in_rows and window.start > 0)
         wide = window.end - window.start + front
-        even = filled_width(wide, width)
-        groups.setdefault((even, even != wide, front), []).append((text, window))
-    return [
-        _batch(loaded, which[at : at + size], wide, padded, front)
-        for (wide, padded, front), which in groups.items()
-        for at in range(0, len(which), size)
-    ]
+        width = min(most, -(-wide // MULTIPLE) * MULTIPLE)
+        groups.setdefault((width, width != wide, front), []).append((text, window))
+    batches = []
+    for (width, padded, front), rows in groups.items():
+        for start in range(0, len(rows), size):
+            texts, parts = map(list, zip(*rows[start : start + size], strict=True))
+            condition = pad_batch(
+                [_seen(text, window) for text, window in zip(texts, parts, strict=True)],
+                width, front=[lm.tokenizer.bos_id] * front, pad=lm.tokenizer.pad_id, padded=padded,
+            )  # fmt: skip
+            batches.append(WindowBatch(texts, parts, condition, front))
+    return batches
 
 
-def _batch(
-    loaded: LanguageModel, rows: list[tuple[Text, Window]], wide: int, padded: bool, front: int
-) -> Batch:
-    parts = []
-    for text, window in rows:
-        known = text.known[window.start : window.end].clone()
-        known[: window.first - window.start] = True
-        parts.append((text.tokens[window.start : window.end], known))
-    bos = [loaded.tokenizer.bos_id] * front
-    tokens, known, lengths = fill(parts, wide, front=bos, pad=loaded.tokenizer.pad_id)
-    return Batch(rows, tokens, known, lengths if padded else None, front)
+def _seen(text: TextState, window: Window) -> tuple[Tensor, Tensor]:
+    """Tokens of a window, and which of them are known, ``[n]`` each."""
+    known = text.known[window.start : window.end].clone()
+    known[: window.first - window.start] = True
+    return text.tokens[window.start : window.end], known
+
+
+def pad_batch(
+    rows: Sequence[tuple[Tensor, Tensor]],
+    width: int,
+    *,
+    front: Sequence[int] = (),
+    pad: int,
+    padded: bool = True,
+) -> Condition:
+    """Rows of unequal lengths as the condition of one batch.
+
+    Args:
+        rows: tokens and which of them are known, ``[n]`` each.
+        width: L of the batch.
+        front: tokens that stand before each row, known.
+        pad: token behind each row, known.
+        padded: keep the lengths of the rows, so that the network does not see the padding.
+    """
+    tokens = torch.full((len(rows), width), pad)  # [B, L]
+    known = torch.ones(len(rows), width, dtype=torch.bool)  # [B, L]
+    tokens[:, : len(front)] = torch.tensor(front, dtype=torch.int64)
+    for row, (own, given) in enumerate(rows):
+        at = slice(len(front), len(front) + len(own))
+        tokens[row, at], known[row, at] = own, given
+    lengths = torch.tensor([len(front) + len(own) for own, _ in rows])
+    return Condition(tokens, known, lengths if padded else None)

@@ -14,6 +14,7 @@ from sddlm.process.estimate import Estimate, warn_of_bias
 from sddlm.process.schedule import Schedule
 from sddlm.rng import Draw
 from sddlm.sampling.base import Drawn, Sampler, chunks, leave_one_out, sample_categorical
+from sddlm.sampling.cache import Prediction
 from sddlm.sampling.context import Model, SamplingContext
 from sddlm.sampling.truncation import Truncation
 
@@ -23,7 +24,7 @@ MOST_STEPS = 1_000_000
 
 @dataclass(frozen=True)
 class Updates:
-    """Positions about to make a step, each with its own beginning, end and random numbers.
+    """Positions about to make a step, each with its own noise levels and random numbers.
 
     Attributes:
         alpha_t: at the beginning of the step ``[N]`` float64.
@@ -69,7 +70,7 @@ class Ancestral(Sampler):
         check_choices(self)
         if not 1 <= self.steps <= MOST_STEPS:
             raise ConfigError(
-                f"--steps is {self.steps}, allowed is 1 to {MOST_STEPS:,}: try --steps 128"
+                f"`steps` is {self.steps}, must be from 1 to {MOST_STEPS:,}: try `steps=128`"
             )
 
     def grid(
@@ -128,7 +129,7 @@ class Ancestral(Sampler):
 
     def draw(self, run: SamplingContext) -> Drawn:
         """See `Sampler.draw`."""
-        x, nfe, rows = self._run(run, run.begin(run.noise()))
+        x, nfe, rows = self._run(run, run.start())
         return Drawn(x, nfe, self.steps, rows)
 
     def _run(self, run: SamplingContext, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,7 +152,7 @@ class Ancestral(Sampler):
         """The tokens after step ``number`` and the positions asked, both ``[B, L]``."""
         draw = Draw(run.seed, number, run.index, len(run.index))
         alpha_t, alpha_s = alphas[number - 1 : number + 1].expand(*x.shape, 2).unbind(-1)
-        cells = Updates(
+        updates = Updates(
             alpha_t=alpha_t,
             alpha_s=alpha_s,
             u=draw.uniform("jump", run.length),
@@ -161,7 +162,7 @@ class Ancestral(Sampler):
             v=draw.uniform("pick", run.length),
             greedy=torch.full_like(x, self._greedy(number), dtype=torch.bool),
         )  # [B, L] each
-        cells, asked, fresh = self.ask(run, x, cells, kappa, draw)
+        updates, asked, fresh = self.ask(run, x, updates, kappa, draw)
         asked, fresh = asked & run.free, fresh & run.free
         # the network sees x as it was, so that noise is laid over the result
         new = x
@@ -170,47 +171,66 @@ class Ancestral(Sampler):
             at = asked[busy].flatten().nonzero()[:, 0]  # [N]
             sigma = -torch.log(alpha_t[busy, 0]).float()
             hidden = run.hidden(x, sigma, busy.nonzero()[:, 0], rows=at)  # [N, D]
-            new = x.masked_scatter(asked, self._answers(run, hidden, x[asked], cells[asked]))
-        return torch.where(fresh, cells.noise, new), asked
+            current, own = x[asked], updates[asked]
+            seen = Prediction(hidden, current, own.alpha_t)
+            new = x.masked_scatter(asked, self._update(run, seen, current, own)[0])
+        return torch.where(fresh, updates.noise, new), asked
 
     def ask(
-        self, run: SamplingContext, x: Tensor, cells: Updates, kappa: float, draw: Draw
+        self, run: SamplingContext, x: Tensor, updates: Updates, kappa: float, draw: Draw
     ) -> tuple[Updates, Tensor, Tensor]:
-        """The cells of a step, which of them the network is asked for, which become noise.
+        """The updates of a step, which of them the network is asked for, which become noise.
 
         Here all and none; both are ``[B, L]`` bool. ``kappa`` is the probability of the posterior.
         """
-        return cells, torch.ones_like(cells.greedy), torch.zeros_like(cells.greedy)
+        return updates, torch.ones_like(updates.greedy), torch.zeros_like(updates.greedy)
 
-    def _answers(self, run: SamplingContext, hidden: Tensor, own: Tensor, cells: Updates) -> Tensor:
-        """New tokens ``[N]`` in place of ``own [N]``, given the hidden vectors ``[N, D]``."""
-        new = torch.empty_like(own)
+    def _predict(self, run: SamplingContext, seen: Prediction) -> Tensor:
+        """Leave-one-out probabilities, truncated ``[N, V]``."""
+        parts = (run.model, seen.hidden, run.estimate, run.process, seen.x_t, seen.alpha_t)
+        return self.truncation(leave_one_out(*parts))
+
+    def _update(
+        self, run: SamplingContext, seen: Prediction, current: Tensor, updates: Updates
+    ) -> tuple[Tensor, Tensor]:
+        """New tokens in place of ``current``, and what each reveals to other positions ``[N]``."""
+        new, cost = torch.empty_like(current), torch.zeros_like(updates.u)
         for at in chunks(len(new), run.vocab_size):
-            logits = leave_one_out(
-                run.model, hidden[at], run.estimate, run.process, own[at], cells.alpha_t[at]
-            )
-            new[at] = posterior_step(self.truncation(logits), own[at], run.process, cells[at])
-        return new
+            p = self._predict(run, seen[at])
+            new[at] = posterior_step(p, current[at], run.process, updates[at])
+            cost[at] = self._cost(run, p, current[at], new[at], updates[at])
+        return new, cost
+
+    def _cost(
+        self, run: SamplingContext, p: Tensor, current: Tensor, new: Tensor, updates: Updates
+    ) -> Tensor:
+        """What updates from ``current`` to ``new [N]`` reveal, by the predictions ``p [N, V]``.
+
+        Nothing is counted here, because no prediction is used after a token has changed.
+        """
+        return torch.zeros_like(updates.u)
 
 
-def posterior_step(p: Tensor, own: Tensor, process: Process, cells: Updates) -> Tensor:
+def posterior_step(p: Tensor, own: Tensor, process: Process, updates: Updates) -> Tensor:
     """New tokens ``[N]`` by the mixture that the posterior is (see `Process.jump`).
 
     Args:
         p: leave-one-out prediction ``[N, V]`` float64.
         own: the present tokens ``[N]``.
         process: of the noise.
-        cells: how each moves ``[N]``.
+        updates: how each moves ``[N]``.
     """
     p_own = p.gather(1, own[:, None])[:, 0]
-    redraw, predict = process.jump(p_own, own, cells.alpha_t, cells.alpha_s, vocab_size=p.shape[1])
-    new = torch.where(cells.u < redraw, cells.noise, own)
-    predicted = (cells.u >= redraw) & (cells.u < redraw + predict) & ~cells.greedy
+    redraw, predict = process.jump(
+        p_own, own, updates.alpha_t, updates.alpha_s, vocab_size=p.shape[1]
+    )
+    new = torch.where(updates.u < redraw, updates.noise, own)
+    predicted = (updates.u >= redraw) & (updates.u < redraw + predict) & ~updates.greedy
     at = predicted.nonzero()[:, 0]
-    new[at] = sample_categorical(p[at], cells.v[at])
-    at = cells.greedy.nonzero()[:, 0]
+    new[at] = sample_categorical(p[at], updates.v[at])
+    at = updates.greedy.nonzero()[:, 0]
     if len(at):
-        alpha_t = cells.alpha_t[at]
+        alpha_t = updates.alpha_t[at]
         guess = process.posterior(p[at], own[at], alpha_t, torch.ones_like(alpha_t))
         new[at] = guess.argmax(-1)
     return new

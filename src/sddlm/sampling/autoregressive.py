@@ -47,7 +47,8 @@ class Autoregressive(Sampler):
             )
         if not 0 <= self.bos_id < model.vocab_size:
             raise ConfigError(
-                f"--bos_id is {self.bos_id}, allowed is 0 to {model.vocab_size - 1}: try --bos_id 0"
+                f"`bos_id` is {self.bos_id}, must be from 0 to {model.vocab_size - 1}: "
+                "try `bos_id=0`"
             )
 
     def keep(self, condition: Condition | None) -> Condition | None:
@@ -61,7 +62,7 @@ class Autoregressive(Sampler):
             behind &= before_padding(condition.lengths, behind.shape[1])
         if (condition.known & behind).any():
             raise ConfigError(
-                "an autoregressive model reads only what is before: give it a --prompt alone, "
+                "an autoregressive model reads only what is before: give it a `prompt` alone, "
                 "for a suffix or blanks use a diffusion model"
             )
         return condition
@@ -70,7 +71,7 @@ class Autoregressive(Sampler):
         """See `Sampler.draw`."""
         model, condition, device = run.model, run.condition, run.index.device
         B, L = len(run.index), run.length
-        x = run.begin(torch.full((B, L), self.bos_id, device=device))
+        x = run.start(torch.full((B, L), self.bos_id, device=device))
         sigma = torch.zeros(B, device=device)
         new_cache = getattr(model, "new_cache", None)
         more = {"cache": new_cache(L)} if new_cache else {}

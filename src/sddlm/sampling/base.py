@@ -135,7 +135,7 @@ def _shape(
     B = 1 if batch is None else batch
     L = int(getattr(network, "length", 0) if length is None else length)
     if B < 1 or L < 1:
-        raise ConfigError(f"batch is {B} and length {L}, must both be at least 1")
+        raise ConfigError(f"`batch` is {B} and `length` is {L}, must both be at least 1")
     return B, L
 
 
@@ -227,7 +227,7 @@ def finite(values: Tensor) -> Tensor:
     if not values.isfinite().all():
         raise FloatingPointError(
             "the network's output is not finite (NaN, or an overflow): its weights are damaged, or "
-            "its training diverged; take another model, or train with a smaller --train.lr"
+            "its training diverged; take another model, or train with a smaller `train.lr`"
         )
     return values
 

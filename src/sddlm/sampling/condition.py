@@ -1,4 +1,4 @@
-"""What a sampler is given beside the noise: known tokens, padding, a text to begin from."""
+"""Conditions of a sampler: known tokens, padding, a text to begin from."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Condition:
                 f"lengths must be [{len(given)}], each 1 to {given.shape[1]}, got {lengths}"
             )
         if not 0 < self.t <= 1:
-            raise ConfigError(f"--t is {self.t}, allowed is above 0 and at most 1: try --t 0.3")
+            raise ConfigError(f"`t` is {self.t}, must be above 0 and at most 1: try `t=0.3`")
 
     @property
     def free(self) -> Tensor:

@@ -117,10 +117,14 @@ class SamplingContext:
         return self.model(x[which], sigma, **padding, **more)
 
     def noise(self) -> Tensor:
-        """Fresh noise ``[B, L]``."""
+        """The noise of t = 1 ``[B, L]``."""
         draw = Draw(self.seed, 0, self.index, len(self.index))
         return self.process.prior(draw, self.length, vocab_size=self.vocab_size)
 
-    def begin(self, x: Tensor) -> Tensor:
-        """The sequences ``[B, L]`` that the run starts from: ``x`` with what is known."""
+    def start(self, x: Tensor | None = None) -> Tensor:
+        """The tokens ``[B, L]`` that the run begins with: the given ones, and ``x`` elsewhere.
+
+        ``x`` is fresh noise unless given. At t < 1 all are those of the condition.
+        """
+        x = self.noise() if x is None else x
         return x if self.condition is None else self.condition.begin(x)

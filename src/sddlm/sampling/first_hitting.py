@@ -51,7 +51,7 @@ class FirstHitting(Sampler):
         """See `Sampler.draw`; ``on_step`` gets the share of masks as the time."""
         model, process = run.model, run.process
         (B, L), device = (len(run.index), run.length), run.index.device
-        x = run.begin(run.noise())
+        x = run.start()
         masked = run.free & ~process.certain(x, vocab_size=model.vocab_size)  # [B, L]
         calls = masked.sum(1)  # [B]
         top = torch.full((1,), run.t, dtype=torch.float64, device=device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral, Updates
-from sddlm.sampling.base import leave_one_out
+from sddlm.sampling.cache import Prediction
 from sddlm.sampling.context import SamplingContext
 
 #: numbers of noise that exist at once; few, so that they stay in the processor's cache
@@ -40,23 +40,23 @@ class Float32(Ancestral):
     All but the draw is that of `Ancestral`, in float64: estimates, truncation, Bayes' rule.
     """
 
-    def _answers(self, run: SamplingContext, hidden: Tensor, own: Tensor, cells: Updates) -> Tensor:
-        """See `Ancestral._answers`."""
-        new = torch.empty_like(own)
+    def _update(
+        self, run: SamplingContext, seen: Prediction, current: Tensor, updates: Updates
+    ) -> tuple[Tensor, Tensor]:
+        """See `Ancestral._update`."""
+        new = torch.empty_like(current)
         size = max(1, NOISE // run.vocab_size)
         for start in range(0, len(new), size):
             at = slice(start, start + size)
-            alpha_t, alpha_s = cells.alpha_t[at], cells.alpha_s[at]
-            logits = leave_one_out(
-                run.model, hidden[at], run.estimate, run.process, own[at], alpha_t
-            )
-            posterior = run.process.posterior(self.truncation(logits), own[at], alpha_t, alpha_s)
-            # the 53 bits of v name the cell: its noise needs no other name
-            key = (cells.v[at] * 2**53).long()
+            own = updates[at]
+            p = self._predict(run, seen[at])
+            posterior = run.process.posterior(p, current[at], own.alpha_t, own.alpha_s)
+            # the 53 bits of v identify the update: its noise needs no other key
+            key = (own.v * 2**53).long()
             u = Draw(run.seed, 0, key, len(key)).uniform("float32", run.vocab_size)
             drawn = draw_float32(posterior, u)
-            new[at] = torch.where(cells.greedy[at], posterior.argmax(-1), drawn)
-        return new
+            new[at] = torch.where(own.greedy, posterior.argmax(-1), drawn)
+        return new, torch.zeros_like(updates.u)
 
 
 def draw_float32(p: Tensor, u: Tensor) -> Tensor:

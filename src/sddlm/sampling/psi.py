@@ -117,15 +117,15 @@ def _modes(kappa: str) -> list[tuple[str, float]]:
             value = -1.0
         if (name not in _ETA_MODES and (name or colon)) or not 0 <= value <= 1:
             raise ConfigError(
-                f"--kappa is {kappa!r}: {mode!r} is no mode; allowed is a number from 0 (all "
+                f"`kappa` is {kappa!r}: {mode!r} is no mode; it must be a number from 0 (all "
                 "corrector) to 1 (all posterior), or cap:, rescale: or remdm: with such a number: "
-                "try --kappa cap:0.01"
+                "try `kappa='cap:0.01'`"
             )
         found.append((name, value))
     if len(found) not in (1, 3):
         raise ConfigError(
-            f"--kappa is {kappa!r}, allowed is one mode or three joined by +, of the high, middle "
-            "and low segment: try --kappa 1+remdm:0.01+1"
+            f"`kappa` is {kappa!r}, must be one mode or three joined by +, of the high, middle "
+            "and low segment: try `kappa='1+remdm:0.01+1'`"
         )
     return found
 
@@ -162,20 +162,20 @@ class Psi(Ancestral):
         high, middle = self.segments
         if not (high >= 0 and middle >= 0 and high + middle <= 1):
             raise ConfigError(
-                f"--segments is {self.segments}, allowed are two shares whose sum is at most 1: "
-                "try --segments '[0.2, 0.6]'"
+                f"`segments` is {self.segments}, must be two shares whose sum is at most 1: "
+                "try `segments=(0.2, 0.6)`"
             )
         if self.hold is None:
             return
         if not 0 < self.hold < 1:
             raise ConfigError(
-                f"--hold is {self.hold}, allowed is a time above 0 and below 1: try --hold 0.1"
+                f"`hold` is {self.hold}, must be a time above 0 and below 1: try `hold=0.1`"
             )
         if parts(self.steps + 1, self.segments)[0] == 0:
             raise ConfigError(
-                f"--hold {self.hold} with --segments {self.segments} and {self.steps} steps has no "
+                f"`hold` {self.hold} with `segments` {self.segments} and {self.steps} steps has no "
                 f"high segment and begins at t = {self.hold}, but a run begins at t = 1, from pure "
-                "noise: try --segments '[0.2, 0.6]'"
+                "noise: try `segments=(0.2, 0.6)`"
             )
 
     @classmethod
@@ -191,9 +191,7 @@ class Psi(Ancestral):
             ConfigError: for another name.
         """
         if name not in PRESETS:
-            raise ConfigError(
-                f"Psi.preset got {name!r}, allowed is {', '.join(PRESETS)}: try Psi.preset('cap')"
-            )
+            raise ConfigError(f"`preset` is {name!r}, must be one of {', '.join(PRESETS)}")
         chosen, top_p = PRESETS[name]
         return cls(**{"steps": steps, "truncation": Truncation(top_p=top_p), **chosen, **fields})
 
@@ -215,18 +213,20 @@ class Psi(Ancestral):
         return schedule_of_kappas(self.kappa, alphas, self.segments)[:-1]
 
     def ask(
-        self, run: SamplingContext, x: Tensor, cells: Updates, kappa: float, draw: Draw
+        self, run: SamplingContext, x: Tensor, updates: Updates, kappa: float, draw: Draw
     ) -> tuple[Updates, Tensor, Tensor]:
         """See `Ancestral.ask`; asked is where the answer can matter, as in `Lazy`."""
-        fresh = torch.zeros_like(cells.greedy)
+        fresh = torch.zeros_like(updates.greedy)
         if kappa < 1:
             w = draw.uniform("part", run.length)  # [B, L]
-            fresh = w >= kappa + (1 - kappa) * cells.alpha_s
+            fresh = w >= kappa + (1 - kappa) * updates.alpha_s
             # p(x0 | x_t) is the posterior at alpha_s = 1, and is drawn from in the same way
             guessed = (w >= kappa) & ~fresh
-            cells = replace(cells, alpha_s=cells.alpha_s.masked_fill(guessed, 1.0))
-        bound = run.process.jump_bound(x, cells.alpha_t, cells.alpha_s, vocab_size=run.vocab_size)
-        return cells, ((cells.u < bound) | (cells.greedy & (bound > 0))) & ~fresh, fresh
+            updates = replace(updates, alpha_s=updates.alpha_s.masked_fill(guessed, 1.0))
+        bound = run.process.jump_bound(
+            x, updates.alpha_t, updates.alpha_s, vocab_size=run.vocab_size
+        )
+        return updates, ((updates.u < bound) | (updates.greedy & (bound > 0))) & ~fresh, fresh
 
     def kernel(
         self,

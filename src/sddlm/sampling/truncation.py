@@ -1,4 +1,4 @@
-"""What is done to a prediction before it is sampled from: temperature and four cuts."""
+"""Truncation of a prediction before it is sampled from: temperature and four cuts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Truncation:
         tail_cut: subtract ``tail_cut / V`` from every probability and drop what falls below zero:
             the distribution that the contrastive loss of Eq. 9 of arXiv:2510.22926 is minimised
             by, with ``tail_cut`` in place of its weight. >= 0; 0 cuts nothing.
-        top_k: keep the so many most likely tokens (arXiv:1805.04833). From 1; None, or V and
+        top_k: number of most likely tokens to keep (arXiv:1805.04833). From 1; None, or V and
             more, keeps all.
         min_p: drop tokens that are less likely than ``min_p`` times the most likely one
             (arXiv:2407.01082). In [0, 1); 0 keeps all.
@@ -48,25 +48,25 @@ class Truncation:
         check_choices(self)
         if not _COLDEST <= self.temperature < float("inf"):
             raise ConfigError(
-                f"--temperature is {self.temperature}, allowed is {_COLDEST} and above: "
-                "for the most likely token try --temperature 0.01"
+                f"`temperature` is {self.temperature}, must be at least {_COLDEST}: "
+                "for the most likely token try `temperature=0.01`"
             )
         if not 0 < self.top_p <= 1:
             raise ConfigError(
-                f"--top_p is {self.top_p}, allowed is more than 0 and at most 1: try --top_p 0.9"
+                f"`top_p` is {self.top_p}, must be above 0 and at most 1: try `top_p=0.9`"
             )
         if not 0 <= self.tail_cut < float("inf"):
             raise ConfigError(
-                f"--tail_cut is {self.tail_cut}, allowed is 0 and above: try --tail_cut 0.5"
+                f"`tail_cut` is {self.tail_cut}, must be at least 0: try `tail_cut=0.5`"
             )
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
             raise ConfigError(
-                f"--top_k is {self.top_k}, allowed is a whole number from 1, or none for all "
-                "tokens: try --top_k 50"
+                f"`top_k` is {self.top_k}, must be a whole number from 1, or None for all "
+                "tokens: try `top_k=50`"
             )
         if not 0 <= self.min_p < 1:
             raise ConfigError(
-                f"--min_p is {self.min_p}, allowed is 0 and above, below 1: try --min_p 0.05"
+                f"`min_p` is {self.min_p}, must be at least 0 and below 1: try `min_p=0.05`"
             )
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Truncation:
         if self.never:
             if not 0 <= min(self.never) <= max(self.never) < logits.shape[-1]:
                 raise ConfigError(
-                    f"never is {self.never}, allowed are the tokens 0 to {logits.shape[-1] - 1}"
+                    f"`never` is {self.never}, must be tokens from 0 to {logits.shape[-1] - 1}"
                 )
             never = torch.tensor(self.never, device=logits.device)
             logits = logits.index_fill(-1, never, -torch.inf)

@@ -17,7 +17,9 @@ from lightning.pytorch import Trainer
 from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared
 from sddlm.data.shuffle import order
-from sddlm.generation.args import sampler_for
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
 from sddlm.lm import LanguageModel, bos_in_rows
 from sddlm.model_dir import to_spec
 from sddlm.models.dit import DiT
@@ -67,22 +69,23 @@ def fit(
         check_network(state, module, run)
     ema = EMA(network, args)
     checkpoints = Checkpoints(run, args, start_step=start_step)
-    sampler = sampler_for(
-        objective.estimate, prepared.tokenizer, steps=32, ends=bos_in_rows(prepared.meta)
+    lm = LanguageModel(
+        network,
+        objective.process,
+        objective.estimate,
+        prepared.tokenizer,
+        to_spec(objective),
+        prepared.meta,
     )
-
     length = max(1, round(train_rows.mean_length))
 
     def preview(step: int) -> tuple[list[str], float]:
-        drawn = sampler.sample(
-            network,
-            process=objective.process,
-            estimate=objective.estimate,
-            batch=2,
-            length=length,
-            seed=seed,
-        )
-        return prepared.tokenizer.decode_batch(drawn.tokens.tolist()), entropy(drawn.tokens)
+        # the defaults of `sample`; what their nucleus takes from the entropy that an alarm reads is
+        # small beside its threshold (docs/evaluation.md)
+        requests = [Request(count=2, length=length)]
+        drawn = Generator(lm, requests, SamplerConfig(), seed).generate(whole=True)
+        tokens = [torch.tensor(each.tokens) for each in drawn]
+        return [each.text for each in drawn], entropy(tokens)
 
     monitor = Monitor(
         run,
@@ -109,14 +112,7 @@ def fit(
     if not trainer.is_global_zero:
         return
     with ema.applied():
-        LanguageModel(
-            network,
-            objective.process,
-            objective.estimate,
-            prepared.tokenizer,
-            to_spec(objective),
-            prepared.meta,
-        ).save(run / "model")
+        lm.save(run / "model")
     if checkpoints.stopping:
         print(
             f"stopped at step {trainer.global_step} of {args.steps}; go on with:  sddlm train "

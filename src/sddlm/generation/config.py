@@ -1,15 +1,13 @@
-"""How to sample, as options: the same for every verb that writes text."""
+"""The sampler configuration: one set of options and defaults wherever text is written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_choices
 from sddlm.lm import LanguageModel
-from sddlm.process.estimate import Estimate
 from sddlm.process.masked import MaskedProcess
 from sddlm.sampling.adaptive import Adaptive
 from sddlm.sampling.ancestral import Ancestral
@@ -27,32 +25,38 @@ _KINDS: dict[str, Callable[..., Sampler]] = {
     "psi": Psi,
     "adaptive": Adaptive,
 }
-#: mass of the nucleus, where it is not said
+#: default mass of the nucleus
 TOP_P = 0.9
-#: options that only one sampler has
-OWN = {"kappa": "psi", "hold": "psi", "preset": "psi", "budget": "adaptive", "by": "adaptive"}
+#: option that only one sampler has: the sampler
+OWN = {
+    "kappa": "psi",
+    "hold": "psi",
+    "preset": "psi",
+    "budget": "adaptive",
+    "criterion": "adaptive",
+}
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How text is drawn from a model."""
+    """A sampler and its options; `build` makes the sampler for a model."""
 
     sampler: Literal["lazy", "ancestral", "psi", "adaptive", "first_hitting"] | None = None
-    """lazy asks the network only where its answer can matter; ancestral always, with the same
-    result; psi corrects while it goes; adaptive takes long steps where little is open;
-    first_hitting is for masks alone, a call a token. Default: lazy, and for an autoregressive
-    model left to right, the only way it has"""
+    """lazy calls the network only where its prediction can matter; ancestral always, with the same
+    result; psi corrects earlier tokens on the way; adaptive takes long steps where little is
+    uncertain; first_hitting is for masks alone, one call a token. Default: lazy, and left to right
+    for an autoregressive model, which has no other sampler"""
     steps: int = 64
-    """denoising steps; more is closer to the model's own law"""
+    """denoising steps; more is closer to the model's own distribution"""
     tail: Literal["sample", "greedy"] = "sample"
     """the last step draws (sample) or takes the most likely token (greedy)"""
     temperature: float = 1.0
     """below 1 is sharper"""
     top_p: float | None = None
     """keep the most likely tokens up to this mass; default: 0.9, where samples of small models have
-    the entropy of real text (docs/generation.md), or what --preset says; 1 keeps all"""
+    the entropy of real text (docs/generation.md), or the value of --preset; 1 keeps all"""
     top_k: int | None = None
-    """keep so many of the most likely tokens"""
+    """keep this number of the most likely tokens"""
     min_p: float = 0.0
     """drop tokens less likely than this share of the most likely one"""
     tail_cut: float = 0.0
@@ -66,31 +70,31 @@ class SamplerConfig:
     hold: float | None = None
     """of psi: noise level at which the run rests for its middle part"""
     budget: float | None = None
-    """of adaptive: how much may be open among the positions that change together, in nats (by
-    entropy) or tokens (by confidence); more takes fewer steps"""
-    by: Literal["entropy", "confidence"] | None = None
-    """of adaptive: what is counted as open"""
+    """of adaptive: largest uncertainty among the positions that change on one prediction, in nats
+    (criterion entropy) or tokens (confidence); more takes fewer calls; default 4"""
+    criterion: Literal["entropy", "confidence"] | None = None
+    """of adaptive: measure of uncertainty; default entropy"""
     precision: Literal["float64", "float32"] = "float64"
     """of the draw from each prediction; float32 is to reproduce figures of public code: it loses
     rare tokens (docs/evaluation.md)"""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, before anything is loaded."""
+        """Refuse contradictions before anything is loaded."""
         check_choices(self)
         for name, owner in OWN.items():
             if getattr(self, name) is not None and self.sampler != owner:
                 raise ConfigError(
-                    f"--{name} belongs to another sampler: add --sampler {owner}, or leave it out"
+                    f"`{name}` belongs to another sampler: add `sampler={owner!r}`, or leave it out"
                 )
         if self.precision == "float32" and self.sampler not in (None, "ancestral"):
             raise ConfigError(
-                f"--precision float32 draws ancestral steps, and --sampler is {self.sampler}: "
+                f"`precision` float32 draws ancestral steps, and `sampler` is {self.sampler}: "
                 "leave one out"
             )
         self._diffusion(())
 
     def truncation(self, never: tuple[int, ...] = ()) -> Truncation:
-        """What is done to every prediction; ``never`` are tokens that are not written."""
+        """The truncation of every prediction; ``never`` are tokens that are not written."""
         usual = PRESETS[self.preset][1] if self.preset else TOP_P
         top_p = usual if self.top_p is None else self.top_p
         return Truncation(
@@ -103,7 +107,7 @@ class SamplerConfig:
         )
 
     def settings(self) -> dict[str, Any]:
-        """The options that apply, with the ``top_p`` that they amount to, for the record."""
+        """The options that are set, and the ``top_p`` in force, for the record."""
         own = asdict(self) | {"top_p": self.truncation().top_p}
         return {name: value for name, value in own.items() if value is not None}
 
@@ -120,60 +124,37 @@ class SamplerConfig:
             return Psi.preset(str(self.preset), **more)
         return _KINDS[self.sampler or "lazy"](**more)
 
-    def build(self, loaded: LanguageModel, *, never: tuple[int, ...] = ()) -> Sampler:
+    def build(self, lm: LanguageModel, *, never: tuple[int, ...] = ()) -> Sampler:
         """The sampler for a model; padding, unknown and mask tokens are never written.
 
         Args:
-            loaded: the model.
+            lm: the model. An autoregressive one begins at the beginning-of-text token where its
+                rows do, else at the end of text.
             never: further tokens that are not written.
 
         Raises:
-            ConfigError: if the model cannot be sampled so.
+            ConfigError: the model cannot be sampled so.
         """
-        if not loaded.estimate.diffusion:
-            if self.precision == "float32":
-                raise ConfigError("--precision float32 is for diffusion models; leave it out")
-            if self.sampler is not None:
+        never = (*lm.tokenizer.not_sampled, *never)
+        if lm.estimate.diffusion:
+            if self.sampler == "first_hitting" and not isinstance(lm.process, MaskedProcess):
                 raise ConfigError(
-                    f"--sampler is {self.sampler}, but an autoregressive model is written left to "
-                    "right: leave it out"
+                    "`sampler` is first_hitting, which is for MaskedProcess, and this model has "
+                    f"{type(lm.process).__name__}: try `sampler='lazy'`"
                 )
-            return sampler_for(
-                loaded.estimate,
-                loaded.tokenizer,
-                truncation=self.truncation(never),
-                ends=loaded.bos_in_rows,
-            )
-        if self.sampler == "first_hitting" and not isinstance(loaded.process, MaskedProcess):
+            return self._diffusion(never)
+        if self.precision == "float32":
+            raise ConfigError("`precision` float32 is for diffusion models: leave it out")
+        if self.sampler is not None:
             raise ConfigError(
-                f"--sampler is first_hitting, which is for MaskedProcess, and this model has "
-                f"{type(loaded.process).__name__}: try --sampler lazy"
+                f"`sampler` is {self.sampler}, but an autoregressive model is written left to "
+                "right: leave it out"
             )
-        return self._diffusion((*loaded.tokenizer.not_sampled, *never))
+        first = lm.tokenizer.bos_id if lm.bos_in_rows else lm.tokenizer.eos_id
+        return Autoregressive(self.truncation(never), first)
 
 
-def sampler_for(
-    estimate: Estimate,
-    tokenizer: Tokenizer,
-    *,
-    steps: int = 128,
-    tail: Literal["sample", "greedy"] = "sample",
-    truncation: Truncation | None = None,
-    ends: bool = False,
-) -> Sampler:
-    """The library's sampler for a kind of model: lazy for diffusion, left to right else.
-
-    Args:
-        estimate: what the model's output means.
-        tokenizer: an autoregressive model begins at its end-of-text token; padding, unknown and
-            mask tokens are never written.
-        steps: of a diffusion sampler.
-        tail: of a diffusion sampler.
-        truncation: of every prediction.
-        ends: the model's rows begin with the beginning-of-text token.
-    """
-    truncation = truncation or Truncation()
-    truncation = replace(truncation, never=(*tokenizer.not_sampled, *truncation.never))
-    if estimate.diffusion:
-        return Lazy(steps, tail, truncation)
-    return Autoregressive(truncation, tokenizer.bos_id if ends else tokenizer.eos_id)
+#: How a text is corrected. One greedy call: of the errors in rows with a tenth of their tokens
+#: replaced it leaves 70%, sampled steps leave 106% (docs/generation.md). No nucleus, which replaces
+#: good tokens that the model would not have guessed.
+CORRECTION = SamplerConfig(steps=1, tail="greedy", top_p=1.0)

@@ -1,4 +1,4 @@
-"""Drafts: text to tokens and back, so that what is not changed stays as it was typed.
+"""Differences of a draft and its correction: what is not changed stays as it was typed.
 
 Decoding what was encoded need not give the text again (BERT's tokenizers lose capitals and spaces),
 so a corrected text is the draft with the changed places replaced.
@@ -11,22 +11,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError
+from rich.text import Text
 
-#: what a part of a UTF-8 character decodes to
+from sddlm.data.tokenizers import Tokenizer
+from sddlm.errors import ConfigError, visible
+
+#: decoding of a part of a UTF-8 character
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True)
 class Change:
-    """A place where a text was changed.
+    """A replaced part of a text.
 
     Attributes:
         start: its first character in the draft.
         end: the character behind it.
-        old: what stood there.
-        new: what stands there now.
+        old: its text in the draft.
+        new: the text in its place.
     """
 
     start: int
@@ -36,15 +38,15 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Unit:
+class TokenSpan:
     """Tokens that can only be replaced together, as those of one UTF-8 character.
 
     Attributes:
-        first: the first of them.
-        stop: the one behind.
-        gap: where their place begins: behind the unit before.
-        start: their first character; what lies between, if anything, is space without a token.
-        end: the character behind.
+        first: the first token.
+        stop: the token behind the last.
+        gap: the character behind the span before; from there to ``start`` is space without a token.
+        start: the first character.
+        end: the character behind the last.
     """
 
     first: int
@@ -56,41 +58,41 @@ class Unit:
 
 @dataclass(frozen=True)
 class Draft:
-    """A text with its tokens.
+    """A text and its tokens.
 
     Attributes:
         text: as it was typed.
-        tokens: of it.
-        units: what they stand for, in order.
-        tokenizer: made them.
+        tokens: its tokens.
+        spans: their places in the text, in order.
+        tokenizer: of the model.
     """
 
     text: str
     tokens: list[int]
-    units: list[Unit]
+    spans: list[TokenSpan]
     tokenizer: Tokenizer
 
     @classmethod
     def of(cls, text: str, tokenizer: Tokenizer, source: str) -> Draft:
-        """The draft of a text.
+        """Encode a text.
 
         Args:
             text: as it was typed.
             tokenizer: of the model.
-            source: where the text comes from, for messages.
+            source: names the text in messages.
 
         Raises:
-            ConfigError: if there is nothing in it, or the tokenizer has no token for a character.
+            ConfigError: the text is empty, or the tokenizer has no token for a character.
         """
         ids, offsets = _encode(text, tokenizer, source)
-        units: list[Unit] = []
+        spans: list[TokenSpan] = []
         for i, (start, end) in enumerate(offsets):
-            last = units[-1] if units else Unit(0, 0, 0, 0, 0)
-            if units and start < last.end:
-                units[-1] = Unit(last.first, i + 1, last.gap, last.start, max(last.end, end))
+            last = spans[-1] if spans else TokenSpan(0, 0, 0, 0, 0)
+            if spans and start < last.end:
+                spans[-1] = TokenSpan(last.first, i + 1, last.gap, last.start, max(last.end, end))
             else:
-                units.append(Unit(i, i + 1, last.end, start, max(start, end)))
-        draft = cls(text, ids, units, tokenizer)
+                spans.append(TokenSpan(i, i + 1, last.end, start, max(start, end)))
+        draft = cls(text, ids, spans, tokenizer)
         draft._check(source)
         return draft
 
@@ -98,9 +100,9 @@ class Draft:
         if not self.tokens:
             raise ConfigError(f"{source} has no text: give some to correct")
         unknown = [
-            self.text[unit.start : unit.end]
-            for unit in self.units
-            if set(self.tokens[unit.first : unit.stop]) & set(self.tokenizer.not_sampled)
+            self.text[span.start : span.end]
+            for span in self.spans
+            if set(self.tokens[span.first : span.stop]) & set(self.tokenizer.not_sampled)
         ]
         if unknown:
             shown = ", ".join(map(repr, list(dict.fromkeys(unknown))[:5]))
@@ -110,27 +112,27 @@ class Draft:
             )
 
     def protected(self, patterns: Sequence[re.Pattern[str]]) -> list[bool]:
-        """Which tokens overlap what one of the patterns matches, or are line ends of Windows.
+        """Which tokens overlap a match of one of the patterns, or are line ends of Windows.
 
-        Few models have seen those, and would replace them all.
+        Few models have seen such line ends, and would replace them all.
         """
         covered = bytearray(len(self.text))
         for pattern in patterns:
             for found in pattern.finditer(self.text):
                 covered[found.start() : found.end()] = b"\1" * (found.end() - found.start())
         known = [False] * len(self.tokens)
-        for unit in self.units:
-            if any(covered[unit.gap : unit.end]) or "\r" in self.text[unit.start : unit.end]:
-                known[unit.first : unit.stop] = [True] * (unit.stop - unit.first)
+        for span in self.spans:
+            if any(covered[span.gap : span.end]) or "\r" in self.text[span.start : span.end]:
+                known[span.first : span.stop] = [True] * (span.stop - span.first)
         return known
 
     def changes(self, tokens: Sequence[int]) -> list[Change]:
-        """What replacing the tokens by others changes in the text.
+        """Changes of the text when its tokens are replaced by others.
 
-        Tokens that make no whole UTF-8 character are no text; the draft stays as it is there.
+        Tokens that decode to no whole UTF-8 character leave the draft unchanged there.
 
         Args:
-            tokens: as many.
+            tokens: one for each token of the draft.
         """
         found = []
         for first, last in self._runs(tokens):
@@ -140,19 +142,19 @@ class Draft:
                 found.append(_trimmed(Change(start, end, old, new)))
         return found
 
-    def _runs(self, tokens: Sequence[int]) -> Iterator[tuple[Unit, Unit]]:
-        """First and last unit of each run of units with a new token."""
+    def _runs(self, tokens: Sequence[int]) -> Iterator[tuple[TokenSpan, TokenSpan]]:
+        """First and last span of each run of spans with a new token."""
         for changed, run in groupby(
-            self.units,
-            lambda unit: (
-                list(tokens[unit.first : unit.stop]) != self.tokens[unit.first : unit.stop]
+            self.spans,
+            lambda span: (
+                list(tokens[span.first : span.stop]) != self.tokens[span.first : span.stop]
             ),
         ):
-            units = list(run)
+            spans = list(run)
             if changed:
-                yield units[0], units[-1]
+                yield spans[0], spans[-1]
 
-    def _written(self, tokens: Sequence[int], first: Unit, last: Unit) -> str:
+    def _written(self, tokens: Sequence[int], first: TokenSpan, last: TokenSpan) -> str:
         """The text of a run of new tokens behind the token before, with the space of the draft."""
         decode = self.tokenizer.decode
         left = list(tokens[first.first - 1 : first.first]) if first.first else []
@@ -165,20 +167,20 @@ class Draft:
 
 
 def _trimmed(change: Change) -> Change:
-    """Without the spaces at the beginning that both have."""
+    """The change without common spaces at its beginning."""
     same = 0
     while change.old[same : same + 1].isspace() and change.new[same : same + 1] == change.old[same]:
         same += 1
     return Change(change.start + same, change.end, change.old[same:], change.new[same:])
 
 
-def spliced(text: str, changes: Sequence[Change]) -> str:
-    """The text with its changes, which are in order, made."""
+def apply_changes(text: str, changes: Sequence[Change]) -> str:
+    """The text after its changes, which are in order."""
     return "".join(new for _, new in pieces(text, changes))
 
 
 def pieces(text: str, changes: Sequence[Change]) -> Iterator[tuple[str, str]]:
-    """The old and new text of each part, those that stay and those that change in turn."""
+    """Old and new text of each part; unchanged and changed parts alternate."""
     at = 0
     for change in changes:
         yield text[at : change.start], text[at : change.start]
@@ -190,9 +192,29 @@ def pieces(text: str, changes: Sequence[Change]) -> Iterator[tuple[str, str]]:
 def _encode(
     text: str, tokenizer: Tokenizer, source: str
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokens, and the characters that each stands for."""
+    """Tokens, and first and last character of each."""
     try:
         ids = tokenizer.encode_batch([text])[0]
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     return ids, tokenizer.spans(text)
+
+
+def rendered(text: str, changes: Sequence[Change], *, colour: bool) -> Text:
+    """The draft with deleted text in red and inserted text in green, safe on a terminal.
+
+    Args:
+        text: the draft.
+        changes: in order.
+        colour: without it they are ``[-deleted-]`` and ``{+inserted+}``.
+    """
+    shown = Text()
+    for old, new in pieces(text, changes):
+        if old == new:
+            shown.append(visible(old))
+            continue
+        for part, style, marks in ((old, "strike red", "[--]"), (new, "underline green", "{++}")):
+            if part:
+                marked = f"{marks[:2]}{visible(part)}{marks[2:]}"
+                shown.append(visible(part) if colour else marked, style)
+    return shown

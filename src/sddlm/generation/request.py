@@ -1,4 +1,4 @@
-"""What a user asks to be written: text with blanks."""
+"""Requests for text: what is given, and the blanks to be written."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sddlm.rng import Draw
 #: ``{3}``, ``{1:8}``, ``{{`` and ``}}``, and any brace that is none of these
 _MARKS = re.compile(r"\{\{|\}\}|\{(\d+)(?::(\d+))?\}|[{}]")
 _HELP = "a blank is {3} or {1:8}, tokens, and a brace of the text is {{ or }}"
-#: more tokens than this in a blank or a text, and more texts of a request, are a mistake
+#: most tokens of a blank or a text, and most texts of a request; more are a mistake
 MOST = 10**6
 
 
 @dataclass(frozen=True)
 class Blank:
-    """Tokens to be written, as many as a number from ``least`` to ``most``, drawn evenly."""
+    """Tokens to be written; their number is drawn evenly from ``least`` to ``most``."""
 
     least: int
     most: int
@@ -36,16 +36,16 @@ Parts = tuple[str | Blank, ...]
 
 @dataclass(frozen=True)
 class Request:
-    """What is known of a text, and how much is to be written.
+    """Texts to write: what is given of them, and their length.
 
     Attributes:
-        prompt: what comes before; an empty one begins a text.
-        suffix: what comes behind.
+        prompt: beginning of the text; an empty one begins a text as training rows do.
+        suffix: end of the text.
         infill: a text with blanks, ``The {3} fox jumped over {1:8} dog``, instead of these two.
-        length: tokens of the whole; None is the model's. Not with ``infill``, whose blanks say it.
-        count: how many texts.
-        seed: another seed, other texts.
-        where: where it was read, for messages.
+        length: tokens of the whole text; None is the model's. Not with ``infill``, which fixes it.
+        count: number of texts.
+        seed: of the randomness, beside that of the generator.
+        where: prefix of messages, such as a file and a line.
     """
 
     prompt: str | None = None
@@ -61,61 +61,61 @@ class Request:
         for name, low in (("length", 1), ("count", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise ConfigError(f"--{name} is {value}, must be at least {low}")
+                raise ConfigError(f"`{name}` is {value}, must be at least {low}")
             if name != "seed" and value is not None and value > MOST:
-                raise ConfigError(f"--{name} is {value}, must be at most {MOST}")
+                raise ConfigError(f"`{name}` is {value}, must be at most {MOST}")
         for name in ("prompt", "suffix", "infill"):
-            check_text(getattr(self, name) or "", f"--{name}")
+            check_text(getattr(self, name) or "", f"`{name}`")
         if self.infill is not None:
             for name in ("prompt", "suffix", "length"):
                 if getattr(self, name) is not None:
                     raise ConfigError(
-                        f"--infill and --{name}: the text around the blanks and their sizes say it "
-                        f"all, leave --{name} out"
+                        f"`infill` and `{name}`: the text around the blanks and their sizes are "
+                        f"all of it, leave `{name}` out"
                     )
             if not any(isinstance(part, Blank) for part in blanks(self.infill)):
-                raise ConfigError(f"--infill {self.infill!r} has no blank: {_HELP}")
+                raise ConfigError(f"`infill` is {self.infill!r} and has no blank: {_HELP}")
 
     @property
     def free(self) -> bool:
-        """Nothing is known."""
+        """Whether nothing is given."""
         return self.prompt is None and self.suffix is None and self.infill is None
 
     @property
     def key(self) -> int:
-        """Names the randomness: texts of other requests are independent. 0 where all is free."""
+        """Name of the randomness, a hash of the request; 0 where nothing is given."""
         if self.free and not self.seed:
             return 0
         return digest([self.asked[name] for name in sorted(self.asked) if name != "count"]) >> 8
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Its fields, but where it was read."""
+        """Its fields without ``where``, for the record."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "where"}
 
 
-def check_text(text: str, option: str) -> None:
-    """Refuse a text that is none: half a surrogate pair, as a terminal of another encoding gives.
+def check_text(text: str, argument: str) -> None:
+    """Refuse a text with half a surrogate pair, as a terminal of another encoding gives.
 
     Raises:
-        ConfigError: names the option.
+        ConfigError: names the argument.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"{option} is no UTF-8 text (character {error.start}): give text in UTF-8"
+            f"{argument} is no UTF-8 text (character {error.start}): give text in UTF-8"
         ) from error
 
 
 def digest(value: Any) -> int:
-    """63 bits of the hash of something that JSON can write."""
+    """63 bits of the hash of a JSON value."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=True)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def blanks(template: str) -> Parts:
-    """A text with blanks, taken apart.
+    """Text and blanks of a template, in turn.
 
     Raises:
         ConfigError: for a brace that is no blank, a blank of no token, or a range turned round.
@@ -128,7 +128,7 @@ def blanks(template: str) -> Parts:
         if mark[0] in ("{{", "}}"):
             text += mark[0][0]
         elif mark[1] is None:
-            raise ConfigError(f"--infill {template!r}: {mark[0]} at {mark.start()}: {_HELP}")
+            raise ConfigError(f"`infill` is {template!r}: {mark[0]} at {mark.start()}: {_HELP}")
         else:
             parts += [text] if text else []
             parts.append(_blank(mark))
@@ -141,7 +141,7 @@ def _blank(mark: re.Match[str]) -> Blank:
     least, most = int(mark[1]), int(mark[2] or mark[1])
     if not 1 <= least <= most <= MOST:
         raise ConfigError(
-            f"--infill: {mark[0]} is no blank, {_HELP}, at least one and at most {MOST}"
+            f"`infill`: {mark[0]} is no blank, {_HELP}, at least one and at most {MOST}"
         )
     return Blank(least, most)
 
@@ -151,11 +151,11 @@ class Layout:
     """The tokens of one text.
 
     Attributes:
-        tokens: known ones at their places, 0 elsewhere.
-        known: where they are known.
+        tokens: given ones, and 0 elsewhere.
+        known: where they are given.
         spans: beginning and end of each blank.
-        front: tokens that stand before the text, and are none of it.
-        open: it ends with a blank, so that it may end before its last token.
+        front: number of tokens that stand before the text and are not part of it.
+        open: it ends with a blank, so that the model may end it early.
     """
 
     tokens: list[int]
@@ -174,17 +174,17 @@ def lay_out(
     length: int,
     seed: int,
 ) -> Layout:
-    """A request in tokens.
+    """Tokens and blanks of one text of a request.
 
     Words of most tokenizers bring the space before them, so spaces at the end of a text before a
     blank are left to the blank where the tokenizer is of that kind.
 
     Args:
-        request: what is asked for.
+        request: the request.
         copy: number of the text, for blanks whose size is drawn.
         tokenizer: of the model.
         first: the token that stands in front of a text, or None.
-        length: tokens of the whole where the request does not say it.
+        length: tokens of the whole text where the request has none.
         seed: of all randomness.
 
     Raises:
@@ -218,17 +218,17 @@ def _parts(
             if isinstance(part, Blank):
                 yield part
             else:
-                yield encode(tokenizer, part, "--infill", before_blank=i + 1 < len(parts))
+                yield encode(tokenizer, part, "`infill`", before_blank=i + 1 < len(parts))
         return
-    prompt = encode(tokenizer, request.prompt or "", "--prompt", before_blank=True)
-    suffix = encode(tokenizer, request.suffix or "", "--suffix")
+    prompt = encode(tokenizer, request.prompt or "", "`prompt`", before_blank=True)
+    suffix = encode(tokenizer, request.suffix or "", "`suffix`")
     taken = front + len(prompt) + len(suffix)
     room = length - taken
     if room < 1:
-        name = "--prompt" if request.prompt else "--suffix"
+        name = "`prompt`" if request.prompt else "`suffix`"
         raise ConfigError(
             f"{name}: what is given takes {taken} tokens with what stands in front, which leaves "
-            f"no room to write in --length {length}: try --length {2 * taken}"
+            f"no room to write in `length` {length}: try `length={2 * taken}`"
         )
     yield prompt
     yield Blank(room, room)
@@ -236,14 +236,14 @@ def _parts(
 
 
 def encode(
-    tokenizer: Tokenizer, text: str, option: str, *, before_blank: bool = False
+    tokenizer: Tokenizer, text: str, argument: str, *, before_blank: bool = False
 ) -> list[int]:
-    """Tokens of a part of a text.
+    """Encode a part of a text.
 
     Args:
         tokenizer: of the model.
         text: the part.
-        option: that gave it, for messages.
+        argument: names it in messages.
         before_blank: see `lay_out`.
 
     Raises:
@@ -254,10 +254,10 @@ def encode(
     try:
         ids = tokenizer.encode_batch([text])[0] if text else []
     except ConfigError as error:
-        raise ConfigError(f"{option}: {error}") from error
+        raise ConfigError(f"{argument}: {error}") from error
     if set(ids) & set(tokenizer.not_sampled):
         raise ConfigError(
-            f"{option} {text!r}: the tokenizer does not know part of it; write it in characters "
+            f"{argument} {text!r}: the tokenizer does not know part of it; write it in characters "
             "that the training text has"
         )
     return ids
@@ -272,15 +272,15 @@ def _words_bring_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def read_requests(lines: Iterable[str], name: str, base: Mapping[str, Any]) -> list[Request]:
-    """Requests of a JSON lines file.
+    """Read requests from a JSON lines file.
 
     Args:
-        lines: each an object with any of the fields of `Request`; empty ones are passed over.
+        lines: each an object with any of the fields of `Request`; empty ones are skipped.
         name: of the file, for messages.
-        base: fields of requests that do not say them.
+        base: defaults of the fields.
 
     Raises:
-        ConfigError: for what is no such file, with the line.
+        ConfigError: names the line that is no request.
     """
     kinds = {name: int if name in ("length", "count", "seed") else str for name in Request().asked}
     found = []
@@ -290,10 +290,10 @@ def read_requests(lines: Iterable[str], name: str, base: Mapping[str, Any]) -> l
                 found.append(_request(line, f"{name} line {number}", base, kinds))
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"--requests {name} is not UTF-8 text: give a file of JSON lines"
+            f"`requests` {name} is not UTF-8 text: give a file of JSON lines"
         ) from error
     if not found:
-        raise ConfigError(f'--requests {name} is empty: write lines such as {{"prompt": "Once"}}')
+        raise ConfigError(f'`requests` {name} is empty: write lines such as {{"prompt": "Once"}}')
     return found
 
 
@@ -301,17 +301,17 @@ def _request(line: str, where: str, base: Mapping[str, Any], kinds: Mapping[str,
     try:
         said = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"--requests {where} is no JSON: {error}") from error
+        raise ConfigError(f"`requests` {where} is no JSON: {error}") from error
     if not isinstance(said, dict):
-        raise ConfigError(f'--requests {where} is no object: write {{"prompt": "Once"}}')
+        raise ConfigError(f'`requests` {where} is no object: write {{"prompt": "Once"}}')
     for key, value in said.items():
         if key not in kinds:
-            raise ConfigError(f"--requests {where}: {key} is unknown, there are {', '.join(kinds)}")
+            raise ConfigError(f"`requests` {where}: {key} is unknown, there are {', '.join(kinds)}")
         if not isinstance(value, kinds[key]) or isinstance(value, bool):
             kind = "text" if kinds[key] is str else "a whole number"
-            raise ConfigError(f"--requests {where}: {key} is {value!r}, must be {kind}")
+            raise ConfigError(f"`requests` {where}: {key} is {value!r}, must be {kind}")
     inherited = {k: v for k, v in base.items() if not (k == "length" and said.get("infill"))}
     try:
-        return Request(**{**inherited, **said, "where": f"--requests {where}: "})
+        return Request(**{**inherited, **said, "where": f"`requests` {where}: "})
     except ConfigError as error:
-        raise ConfigError(f"--requests {where}: {error}") from error
+        raise ConfigError(f"`requests` {where}: {error}") from error
