@@ -280,7 +280,7 @@ def test_verbs_are_frozen() -> None:
     assert list(VERBS) == [
         "prepare",
         "plan",
-        "training",
+        "train",
         "distill",
         "sample",
         "correct",

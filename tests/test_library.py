@@ -90,13 +90,13 @@ def test_predictions_are_of_a_token_given_all_others(lm):
     expected = expected / expected.sum(-1, keepdim=True)
     torch.testing.assert_close(log_p.exp().flatten(0, 1), expected, rtol=1e-6, atol=1e-9)
     for t in (0.0, 1.5):
-        with pytest.raises(sddlm.ConfigError, match=r"predict: t is"):
+        with pytest.raises(sddlm.ConfigError, match=r"`t` is"):
             lm.predict(x_t, t)
 
 
 def test_an_autoregressive_model_has_no_such_prediction(tmp_path):
     lm = sddlm.load(str(save(tmp_path / "ar", Estimate.NEXT_TOKEN)), device="cpu")
-    with pytest.raises(sddlm.ConfigError, match="only what stands before"):
+    with pytest.raises(sddlm.ConfigError, match="only from the tokens before"):
         lm.predict(torch.zeros(1, 24, dtype=torch.int64), 0.5)
     assert lm.generate("ab", n=2, length=10)
 
@@ -117,7 +117,7 @@ def test_samplers_take_the_model(lm):
         sampler.sample(lm, **parts)
     with pytest.raises(sddlm.ConfigError, match="give process and estimate"):
         sampler.sample(lm.network)
-    with pytest.raises(sddlm.ConfigError, match="batch is 0"):
+    with pytest.raises(sddlm.ConfigError, match="`batch` is 0"):
         sampler.sample(lm, batch=0)
     with pytest.raises(ValueError, match="the condition is"):
         sampler.sample(lm, batch=3, condition=condition)

@@ -165,7 +165,7 @@ def _fit_plain(value: Any, kind: Any) -> Any:
         return value if isinstance(value, float) else _fit_whole(value)
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    open_ended = not isinstance(kind, type) or getattr(kind, "_is_protocol", False)
+    open_ended = kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False)
     return _sure(value, open_ended or isinstance(value, kind))
 
 

@@ -93,9 +93,9 @@ def test_a_range_is_drawn_evenly_and_each_blank_by_itself() -> None:
 
 
 def test_spaces_before_a_blank_are_left_to_it_where_words_bring_theirs() -> None:
-    assert encode(WORDS, "the ", "--prompt", before_blank=True) == encode(WORDS, "the", "--prompt")
-    assert encode(WORDS, "the ", "--prompt") != encode(WORDS, "the", "--prompt")
-    kept = encode(BYTES, "the ", "--prompt", before_blank=True)
+    assert encode(WORDS, "the ", "`prompt`", before_blank=True) == encode(WORDS, "the", "`prompt`")
+    assert encode(WORDS, "the ", "`prompt`") != encode(WORDS, "the", "`prompt`")
+    kept = encode(BYTES, "the ", "`prompt`", before_blank=True)
     assert kept == ids("the ")
     layout = lay_out(Request(infill="the {1} fox "), 0, WORDS, first=None, length=9, seed=0)
     fox = WORDS.encode_batch([" fox "])[0]
@@ -118,14 +118,14 @@ def test_randomness_is_named_by_what_is_asked() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"length": 0}, "--length is 0"),
-        ({"count": 0}, "--count is 0"),
-        ({"seed": -1}, "--seed is -1"),
+        ({"length": 0}, "`length` is 0"),
+        ({"count": 0}, "`count` is 0"),
+        ({"seed": -1}, "`seed` is -1"),
         ({"infill": "a"}, "has no blank"),
         ({"infill": ""}, "has no blank"),
-        ({"infill": "{1}", "prompt": "a"}, "leave --prompt out"),
-        ({"infill": "{1}", "suffix": ""}, "leave --suffix out"),
-        ({"infill": "{1}", "length": 4}, "leave --length out"),
+        ({"infill": "{1}", "prompt": "a"}, "leave `prompt` out"),
+        ({"infill": "{1}", "suffix": ""}, "leave `suffix` out"),
+        ({"infill": "{1}", "length": 4}, "leave `length` out"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(asked: dict[str, object], said: str) -> None:
@@ -136,9 +136,9 @@ def test_what_cannot_be_meant_is_refused(asked: dict[str, object], said: str) ->
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"prompt": "a" * 11}, "--prompt: what is given takes 12 tokens .* --length 12: try"),
-        ({"suffix": "a" * 12}, "--suffix: what is given takes 13 tokens"),
-        ({"prompt": "abc", "length": 4}, "--length 4: try --length 8"),
+        ({"prompt": "a" * 11}, "`prompt`: what is given takes 12 tokens .* `length` 12: try"),
+        ({"suffix": "a" * 12}, "`suffix`: what is given takes 13 tokens"),
+        ({"prompt": "abc", "length": 4}, "`length` 4: try `length=8`"),
     ],
 )
 def test_no_room_is_refused(asked: dict[str, object], said: str) -> None:
@@ -150,9 +150,9 @@ def test_no_room_is_refused(asked: dict[str, object], said: str) -> None:
 def test_characters_that_the_tokenizer_lacks_are_refused() -> None:
     letters = Tokenizer.characters(["abc"])
     for option, request in (
-        ("--prompt", Request(prompt="axb")),
-        ("--suffix", Request(suffix="x")),
-        ("--infill", Request(infill="{1}x")),
+        ("`prompt`", Request(prompt="axb")),
+        ("`suffix`", Request(suffix="x")),
+        ("`infill`", Request(infill="{1}x")),
     ):
         with pytest.raises(ConfigError, match=rf"{option}: the tokenizer does not know 'x'"):
             lay_out(request, 0, letters, first=None, length=12, seed=0)
@@ -161,9 +161,9 @@ def test_characters_that_the_tokenizer_lacks_are_refused() -> None:
 def test_a_stand_in_for_the_unknown_is_refused(tmp_path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b"]))
     bert = Tokenizer.load(tmp_path)
-    with pytest.raises(ConfigError, match="--prompt 'a x': the tokenizer does not know part"):
-        encode(bert, "a x", "--prompt")
-    assert encode(bert, "a b", "--prompt") == [4, 5]
+    with pytest.raises(ConfigError, match="`prompt` 'a x': the tokenizer does not know part"):
+        encode(bert, "a x", "`prompt`")
+    assert encode(bert, "a b", "`prompt`") == [4, 5]
 
 
 def test_a_file_of_requests() -> None:
@@ -190,8 +190,8 @@ def test_a_file_of_requests() -> None:
         ('{"prompt": 3}', "f line 2: prompt is 3, must be text"),
         ('{"count": "3"}', "f line 2: count is '3', must be a whole number"),
         ('{"count": true}', "f line 2: count is True"),
-        ('{"count": 0}', "f line 2: --count is 0"),
-        ('{"infill": "x"}', "f line 2: --infill 'x' has no blank"),
+        ('{"count": 0}', "f line 2: `count` is 0"),
+        ('{"infill": "x"}', "f line 2: `infill` is 'x' and has no blank"),
         ('{"where": "x"}', "where is unknown"),
     ],
 )

@@ -342,8 +342,8 @@ def test_lazy_draws_what_ancestral_draws(seed: int) -> None:
         ({"lengths": torch.tensor([3, 4])}, "each 1 to 3"),
         ({"lengths": torch.tensor([3, 0])}, "each 1 to 3"),
         ({"lengths": torch.tensor([3])}, "lengths must be"),
-        ({"t": 0.0}, "--t is 0.0"),
-        ({"t": float("nan")}, "--t is nan"),
+        ({"t": 0.0}, "`t` is 0.0"),
+        ({"t": float("nan")}, "`t` is nan"),
     ],
 )
 def test_wrong_conditions_are_refused(more: dict[str, object], said: str) -> None:

@@ -183,7 +183,7 @@ def test_under_uniform_noise_it_also_leaves_noise_as_it_was(
 
 
 def test_wrong_choices() -> None:
-    with pytest.raises(ConfigError, match="--steps"):
+    with pytest.raises(ConfigError, match="`steps`"):
         Float32(0)
 
 

@@ -252,7 +252,7 @@ def test_inputs_are_not_written_to() -> None:
 
 @pytest.mark.parametrize("kind", [Ancestral, Lazy])
 def test_wrong_choices(kind: type[Ancestral]) -> None:
-    with pytest.raises(ConfigError, match="--steps"):
+    with pytest.raises(ConfigError, match="`steps`"):
         kind(steps=0)
     with pytest.raises(ConfigError, match="`tail`"):
         kind(tail="none")  # type: ignore[arg-type]
@@ -358,7 +358,7 @@ def test_autoregressive() -> None:
 
 def test_autoregressive_errors() -> None:
     model = Bigram(torch.full((3, 3), 1 / 3))
-    with pytest.raises(ConfigError, match="--bos_id"):
+    with pytest.raises(ConfigError, match="`bos_id`"):
         Autoregressive(bos_id=3).sample(
             model, process=PROCESS, estimate=Estimate.NEXT_TOKEN, batch=1, length=2
         )

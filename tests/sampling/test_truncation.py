@@ -178,8 +178,8 @@ def test_top_k_of_the_vocabulary_is_no_cut(top_k: int) -> None:
     ],
 )
 def test_errors_name_the_flag_and_what_to_type(flag: str, value: Any) -> None:
-    advice = rf"(try --{flag} [\d.]+|must be a (whole )?number)$"
-    with pytest.raises(ConfigError, match=rf"^(--{flag}|`{flag}`) is {value}, .*{advice}"):
+    advice = rf"(try `{flag}=[\d.]+`|must be a (whole )?number)$"
+    with pytest.raises(ConfigError, match=rf"^`{flag}` is {value}, .*{advice}"):
         Truncation(**{flag: value})
 
 

@@ -215,9 +215,7 @@ def score_correction(
     batch: int,
     job: ResumableJob,
 ) -> CorrectionScore:
-    """Corrupt held-out rows, correct them at every level, and count.
-
-    Rows are corrected as ``sddlm correct`` does it, with its settings.
+    """Corrupt held-out rows, correct them as ``sddlm correct`` does at every level, and count.
 
     Args:
         lm: the model.
