@@ -405,7 +405,7 @@ WRONG = [
     ("--steps 0", "--steps is 0"),
     ("--steps x", "--steps is 'x', must be a whole number"),
     ("--temperature nan", "--temperature is 'nan', must be a number"),
-    ("--temperature .nan", "`temperature` is nan"),
+    ("--temperature .nan", "--temperature is nan"),
     ("--top-k 3", "did you mean --top_k?"),
     ("--overlap 24", "--overlap is 24, allowed is 1 to 23"),
     ("--batch 0", "--batch is 0"),
