@@ -166,7 +166,7 @@ def test_a_number_at_its_extremes_is_refused_by_name_or_works(kind: type, name: 
 
 
 def test_all_options_are_here() -> None:
-    assert len(CASES) > 80
+    assert len(CASES) > 70
     assert {kind.__name__ for kind, _ in CASES} >= {"LogLinear", "Psi", "DuoCurriculum"}
 
 

@@ -222,9 +222,8 @@ def test_it_is_the_text_that_sample_writes(place, tmp_path):
     demo(place, prompt="ab", html=str(page), steps=6, seed=2, count=2)
     loaded = LanguageModel.load(place)
     writer = Generator(loaded, [Request(prompt="ab", count=2)], SamplerConfig(steps=6), seed=2)
-    writer.write(progress=False)
     data, _ = page_data(page)
-    for b, written in enumerate(writer.written(whole=True)):
+    for b, written in enumerate(writer.generate(whole=True)):
         assert written.request == 0
         shown = [data["texts"][i] for i in rows_of(data["takes"][0], b)[-1]]
         single = [loaded.tokenizer.decode([i]) for i in written.tokens]
