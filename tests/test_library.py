@@ -101,6 +101,26 @@ def test_an_autoregressive_model_has_no_such_prediction(tmp_path):
     assert lm.generate("ab", n=2, length=10)
 
 
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda lm: lm.generate(n="x"), "`n` is 'x', must be a whole number"),
+        (lambda lm: lm.generate("a", n=0), "`n` is 0, must be at least 1"),
+        (lambda lm: lm.generate(7), "`prompt` is 7, must be text"),
+        (lambda lm: lm.infill("{1}", n=-1), "`n` is -1, must be at least 1"),
+        (lambda lm: lm.infill("{1}", batch=1.5), "`batch` is 1.5, must be a whole number"),
+        (lambda lm: lm.correct(["abc"]), "`text` is .*, must be text"),
+        (lambda lm: lm.correct("abc", t="much"), "`t` is 'much', must be a number"),
+        (lambda lm: lm.generate(steps="x"), "`steps` is 'x', must be a whole number"),
+        (lambda lm: sddlm.Lazy(2).sample(lm, batch="x"), "`batch` is 'x', must be a whole number"),
+        (lambda lm: sddlm.Lazy(2).sample(lm, seed=0.5), "`seed` is 0.5, must be a whole number"),
+    ],
+)
+def test_wrong_arguments_are_named(lm, call, named):
+    with pytest.raises(sddlm.ConfigError, match=f"^{named}"):
+        call(lm)
+
+
 def test_samplers_take_the_model(lm):
     sampler = sddlm.Lazy(steps=4)
     drawn = sampler.sample(lm, batch=3, length=12, seed=2)

@@ -304,6 +304,21 @@ def test_no_budget_is_lazy(
         assert torch.equal(found.rows, lazy.rows)
 
 
+def test_a_denoiser_without_the_time_is_read_at_the_present_level() -> None:
+    """Its prediction is kept while no token changes; its meaning changes with the noise level."""
+    model = network(time_free=True)
+    with torch.no_grad():
+        model.head.weight *= 4
+    how: Any = {"process": UniformProcess(), "estimate": Estimate.DENOISER, "batch": 5, "length": L}
+    full, lazy, kept = (
+        sampler.sample(model, **how)
+        for sampler in (Ancestral(200), Lazy(200), Adaptive(200, budget=0.0))
+    )
+    assert kept.nfe.tolist() == lazy.nfe.tolist() < full.nfe.tolist()
+    assert torch.equal(lazy.tokens, full.tokens)
+    assert torch.equal(kept.tokens, full.tokens)
+
+
 @pytest.mark.parametrize("by", ["entropy", "confidence"])
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_more_budget_is_fewer_calls(process: Process, by: Any) -> None:

@@ -122,6 +122,14 @@ def test_nothing_is_scored(damage: Callable[[DiT], None], estimate: Estimate) ->
 
 
 @damaged
+@pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER, Estimate.SCORE])
+def test_nothing_is_predicted(damage: Callable[[DiT], None], estimate: Estimate) -> None:
+    x_t = torch.randint(256, (2, L), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(FloatingPointError, match="output is not finite"):
+        spoilt(damage, UniformProcess(), estimate).predict(x_t, 0.5)
+
+
+@damaged
 def test_nothing_is_corrected(damage: Callable[[DiT], None]) -> None:
     with pytest.raises(FloatingPointError, match="output is not finite"):
         Corrector(spoilt(damage, UniformProcess())).correct(["the quick"])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, check_arguments
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.sampling.condition import Condition, checked, indices
@@ -37,6 +37,7 @@ class Sampler:
     `sample` is a template; a leaf has `check`, `draw` and `calls`.
     """
 
+    @check_arguments
     def sample(
         self,
         model: Trained | Model,
@@ -65,8 +66,8 @@ class Sampler:
             on_step: called after each step.
 
         Raises:
-            ConfigError: if this sampler cannot read the estimate or keep to the condition, or
-                process and estimate are missing.
+            ConfigError: if this sampler cannot read the estimate or keep to the condition, process
+                and estimate are missing, or an argument has another type.
         """
         started = time.perf_counter()
         network, process, estimate = _parts(model, process, estimate)
