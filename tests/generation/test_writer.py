@@ -2,6 +2,8 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,10 +248,24 @@ def test_a_long_text_stops_at_its_end() -> None:
 
 
 def test_steps_are_counted_before() -> None:
-    writer, done = Generator(model(), REQUESTS, HOW, batch=2), []
+    writer, done = Generator(model(), REQUESTS, HOW, batch=2), list[int]()
     total = writer.steps()
     writer.generate(on_step=lambda *_: done.append(1))
     assert len(done) == total >= 6 * 7
+
+
+def test_the_bar_ends_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    @contextmanager
+    def bar(label: str, *, total: int, show: bool) -> Iterator[Callable[[int], None]]:
+        yield lambda n: done.extend([total] * n)
+
+    monkeypatch.setattr("sddlm.generation.sample.bar", bar)
+    model().save(tmp_path / "model")
+    asked = {"prompt": "abc", "suffix": "z", "length": 60, "count": 3}  # which cannot end early
+    sample(str(tmp_path / "model"), **asked, steps=5, batch=2)  # type: ignore[arg-type]
+    assert len(done) == done[0] > 5 * 2 * 2
 
 
 # --- options -----------------------------------------------------------------------------------
