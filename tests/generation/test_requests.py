@@ -164,6 +164,9 @@ def test_a_stand_in_for_the_unknown_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="`prompt` 'a x': the tokenizer does not know part"):
         encode(bert, "a x", "`prompt`")
     assert encode(bert, "a b", "`prompt`") == [4, 5]
+    asked, kept = Request(prompt="a x"), Request(prompt="a x", allow_unknown=True)
+    assert lay_out(kept, 0, bert, first=None, length=3, seed=0).tokens == [4, 1, 0]
+    assert kept.key == asked.key  # texts of what is known stay as they are
 
 
 def test_a_file_of_requests() -> None:

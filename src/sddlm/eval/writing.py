@@ -1,13 +1,16 @@
-"""Text after a context, as tasks ask for it: lm-eval's options for `LanguageModel.generate`."""
+"""Text after a context, as tasks ask for it: lm-eval's options for `Generator`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sddlm.errors import ConfigError
+from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
 from sddlm.lm import LanguageModel
 
 #: names under which lm-eval's tasks state the number of tokens
@@ -55,17 +58,19 @@ class GenerationConfig:
             top_p=top_p if sample else 1.0,
         )
 
-    def sampler(self, diffusion: bool, steps: int) -> dict[str, Any]:
-        """Options of `sddlm.SamplerConfig`.
+    def sampler(self, diffusion: bool, steps: int) -> SamplerConfig:
+        """The sampler.
 
         A diffusion model writes all its tokens at once and has no greedy decoding: at temperature 0
         it draws too, but takes the most likely token at each position in the last step.
         """
         greedy = not self.temperature
-        drawn = {"temperature": self.temperature or 1.0, "top_p": self.top_p}
+        temperature = self.temperature or 1.0
         if diffusion:
-            return {**drawn, "steps": steps, "tail": "greedy" if greedy else "sample"}
-        return {**drawn, "top_p": 1e-12} if greedy else drawn  # a nucleus of one token
+            tail: Literal["sample", "greedy"] = "greedy" if greedy else "sample"
+            return SamplerConfig(steps=steps, tail=tail, temperature=temperature, top_p=self.top_p)
+        # a nucleus of one token is greedy decoding
+        return SamplerConfig(temperature=temperature, top_p=1e-12 if greedy else self.top_p)
 
 
 def write(
@@ -97,14 +102,10 @@ def write(
     began = time.perf_counter()
     taken = len(lm.prompt_ids(lm.tokenizer.encode_batch([context])[0]))
     width = lm.network.length
-    found = lm.generate(
-        context,
-        n=count,
-        length=taken + config.tokens,
-        seed=seed,
-        batch=batch,
-        **config.sampler(lm.estimate.diffusion, steps),
-    )
+    # a task must not end at a character that the tokenizer lacks
+    request = Request(context, length=taken + config.tokens, count=count, allow_unknown=True)
+    how = config.sampler(lm.estimate.diffusion, steps)
+    found = Generator(lm, [request], how, seed, batch).generate()
     texts = [each.blanks[0] for each in found]
     for stop in filter(None, config.until):
         texts = [text.partition(stop)[0] for text in texts]

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ class Request:
         count: number of texts.
         seed: of the randomness, beside that of the generator.
         where: prefix of messages, such as a file and a line.
+        allow_unknown: give the model its unknown token for characters that its tokenizer lacks,
+            which are refused otherwise.
     """
 
     prompt: str | None = None
@@ -55,6 +58,7 @@ class Request:
     count: int = 1
     seed: int = 0
     where: str = field(default="", compare=False, repr=False)
+    allow_unknown: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -90,8 +94,8 @@ class Request:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Its fields without ``where``, for the record."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "where"}
+        """The fields that its texts depend on, for the record."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
 
 
 def check_text(text: str, argument: str) -> None:
@@ -212,16 +216,17 @@ def _parts(
     request: Request, tokenizer: Tokenizer, length: int, front: int
 ) -> Iterator[list[int] | Blank]:
     """Tokens and blanks in turn."""
+    encoded = partial(encode, tokenizer, allow_unknown=request.allow_unknown)
     if request.infill is not None:
         parts = blanks(request.infill)
         for i, part in enumerate(parts):
             if isinstance(part, Blank):
                 yield part
             else:
-                yield encode(tokenizer, part, "`infill`", before_blank=i + 1 < len(parts))
+                yield encoded(part, "`infill`", before_blank=i + 1 < len(parts))
         return
-    prompt = encode(tokenizer, request.prompt or "", "`prompt`", before_blank=True)
-    suffix = encode(tokenizer, request.suffix or "", "`suffix`")
+    prompt = encoded(request.prompt or "", "`prompt`", before_blank=True)
+    suffix = encoded(request.suffix or "", "`suffix`")
     taken = front + len(prompt) + len(suffix)
     room = length - taken
     if room < 1:
@@ -236,7 +241,12 @@ def _parts(
 
 
 def encode(
-    tokenizer: Tokenizer, text: str, argument: str, *, before_blank: bool = False
+    tokenizer: Tokenizer,
+    text: str,
+    argument: str,
+    *,
+    before_blank: bool = False,
+    allow_unknown: bool = False,
 ) -> list[int]:
     """Encode a part of a text.
 
@@ -245,6 +255,7 @@ def encode(
         text: the part.
         argument: names it in messages.
         before_blank: see `lay_out`.
+        allow_unknown: see `Request`.
 
     Raises:
         ConfigError: if the tokenizer has no token for a character.
@@ -255,7 +266,7 @@ def encode(
         ids = tokenizer.encode_batch([text])[0] if text else []
     except ConfigError as error:
         raise ConfigError(f"{argument}: {error}") from error
-    if set(ids) & set(tokenizer.not_sampled):
+    if not allow_unknown and set(ids) & set(tokenizer.not_sampled):
         raise ConfigError(
             f"{argument} {text!r}: the tokenizer does not know part of it; write it in characters "
             "that the training text has"
