@@ -173,7 +173,7 @@ class Ancestral(Sampler):
             hidden = run.hidden(x, sigma, busy.nonzero()[:, 0], rows=at)  # [N, D]
             current, own = x[asked], updates[asked]
             seen = Prediction(hidden, current, own.alpha_t)
-            new = x.masked_scatter(asked, self._update(run, seen, current, own)[0])
+            new = x.masked_scatter(asked, self._update(run, seen, current, own))
         return torch.where(fresh, updates.noise, new), asked
 
     def ask(
@@ -191,24 +191,33 @@ class Ancestral(Sampler):
         return self.truncation(leave_one_out(*parts))
 
     def _update(
-        self, run: SamplingContext, seen: Prediction, current: Tensor, updates: Updates
-    ) -> tuple[Tensor, Tensor]:
-        """New tokens in place of ``current``, and what each reveals to other positions ``[N]``."""
-        new, cost = torch.empty_like(current), torch.zeros_like(updates.u)
+        self,
+        run: SamplingContext,
+        seen: Prediction,
+        current: Tensor,
+        updates: Updates,
+        cost: Tensor | None = None,
+    ) -> Tensor:
+        """New tokens in place of ``current [N]``.
+
+        ``cost [N]``, if given, is filled with what each update reveals to other positions.
+        """
+        new = torch.empty_like(current)
         for at in chunks(len(new), run.vocab_size):
             p = self._predict(run, seen[at])
             new[at] = posterior_step(p, current[at], run.process, updates[at])
-            cost[at] = self._cost(run, p, current[at], new[at], updates[at])
-        return new, cost
+            if cost is not None:
+                cost[at] = self._cost(run, p, current[at], new[at], updates[at])
+        return new
 
     def _cost(
         self, run: SamplingContext, p: Tensor, current: Tensor, new: Tensor, updates: Updates
     ) -> Tensor:
         """What updates from ``current`` to ``new [N]`` reveal, by the predictions ``p [N, V]``.
 
-        Nothing is counted here, because no prediction is used after a token has changed.
+        Only asked of samplers that use a prediction after a token has changed.
         """
-        return torch.zeros_like(updates.u)
+        raise NotImplementedError
 
 
 def posterior_step(p: Tensor, own: Tensor, process: Process, updates: Updates) -> Tensor:

@@ -110,17 +110,17 @@ class PredictionCache:
         self._cost[rows], self._changed[rows] = 0.0, False
         self.nfe[rows] += 1
 
-    def add_cost(self, row: Tensor, position: Tensor, cost: Tensor, changed: Tensor) -> None:
+    def add_cost(self, row: Tensor, position: Tensor, changed: Tensor, cost: Tensor | None) -> None:
         """Count what updates of positions ``[N]`` reveal to the others of their sequences.
 
         Args:
             row: sequence of each.
             position: in its sequence.
-            cost: in the units of the budget.
             changed: whether its token changed.
+            cost: in the units of the budget; None at a budget of 0.
         """
         self._changed[row[changed]] = True
-        if self.budget > 0:
+        if cost is not None:
             each = torch.zeros_like(self._x, dtype=torch.float64)
             each[row, position] = cost
             # a sum in the order of positions, which does not depend on the batch

@@ -41,8 +41,13 @@ class Float32(Ancestral):
     """
 
     def _update(
-        self, run: SamplingContext, seen: Prediction, current: Tensor, updates: Updates
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        run: SamplingContext,
+        seen: Prediction,
+        current: Tensor,
+        updates: Updates,
+        cost: Tensor | None = None,
+    ) -> Tensor:
         """See `Ancestral._update`."""
         new = torch.empty_like(current)
         size = max(1, NOISE // run.vocab_size)
@@ -56,7 +61,7 @@ class Float32(Ancestral):
             u = Draw(run.seed, 0, key, len(key)).uniform("float32", run.vocab_size)
             drawn = draw_float32(posterior, u)
             new[at] = torch.where(own.greedy, posterior.argmax(-1), drawn)
-        return new, torch.zeros_like(updates.u)
+        return new
 
 
 def draw_float32(p: Tensor, u: Tensor) -> Tensor:

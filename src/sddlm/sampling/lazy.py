@@ -61,9 +61,11 @@ class Lazy(Ancestral):
             row, position, updates = plan.row[at], plan.position[at], plan.updates[at]
             current = x[row, position]
             seen = cache.predict(x, row, position, updates.alpha_t)
-            new, cost = self._update(run, seen, current, updates)
+            cost = torch.zeros_like(updates.u) if cache.budget > 0 else None
+            new = self._update(run, seen, current, updates, cost)
             x[row, position] = new
-            cache.add_cost(row, position, cost, new != current)
+            if cache.keeps:
+                cache.add_cost(row, position, new != current, cost)
             rows.index_add_(0, row, torch.ones_like(row))
             if replay:
                 replay.add(plan.step[at], row, position, new)
