@@ -158,10 +158,10 @@ def run_arm(
     found.peak = device.most()
 
 
-def attempt(work: Callable[[], None]) -> bool:
+def attempt(job: Callable[[], None]) -> bool:
     """Whether it went through; False if the device has too little memory for it."""
     try:
-        work()
+        job()
     except torch.OutOfMemoryError:
         return False
     return True
@@ -178,8 +178,8 @@ def step_table(
         for _ in range(rounds):
             for arm in arms:
                 model = models[arm.endswith(" AR")]
-                work = (arm, model, (batch, length), device, timed, found[arm])
-                if arm not in failed and not attempt(lambda work=work: run_arm(*work)):
+                job = (arm, model, (batch, length), device, timed, found[arm])
+                if arm not in failed and not attempt(lambda job=job: run_arm(*job)):
                     failed.add(arm)
                 advance()
     device.reset()
@@ -380,9 +380,9 @@ def head_table(shape: str, count: int, device: Device, rounds: int) -> None:
         values[name] = run().item()
         peaks[name] = (device.most() - before) / 2**20
     timings = interleaved(arms, rounds=rounds, label=f"head {shape}")
-    work = 6 * vocab_size * width * count
+    job = 6 * vocab_size * width * count
     printed = [
-        [name, f"{1000 * one.median:.3g}", one.ratio, device.utilisation(work, one.median),
+        [name, f"{1000 * one.median:.3g}", one.ratio, device.utilisation(job, one.median),
          f"{peaks[name]:,.0f}", f"{values[name] / count:.5f}"]
         for name, one in timings.items()
     ]  # fmt: skip

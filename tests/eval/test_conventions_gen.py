@@ -337,10 +337,10 @@ def test_scoring_goes_on_where_it_stopped(judge, tmp_path):
         return judge.score(ids, mask)
 
     texts = drawn()[1].texts
-    work = ResumableJob(tmp_path / "notes")
+    job = ResumableJob(tmp_path / "notes")
     with pytest.raises(KeyboardInterrupt):
-        scored(replace(judge, score=score), texts, batch=3, work=work)
-    resumed = scored(replace(judge, score=score), texts, batch=3, work=work)
+        scored(replace(judge, score=score), texts, batch=3, job=job)
+    resumed = scored(replace(judge, score=score), texts, batch=3, job=job)
     assert calls == [3, 3, 3, 3, 2]
     assert torch.equal(resumed.nats, scored(judge, texts, batch=3).nats)
     for other in (
@@ -351,5 +351,5 @@ def test_scoring_goes_on_where_it_stopped(judge, tmp_path):
         before = len(calls)
         convention = Convention("sddlm", clean_up_spaces="convention" in other)
         other.pop("convention", None)
-        scored(**other, convention=convention, batch=3, work=work)
+        scored(**other, convention=convention, batch=3, job=job)
         assert len(calls) == before + 4

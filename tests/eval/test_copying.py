@@ -161,15 +161,15 @@ def test_units_are_kept_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
     samples = [torch.tensor(rows[5]), torch.tensor(rows[44][:7] + rows[20][:3])]
     whole = copying(samples, Texts(rows, 10), n=3)
     monkeypatch.setattr(module, "UNIT", 100)  # six units of ten rows
-    done = copying(samples, Texts(rows, 10), n=3, work=ResumableJob(tmp_path))
+    done = copying(samples, Texts(rows, 10), n=3, job=ResumableJob(tmp_path))
     assert done == whole
     (journal,) = tmp_path.glob("copying-*")
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:4]))  # 3 units
     again = Texts(rows, 10)
-    assert copying(samples, again, n=3, work=ResumableJob(tmp_path)) == whole
+    assert copying(samples, again, n=3, job=ResumableJob(tmp_path)) == whole
     assert again.asked == [*range(30, 60)]
     other = Texts(rows, 10)
-    copying(samples[:1], other, n=3, work=ResumableJob(tmp_path))
+    copying(samples[:1], other, n=3, job=ResumableJob(tmp_path))
     assert set(other.asked) == set(range(60))  # other samples, other units
 
 

@@ -181,10 +181,10 @@ def test_ends_of_text_and_padding_are_not_counted(loaded):
 
 
 def test_an_interrupted_one_goes_on(loaded, found, tmp_path):
-    def run(work):
-        return score_correction(loaded, held(), SHARES, seed=3, batch=4, job=work)
+    def run(job):
+        return score_correction(loaded, held(), SHARES, seed=3, batch=4, job=job)
 
-    work = ResumableJob(tmp_path / "partial")
+    job = ResumableJob(tmp_path / "partial")
     calls = []
 
     def before(module, inputs):
@@ -194,10 +194,10 @@ def test_an_interrupted_one_goes_on(loaded, found, tmp_path):
 
     hook = loaded.network.register_forward_pre_hook(before)
     with pytest.raises(KeyboardInterrupt):
-        run(work)
+        run(job)
     calls.clear()
     calls += [1] * 100  # no more kills
-    assert run(work) == found
+    assert run(job) == found
     again = len(calls) - 100
     hook.remove()
     assert 0 < again < 9 * 2 * len(LEVELS)

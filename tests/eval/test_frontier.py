@@ -76,9 +76,9 @@ def real(models):
     return SampleSet(list(rows), texts, {"text": "some"})
 
 
-def run(models, judge, real, path, work=None, rules=CONVENTIONS["sddlm"], sweep=SWEEP):
+def run(models, judge, real, path, job=None, rules=CONVENTIONS["sddlm"], sweep=SWEEP):
     config = FrontierConfig(judge="j", sweep=sweep, steps=HOW.steps, **SAMPLES)
-    found = sweep_models(models, judge, rules, real, config, work or ResumableJob())
+    found = sweep_models(models, judge, rules, real, config, job or ResumableJob())
     found.plot(path / "f.png")
     return found
 
@@ -252,9 +252,9 @@ def test_real_text_is_resampled_by_itself(models, judge, real):
 
 
 def test_another_model_of_the_same_name_is_drawn_anew(models, judge, real, tmp_path):
-    work, few = ResumableJob(tmp_path / "units"), Sweep([0.5], [], tail_cut=[], steps=[])
+    job, few = ResumableJob(tmp_path / "units"), Sweep([0.5], [], tail_cut=[], steps=[])
     first, second = (
-        run({"same": models[name]}, judge, real, tmp_path, work, sweep=few).models["same"]
+        run({"same": models[name]}, judge, real, tmp_path, job, sweep=few).models["same"]
         for name in ("one", "two")
     )
     assert first.neutral.entropy != second.neutral.entropy
@@ -269,11 +269,11 @@ def test_a_point_has_the_perplexity_of_its_texts(judge, models, real):
     assert np.isfinite(point.nll).all()
 
 
-def network_calls(model, work):
+def network_calls(model, job):
     """How often the network is called during work, and what the work gives."""
     calls = []
     hook = model.network.register_forward_hook(lambda *_: calls.append(1))
-    found = work()
+    found = job()
     hook.remove()
     return len(calls), found
 
@@ -292,15 +292,15 @@ def test_an_interrupted_frontier_goes_on(models, judge, real, tmp_path, whole):
         again.append(len(ids))
         return judge.score(ids, mask)
 
-    work = ResumableJob(tmp_path / "units", {"eval": 1})
+    job = ResumableJob(tmp_path / "units", {"eval": 1})
     with pytest.raises(KeyboardInterrupt):
-        run(models, replace(judge, score=ending), real, tmp_path, work)
+        run(models, replace(judge, score=ending), real, tmp_path, job)
     assert not (tmp_path / "f.png").exists()
     last = replace(HOW, steps=3)
     missing, _ = network_calls(models["one"], lambda: draw(models["one"], last))
     calls, result = network_calls(
         models["one"],
-        lambda: run(models, replace(judge, score=counting), real, tmp_path, work),
+        lambda: run(models, replace(judge, score=counting), real, tmp_path, job),
     )
     assert calls == missing > 0
     assert sum(done) + sum(again) == 12 * (1 + 5 + 5 + 4)

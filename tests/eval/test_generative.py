@@ -90,9 +90,9 @@ def test_per_character_when_nothing_was_cut(gpt2):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"context": 33}, r"--context is .*, must lie in 1\.\.32"),
-        ({"context": 0}, r"--context is .*, must lie in 1\.\.32"),
-        ({"batch": 0}, "--batch is 0, must be at least 1"),
+        ({"context": 33}, r"`context` is .*, must lie in 1\.\.32"),
+        ({"context": 0}, r"`context` is .*, must lie in 1\.\.32"),
+        ({"batch": 0}, "`batch` is 0, must be at least 1"),
     ],
 )
 def test_impossible_settings_are_refused(gpt2, wrong, message):

@@ -354,10 +354,10 @@ def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
         return score(self, pairs, **more)
 
     monkeypatch.setattr(LoglikelihoodScorer, "score", dying)
-    work = ResumableJob(tmp_path / "kept", {"model": 1})
+    job = ResumableJob(tmp_path / "kept", {"model": 1})
     with pytest.raises(KeyboardInterrupt):
-        run(harness, letters, files, names, draws=64, work=work)
-    again = run(harness, letters, files, names, draws=64, work=work)
+        run(harness, letters, files, names, draws=64, job=job)
+    again = run(harness, letters, files, names, draws=64, job=job)
     assert len(asked) == 5 + (14 - 4)
     for report in (whole, again):
         for each in report.values():

@@ -86,17 +86,17 @@ def test_features_of_a_hub_judge_are_its_last_hidden_states(gpt2):
 def test_features_go_on_where_they_stopped(ours, tmp_path):
     judge, _ = ours
     some = texts(7, "abc", 0)
-    work = ResumableJob(tmp_path / "notes")
-    first = judge.features(some, batch=3, work=work)
+    job = ResumableJob(tmp_path / "notes")
+    first = judge.features(some, batch=3, job=job)
     assert next((tmp_path / "notes").glob("*")).read_text().strip().count("\n") == 2  # 3 units
 
     def never(ids, mask):
         raise AssertionError("computed again")
 
     broken = Judge(**{**vars(judge), "last": never})
-    assert torch.equal(broken.features(some, batch=3, work=work), first)
+    assert torch.equal(broken.features(some, batch=3, job=job), first)
     with pytest.raises(AssertionError, match="computed again"):
-        broken.features(["other", *some[1:]], batch=3, work=work)
+        broken.features(["other", *some[1:]], batch=3, job=job)
 
 
 def test_what_cannot_be_described_is_refused(ours):
@@ -104,7 +104,7 @@ def test_what_cannot_be_described_is_refused(ours):
     for some in ([], ["a", ""]):
         with pytest.raises(ConfigError, match="no text without a token"):
             judge.features(some)
-    with pytest.raises(ConfigError, match=r"--context is 16, must lie in 1\.\.15"):
+    with pytest.raises(ConfigError, match=r"`context` is 16, must lie in 1\.\.15"):
         judge.features(["a"], context=16)
 
 

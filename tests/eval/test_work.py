@@ -35,7 +35,7 @@ def test_results_are_in_order_and_nothing_is_kept_without_a_folder(tmp_path, mon
 
 
 def test_what_was_done_is_not_done_again(tmp_path):
-    work = ResumableJob(tmp_path / "notes", {"model": "a"})
+    job = ResumableJob(tmp_path / "notes", {"model": "a"})
 
     def breaks(number: int) -> list[float]:
         if number == 3:
@@ -43,42 +43,42 @@ def test_what_was_done_is_not_done_again(tmp_path):
         return [number, number / 3]
 
     with pytest.raises(KeyboardInterrupt):
-        work.run("thirds", 5, breaks)
+        job.run("thirds", 5, breaks)
     done: list[int] = []
-    assert work.run("thirds", 5, counted(done)) == EXPECTED  # floats to the last digit
+    assert job.run("thirds", 5, counted(done)) == EXPECTED  # floats to the last digit
     assert done == [3, 4]
-    assert work.run("thirds", 5, counted(done)) == EXPECTED
+    assert job.run("thirds", 5, counted(done)) == EXPECTED
     assert done == [3, 4]
-    work.finish()
+    job.finish()
     assert not (tmp_path / "notes").exists()
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        lambda work, unit: work.run("fifths", 5, unit),
-        lambda work, unit: work.run("thirds", 4, unit),
-        lambda work, unit: work.run("thirds", 5, unit, {"seed": 1}),
-        lambda work, unit: work.about(text="b").run("thirds", 5, unit),
-        lambda work, unit: ResumableJob(work.folder, {"model": "b"}).run("thirds", 5, unit),
+        lambda job, unit: job.run("fifths", 5, unit),
+        lambda job, unit: job.run("thirds", 4, unit),
+        lambda job, unit: job.run("thirds", 5, unit, {"seed": 1}),
+        lambda job, unit: job.about(text="b").run("thirds", 5, unit),
+        lambda job, unit: ResumableJob(job.folder, {"model": "b"}).run("thirds", 5, unit),
     ],
 )
 def test_results_of_another_question_are_not_taken(tmp_path, other):
-    work, done = ResumableJob(tmp_path / "notes", {"model": "a"}), []
-    work.run("thirds", 5, counted([]))
-    other(work, counted(done))
+    job, done = ResumableJob(tmp_path / "notes", {"model": "a"}), []
+    job.run("thirds", 5, counted([]))
+    other(job, counted(done))
     assert len(done) >= 4
 
 
 def test_half_a_line_is_done_again(tmp_path):
-    work, done = ResumableJob(tmp_path / "notes"), []
-    work.run("thirds", 5, counted([]))
+    job, done = ResumableJob(tmp_path / "notes"), []
+    job.run("thirds", 5, counted([]))
     (file,) = (tmp_path / "notes").iterdir()
     file.write_text(file.read_text()[:-5])
-    assert work.run("thirds", 5, counted(done)) == EXPECTED
+    assert job.run("thirds", 5, counted(done)) == EXPECTED
     assert done == [4]
     again: list[int] = []
-    assert work.run("thirds", 5, counted(again)) == EXPECTED
+    assert job.run("thirds", 5, counted(again)) == EXPECTED
     assert again == []
 
 
@@ -87,27 +87,27 @@ def test_half_a_line_is_done_again(tmp_path):
 )
 def test_a_line_that_is_no_result_is_computed_again(tmp_path, damage, caplog):
     """At 7bd1212 most of these were tracebacks."""
-    work, done = ResumableJob(tmp_path / "notes"), []
-    work.run("thirds", 5, counted([]))
+    job, done = ResumableJob(tmp_path / "notes"), []
+    job.run("thirds", 5, counted([]))
     (file,) = (tmp_path / "notes").iterdir()
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join([*lines[:2], damage, *lines[3:]]))
-    assert work.run("thirds", 5, counted(done)) == EXPECTED
+    assert job.run("thirds", 5, counted(done)) == EXPECTED
     assert done == ([1] if damage.endswith(b"\n") else [1, 2])
     assert "damaged results in" in caplog.text
 
 
 def test_no_flipped_bit_is_taken_for_a_result(tmp_path):
     """At 7bd1212 a digit that became another one was taken: 39 of 200 flips changed a result."""
-    work = ResumableJob(tmp_path / "notes")
-    work.run("thirds", 5, counted([]))
+    job = ResumableJob(tmp_path / "notes")
+    job.run("thirds", 5, counted([]))
     (file,) = (tmp_path / "notes").iterdir()
     whole, rng = file.read_bytes(), random.Random(0)
     for _ in range(200):
         broken = bytearray(whole)
         broken[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         file.write_bytes(broken)
-        assert work.run("thirds", 5, counted([])) == EXPECTED
+        assert job.run("thirds", 5, counted([])) == EXPECTED
 
 
 def test_where_nothing_can_be_written(tmp_path):
@@ -120,7 +120,7 @@ def program(folder: Path, most: int, environment: dict[str, str]) -> None:
     """Each process of a launched program; those that take a unit from ``most`` on wait."""
     os.environ.update(environment)
     team = ProcessGroup.join()
-    work = ResumableJob(folder / "notes", team=team)
+    job = ResumableJob(folder / "notes", team=team)
 
     def unit(number: int) -> list[float]:
         while number >= most:
@@ -129,7 +129,7 @@ def program(folder: Path, most: int, environment: dict[str, str]) -> None:
             file.write(f"{number} {team.rank}\n")
         return [number, number / 3]
 
-    found = work.run("thirds", 40, unit)
+    found = job.run("thirds", 40, unit)
     told = [team.world, team.from_first(team.rank)]
     (folder / f"found-{team.rank}.json").write_text(json.dumps([told, found]))
     team.leave()

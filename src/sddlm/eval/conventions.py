@@ -7,10 +7,9 @@ only to one of the same convention and the same judge.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Literal
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,8 @@ def convention_of(name: str) -> Convention:
     known = {**CONVENTIONS, "mdlm": _DUO}
     if name in known:
         return known[name]
-    close = get_close_matches(name.lower(), known, 1)
-    advice = f"; did you mean {close[0]}?" if close else ""
-    raise ConfigError(f"`convention` is {name!r}, must be {', '.join(known)}{advice}")
+    meant = did_you_mean(name, known)
+    raise ConfigError(f"`convention` is {name!r}, must be {', '.join(known)}{meant}")
 
 
 #: what transformers' `clean_up_tokenization` replaces, in its order

@@ -102,7 +102,7 @@ def copying(
     n: int = 8,
     most_tokens: int | None = None,
     decode: Callable[[list[list[int]]], list[str]] | None = None,
-    work: ResumableJob | None = None,
+    job: ResumableJob | None = None,
 ) -> Copying:
     """Search the training text for passages of the samples, in one reading.
 
@@ -113,7 +113,7 @@ def copying(
         most_tokens: about this number of training tokens is read, in rows spread evenly; None reads
             all.
         decode: makes texts of tokens (a tokenizer's ``decode_batch``).
-        work: shares the reading among processes and keeps what is done; its facts must name the
+        job: shares the reading among processes and keeps what is done; its facts must name the
             training text.
 
     Raises:
@@ -131,7 +131,7 @@ def copying(
     size = max(1, UNIT // training.length)
     facts = {"n": n, "samples": digest([own.tolist() for own in tokens]), "rows": len(rows),
              "training": [len(training), training.length, training.tokens]}  # fmt: skip
-    units = (work or ResumableJob()).run(
+    units = (job or ResumableJob()).run(
         "copying",
         -(-len(rows) // size),
         lambda i: _search(index, training, rows[i * size : (i + 1) * size]),

@@ -276,7 +276,7 @@ def score_correction(
 
 
 def _surprise(right: Tensor, rows: CorruptedBatch) -> float:
-    """Nats that it takes to say which tokens of text are wrong, by the model's confidence."""
+    """Nats that it takes to identify the wrong tokens of text, by the model's confidence."""
     p = torch.where(rows.wrong, 1 - right, right).clamp(min=1e-12)
     return -float(p[rows.free].log().sum())
 

@@ -54,7 +54,8 @@ def words(text: str) -> list[str]:
 def known_words(texts: Iterable[str], reference_words: Collection[str]) -> float:
     """Fraction of all words in ``texts`` that occur in ``reference_words`` (lower case, a set).
 
-    Words cut at the two ends of a sample count as they stand, in real rows too. NaN without words.
+    Words cut at the two ends of a sample count like whole ones, in real rows too. NaN without
+    words.
     """
     found = total = 0
     for text in texts:

@@ -2,8 +2,8 @@
 
 A point is a set of texts; the points along one knob, joined in its order, are a curve of nats per
 token of the judge over entropy. Where a curve crosses an entropy lies the figure that is compared:
-that of real text, or that of another model's samples as they are. Curves are never prolonged: a
-curve that does not reach an entropy has no figure there, and the file says why.
+that of real text, or that of another model's neutral samples. Curves are never prolonged: a
+curve that does not reach an entropy has no figure there, and the file gives the reason.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Curves:
     """The points of one model.
 
     Attributes:
-        neutral: its samples as they are.
+        neutral: its samples at the neutral setting.
         along: knob to the points along it, the neutral one among them.
     """
 

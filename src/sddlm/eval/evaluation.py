@@ -22,6 +22,7 @@ from sddlm.generation.config import SamplerConfig
 from sddlm.io import check_writable
 from sddlm.jobs import ProcessGroup, ResumableJob
 from sddlm.lm import LanguageModel
+from sddlm.model_dir import check_exists
 from sddlm.sampling.base import choose_device, device_of
 
 logger = logging.getLogger(__name__)
@@ -152,8 +153,8 @@ def run(
     started = time.perf_counter()
     place = None if isinstance(model, LanguageModel) else Path(model)
     name = "a loaded model" if place is None else str(model)
-    if place is not None and not place.is_dir():
-        raise ConfigError(f"no such directory: {model}; give that of a finished run")
+    if place is not None:
+        check_exists(place)
     target = None if out is None else _target(Path(out), picture)
     team = ProcessGroup.join()
     try:

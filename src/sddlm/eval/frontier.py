@@ -1,10 +1,10 @@
 """The frontier: generative perplexity against entropy, as the sharpness of sampling is turned.
 
-A judge's perplexity alone can be had at will: sharper samples score lower and say less. So each
-knob is turned by itself, every setting is a point (entropy, perplexity), and models are compared
-at equal entropy: that of real text, and that of each other's samples as they are. The last one
-says whether sharpness learnt in training, as by SDDLM-V1, is worth more than the same sharpness
-chosen while sampling.
+A judge's perplexity alone can be had at will: sharper samples score lower and are less diverse. So
+each knob is turned by itself, every setting is a point (entropy, perplexity), and models are
+compared at equal entropy: that of real text, and that of each other's neutral samples. The last
+one shows whether sharpness learnt in training, as by SDDLM-V1, is worth more than the same
+sharpness chosen while sampling.
 
 No area under the curve is computed. It depends on how far the knobs are turned, so it cannot be
 compared with anything; the perplexity at an entropy does not.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal  # noqa: F401 (Literal: for SamplerConfig's)
+from typing import Annotated, Any
 
 from rich.table import Table
 

@@ -53,9 +53,9 @@ class Scored:
         tokens: how many these are ``[n]`` int64; 0 for a text without any.
         empty: texts without a token.
         cut: texts that were longer than the convention reads.
-        characters: of the texts as they were read, whether cut or not.
+        characters: of the texts as read, whether cut or not.
         whole: every token of every text counts, so that characters and nats belong together.
-        convention: as it was applied, its context known.
+        convention: with the context that was used.
     """
 
     nats: Tensor
@@ -111,7 +111,7 @@ def generative_perplexity(
     tokenizer: Tokenizer | None = None,
     context: int | None = None,
     batch: int = 8,
-    work: ResumableJob | None = None,
+    job: ResumableJob | None = None,
     precision: str = "unknown",
 ) -> GenerativePerplexity:
     """Perplexity of ``samples`` under ``judge``, float64 sums.
@@ -123,11 +123,11 @@ def generative_perplexity(
     Args:
         judge: the scoring model.
         samples: texts, or samples with their tokens, which some conventions need.
-        convention: how they are read, by name or as it is.
+        convention: how they are read, by name or as an object.
         tokenizer: the sampler's, for conventions that need tokens.
         context: most tokens that the judge sees at once; None for the convention's own.
         batch: rows per call of the judge; changes nothing but time and memory.
-        work: does the batches.
+        job: does the batches.
         precision: of the numbers that the samples were drawn with, for the record.
 
     Raises:
@@ -136,7 +136,7 @@ def generative_perplexity(
     rules = convention_of(convention) if isinstance(convention, str) else convention
     judge.checked_context(context, batch)
     rules = rules.at(context, judge.limit, judge.name)
-    found = scored(judge, samples, rules, batch, work, tokenizer=tokenizer)
+    found = scored(judge, samples, rules, batch, job, tokenizer=tokenizer)
     some = found.tokens > 0
     nats, tokens = found.nats[some], found.tokens[some].double()  # [n]
     total = float(nats.sum())
@@ -174,7 +174,7 @@ def scored(
     samples: Samples,
     convention: Convention | str = "sddlm",
     batch: int = 8,
-    work: ResumableJob | None = None,
+    job: ResumableJob | None = None,
     label: str = "judge",
     *,
     tokenizer: Tokenizer | None = None,
@@ -184,9 +184,9 @@ def scored(
     Args:
         judge: the scoring model.
         samples: texts, or samples with their tokens, which some conventions need.
-        convention: how they are read, by name or as it is.
+        convention: how they are read, by name or as an object.
         batch: rows per call of the judge; changes nothing but time and memory.
-        work: does the batches.
+        job: does the batches.
         label: of the bar.
         tokenizer: the sampler's, for conventions that need tokens.
 
@@ -208,7 +208,7 @@ def scored(
     windows = all_windows(judge, rows, rules)
     if not windows:
         raise ConfigError("generative perplexity needs text; every sample is empty")
-    nats = _score(judge, windows, rules, batch, work or ResumableJob(), label)
+    nats = _score(judge, windows, rules, batch, job or ResumableJob(), label)
     sums = torch.zeros(len(rows), dtype=torch.float64)
     tokens = torch.zeros(len(rows), dtype=torch.int64)
     where = torch.tensor([window.row for window in windows])
@@ -231,7 +231,7 @@ def _score(
     windows: list[Window],
     rules: Convention,
     batch: int,
-    work: ResumableJob,
+    job: ResumableJob,
     label: str,
 ) -> list[float]:
     """Nats of what counts in each window, in a batch per unit."""
@@ -255,7 +255,7 @@ def _score(
         "batch": batch,
     }
     found = [0.0] * len(windows)
-    for part, nats in zip(parts, work.run(label, len(parts), one, facts), strict=True):
+    for part, nats in zip(parts, job.run(label, len(parts), one, facts), strict=True):
         for k, value in zip(part, nats, strict=True):
             found[k] = value
     return found

@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, closest, one_line
 from sddlm.eval.metrics import fingerprint
 from sddlm.eval.questions import LoglikelihoodScorer, figures
 from sddlm.eval.tasks import check_tasks, task_files
@@ -56,7 +55,7 @@ class SDDLM(LM):
         steps: of the sampler, where a diffusion model writes.
         device: cpu, cuda, or auto; lm-eval's own default, cuda:0, is auto.
         keep: folder in which finished questions are kept, so that the same call can go on.
-        work: does the questions, in place of ``keep``.
+        job: does the questions, in place of ``keep``.
 
     Raises:
         ConfigError: no directory, or none of ours.
@@ -73,22 +72,22 @@ class SDDLM(LM):
         steps: int = SamplerConfig.steps,
         device: str = "auto",
         keep: str | None = None,
-        work: ResumableJob | None = None,
+        job: ResumableJob | None = None,
     ) -> None:
         super().__init__()
         if not path:
             raise ConfigError("no model: give lm-eval --model_args path=RUN")
-        team = work.team if work else ProcessGroup.join()
+        team = job.team if job else ProcessGroup.join()
         if not isinstance(path, LanguageModel):
             device = choose_device("auto" if device == "cuda:0" else device)
             path = LanguageModel.load(str(path), device=team.device(device))
-        if work is None:
+        if job is None:
             facts = {} if keep is None else {"model": fingerprint(path)}
-            work = ResumableJob(None if keep is None else Path(keep), facts, team, show=True)
+            job = ResumableJob(None if keep is None else Path(keep), facts, team, show=True)
         asked = int(batch_size) if str(batch_size).isdigit() else 1
         self.scorer = LoglikelihoodScorer(path, draws, seed, asked if asked > 1 else batch)
         self.steps = steps
-        self.work = work
+        self.job = job
         #: results of each task, in the order of its questions
         self.found: dict[str | None, list[dict[str, Any]]] = {}
 
@@ -153,7 +152,7 @@ class SDDLM(LM):
 
     def _run(self, name: str, texts: list[Any], unit: Callable[[int], Any]) -> list[Any]:
         facts = {"texts": digest(texts)} | self._settings
-        return self.work.run(f"tasks {name}", len(texts), unit, facts)
+        return self.job.run(f"tasks {name}", len(texts), unit, facts)
 
 
 def _documents(requests: Sequence[Any]) -> list[tuple[str | None, list[int]]]:
@@ -185,16 +184,15 @@ def load_tasks(names: Sequence[str], *, limit: int | None = None) -> Any:
         manager = TaskManager(include_defaults=bool(names))
         for name in names:
             if name not in manager.all_tasks:
-                near = get_close_matches(name, manager.all_tasks, 1)
-                meant = f"did you mean {near[0]}?" if near else "type: lm_eval ls tasks"
+                near = closest(name, manager.all_tasks)
+                meant = f"did you mean {near}?" if near else "type: lm_eval ls tasks"
                 raise ConfigError(f"lm-eval has no task {name}: {meant}")
         try:
             found = manager.load([*own, *names])
         except Exception as error:  # anything can be wrong in a file, or missing in its data
-            line = " ".join(str(error).split())
             raise ConfigError(
-                f"{', '.join([*own, *names])} cannot be loaded: {line} (questions in files of your "
-                "own need a task file: docs/evaluation.md)"
+                f"{', '.join([*own, *names])} cannot be loaded: {one_line(error)} (questions "
+                "in files of your own need a task file: docs/evaluation.md)"
             ) from error
     for task in found["tasks"].values():  # as lm-eval's own command line does
         if task.get_config("num_fewshot") is None:
@@ -211,7 +209,7 @@ def run_tasks(
     draws: int = 128,
     seed: int = 0,
     batch: int = 64,
-    work: ResumableJob | None = None,
+    job: ResumableJob | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on tasks by lm-eval's own code.
 
@@ -222,13 +220,13 @@ def run_tasks(
         draws: most noise levels of a question.
         seed: of the noise.
         batch: sequences per network call.
-        work: does the questions; None does them here and keeps nothing.
+        job: does the questions; None does them here and keeps nothing.
 
     Returns:
         for each task (and group) ``metrics`` and their ``stderr`` over documents, as lm-eval
         computes them, ``version`` of its definition, ``documents``, and its `figures`.
     """
-    lm = SDDLM(loaded, draws=draws, seed=seed, batch=batch, work=work or ResumableJob())
+    lm = SDDLM(loaded, draws=draws, seed=seed, batch=batch, job=job or ResumableJob())
     with _quiet():
         result = evaluate(lm, tasks, limit=limit, log_samples=False)
     return {

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, first_line
 from sddlm.jobs import ResumableJob, digest
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.rng import Draw
@@ -121,7 +121,7 @@ class Judge:
         *,
         context: int | None = None,
         batch: int = 8,
-        work: ResumableJob | None = None,
+        job: ResumableJob | None = None,
     ) -> Tensor:
         """The last hidden state at the last token of each text, which sums it up.
 
@@ -131,7 +131,7 @@ class Judge:
             texts: each with at least one token.
             context: most tokens read per text; None for the judge's limit.
             batch: texts per call; changes nothing but time and memory.
-            work: does the batches.
+            job: does the batches.
 
         Returns:
             ``[n, D]`` float32.
@@ -152,7 +152,7 @@ class Judge:
             return base64.b64encode(found.numpy().astype("<f4").tobytes()).decode()
 
         facts = {"judge": self.name, "version": self.version, "text": digest(rows), "batch": batch}
-        done = (work or ResumableJob()).run("features", len(parts), one, facts)
+        done = (job or ResumableJob()).run("features", len(parts), one, facts)
         flat = [np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32) for text in done]
         found = torch.from_numpy(np.concatenate(flat)).reshape(len(rows), -1)  # [n, D]
         return found[torch.tensor(list(chain(*parts))).argsort()]
@@ -164,10 +164,10 @@ class Judge:
             ConfigError: a context or a batch that is impossible.
         """
         if batch < 1:
-            raise ConfigError(f"--batch is {batch}, must be at least 1")
+            raise ConfigError(f"`batch` is {batch}, must be at least 1")
         if context is not None and not 1 <= context <= self.limit:
             raise ConfigError(
-                f"--context is {context}, must lie in 1..{self.limit} for judge {self.name}"
+                f"`context` is {context}, must lie in 1..{self.limit} for judge {self.name}"
             )
         return self.limit if context is None else context
 
@@ -256,10 +256,9 @@ def _hub_parts(spec: str) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(spec)
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(spec)
     except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"judge {spec} is neither a directory of ours nor a causal language model that "
-            f"Hugging Face can load: {first_line}"
+            f"Hugging Face can load: {first_line(error)}"
         ) from error
     return tokenizer, model
 

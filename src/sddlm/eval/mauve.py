@@ -66,7 +66,7 @@ def mauve(
     context: int | None = None,
     batch: int = 8,
     seed: int = 25,
-    work: ResumableJob | None = None,
+    job: ResumableJob | None = None,
 ) -> Mauve:
     """MAUVE of ``samples`` against ``real``, by the package ``mauve-text``.
 
@@ -79,7 +79,7 @@ def mauve(
         context: most tokens read per text; None for the judge's limit.
         batch: texts per call of the judge; changes nothing but time and memory.
         seed: of k-means; the same seed gives the same number.
-        work: does the batches.
+        job: does the batches.
 
     Raises:
         ConfigError: the package is missing, or there are fewer than `FEWEST` samples or twice
@@ -102,7 +102,7 @@ def mauve(
     count = min(len(drawn), len(true))
     half = min(len(true) // 2, count)
     both = [*drawn[:count], *true]
-    vectors = judge.features(both, context=context, batch=batch, work=work).numpy()  # [n, D]
+    vectors = judge.features(both, context=context, batch=batch, job=job).numpy()  # [n, D]
     p, q = vectors[count:], vectors[:count]
 
     def compare(a: Any, b: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From samples to what a judge sees: text, tokens and windows, as a `Convention` says."""
+"""From samples to what a judge sees: text, tokens and windows, by the rules of a `Convention`."""
 
 from __future__ import annotations
 

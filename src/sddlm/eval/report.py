@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Annotated, Any, Generic, Literal, TypeVar  # noqa: F401 (Literal: for SamplerConfig's)
+from typing import Annotated, Any, Generic, TypeVar
 
 from rich.table import Table
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, did_you_mean
 from sddlm.eval.copying import Copying, copying
 from sddlm.eval.evaluation import JudgedConfig, Subject, names_in, run
 from sddlm.eval.generative import GenerativePerplexity, generative_perplexity
@@ -63,9 +62,9 @@ class ReportConfig(JudgedConfig):
             return [*free, "generative"] if self.judge is not None else free
         names = names_in(self.metrics)
         for name in sorted(set(names) - set(METRICS)):
-            close = "".join(f"; did you mean {m}?" for m in get_close_matches(name, METRICS, 1))
             raise ConfigError(
-                f"`metrics` {name or '(empty)'} is unknown; allowed: {', '.join(METRICS)}{close}"
+                f"`metrics` {name or '(empty)'} is unknown; allowed: {', '.join(METRICS)}"
+                f"{did_you_mean(name, METRICS)}"
             )
         return [name for name in METRICS if name in names]
 
@@ -191,7 +190,7 @@ def _copying(
         training.rows,
         most_tokens=MOST_SEARCHED,
         decode=training.tokenizer.decode_batch,
-        work=subject.job.about(training=training.fingerprint),
+        job=subject.job.about(training=training.fingerprint),
     )
     n = len(drawn.rows)
     return Compared(both[:n], both[n:])
@@ -212,7 +211,7 @@ def _judged(
             config.convention,
             tokenizer=subject.lm.tokenizer,
             context=config.context,
-            work=subject.job,
+            job=subject.job,
             precision=str(texts.origin.get("precision", "unknown")),
         )
 
@@ -223,7 +222,7 @@ def _judged(
     if "mauve" in names:
         real = reference_rows(text, 2 * len(drawn.rows), longest)
         found["mauve"] = mauve(
-            judge, drawn.texts, real.texts, context=config.context, work=subject.job
+            judge, drawn.texts, real.texts, context=config.context, job=subject.job
         )
     return found
 

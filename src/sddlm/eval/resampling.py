@@ -1,6 +1,6 @@
 """How sure is a figure of a set of texts? The bootstrap, with the figures of the whole set first.
 
-Every figure is an array ``[1 + R]``: number 0 is of the texts as they are, the others of R sets
+Every figure is an array ``[1 + R]``: number 0 is of the original texts, the others of R sets
 drawn from them with replacement (Efron 1979). What is computed from such arrays, element by
 element, has its interval for nothing, and what shares its resamples is compared in pairs.
 """
@@ -24,9 +24,9 @@ class Interval:
     """A figure and its percentile interval.
 
     Attributes:
-        value: of the texts as they are; None if there is none.
+        value: of the original texts; None if there is none.
         low: `LEVEL` of the resamples lie between this
-        high: and this; None where they do not say.
+        high: and this; None where they are undefined.
     """
 
     value: float | None
@@ -35,7 +35,7 @@ class Interval:
 
     @classmethod
     def of(cls, figures: Array, *, exponential: bool = False) -> Interval:
-        """The interval of ``[1 + R]`` figures, in which NaN says that there is none.
+        """The interval of ``[1 + R]`` figures, in which NaN stands for none.
 
         There are no bounds if more than ``1 - LEVEL`` of the resamples are NaN: those that are left
         would not be the ones to ask.

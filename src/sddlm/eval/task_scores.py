@@ -107,6 +107,6 @@ def _measure(config: TasksConfig, subject: Subject) -> TaskScores:
         draws=config.draws,
         seed=config.seed,
         batch=config.batch,
-        work=subject.job,
+        job=subject.job,
     )
     return TaskScores(tasks={name: TaskScore(**own) for name, own in found.items()})

@@ -8,13 +8,12 @@ end with it if the model's own rows do. Detokenizers and splits are those of `sd
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 from rich.table import Table
 
 from sddlm.data.args import DataArgs
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, did_you_mean
 from sddlm.eval.evaluation import EvalConfig, Subject, names_in, run
 from sddlm.eval.perplexity import Likelihood, likelihood
 from sddlm.eval.result import Result
@@ -61,10 +60,9 @@ def zero_shot_sets(names: str | list[str]) -> list[str]:
         return list(ZERO_SHOT)
     for name in given:
         if name not in ZERO_SHOT:
-            close = "".join(f"; did you mean {n}?" for n in get_close_matches(name, ZERO_SHOT, 1))
             raise ConfigError(
                 f"`sets` {name or '(empty)'} is unknown; there are: all, "
-                f"{', '.join(ZERO_SHOT)}{close}"
+                f"{', '.join(ZERO_SHOT)}{did_you_mean(name, ZERO_SHOT)}"
             )
     return given
 
