@@ -33,24 +33,15 @@ HEADS = {
 }
 
 #: rooms that are not held to the list yet; the list only shrinks
-LATER = (
-    "README.md",
-    "docs",
-    "src/sddlm/cli.py",
-    "src/sddlm/eval",
-    "src/sddlm/cli_errors.py",
-    "src/sddlm/hub.py",
-    "src/sddlm/flags.py",
-    "src/sddlm/generation",
-    "src/sddlm/inherit.py",
-    "src/sddlm/lm.py",
-    "src/sddlm/model_dir.py",
-    "src/sddlm/sampling",
-)
+LATER = ("docs",)
 
 #: files whose messages are not held to the list yet; their docstrings and comments are
 LATER_MESSAGES = (
     "src/sddlm/data/cache.py",
+    "src/sddlm/eval/correction.py",
+    "src/sddlm/eval/equal_entropy.py",
+    "src/sddlm/eval/perplexity.py",
+    "src/sddlm/eval/pictures.py",
     "src/sddlm/models/config.py",
     "src/sddlm/models/convert.py",
     "src/sddlm/plan/report.py",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: a subcommand, the first one listed of its kind is what the first word alone means
 VERBS: dict[str, tuple[str, str, bool, str]] = {
     "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
-    "plan": ("sddlm.plan.run", "plan", False, "tell what a training will need and cost"),
+    "plan": ("sddlm.plan.run", "plan", False, "estimate memory, time and GPU-hours of a run"),
     "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
     "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),
     "sample": ("sddlm.generation.sample", "sample", True, "write text with a trained model"),
@@ -58,7 +58,7 @@ Uniform-state diffusion language models: train, sample, evaluate, and believe th
 
 {verbs}
 
-sddlm VERB --help tells a verb's options. --config FILE reads them from YAML; flags win.
+sddlm VERB --help lists a verb's options. --config FILE reads them from YAML; flags win.
 """
 
 
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(verb, error, 2)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has gone; Python's own flush must not fail
+    except BrokenPipeError:  # the reader of our output has gone; Python's own flush must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (OSError, FloatingPointError) as error:

@@ -79,8 +79,8 @@ def _leaves(kind: Any) -> Iterator[type]:
 def with_flags(message: str, options: Collection[str]) -> str:
     """The message with flags in the place of arguments in backquotes.
 
-    An option's own name comes first, else the only option that ends in ``.name``. What is no option
-    stays as it is.
+    An option's own name comes first, else the only option that ends in ``.name``. A name that is no
+    option keeps its backquotes.
 
     Args:
         message: such as "`top_p` is 2.0, must be at most 1: try `top_p=0.9`".
@@ -98,7 +98,7 @@ def with_flags(message: str, options: Collection[str]) -> str:
 
 
 def _typed(value: str) -> str:
-    """A value of Python as it is typed behind a flag."""
+    """Format a Python value as text of the command line."""
     known = {"True": "true", "False": "false", "None": "null"}
     return known.get(value) or quote(value.removesuffix("()").strip("'\""))
 
@@ -152,7 +152,7 @@ def check_sections(file: File, function: Callable[..., Any]) -> None:
     """Refuse a section of options that is none.
 
     Args:
-        file: what a file says itself.
+        file: the options of one file.
         function: what the options are for.
 
     Raises:
@@ -286,7 +286,7 @@ def _hints(owner: Any) -> dict[str, Any]:
         return {field.name: hints[field.name] for field in fields(owner)}
     found: dict[str, Any] = {}
     for name, hint in hints.items():
-        if get_origin(hint) is Annotated:  # ``**how``: all fields of the class that it says
+        if get_origin(hint) is Annotated:  # ``**how``: all fields of the annotated class
             found |= _hints(get_args(hint)[1])
         elif name != "return":
             found[name] = hint

@@ -48,6 +48,16 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {meant}?" if meant else ""
 
 
+def one_line(error: BaseException) -> str:
+    """An exception's message in one line; the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, for those of the hub and of transformers."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
 def visible(text: str) -> str:
     r"""Escape control characters (``\x1b``), so that text cannot control a terminal.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, first_line
 from sddlm.model_dir import CONFIG_NAME, TOKENIZER_NAME
 from sddlm.models.dit import WEIGHTS_NAME
 
@@ -59,36 +60,32 @@ def download(repo_id: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES]))
     except Exception as error:  # whatever the network, the hub or its cache may raise
         raise ConfigError(
-            f"no directory {repo_id} here, and none from the hub ({_line(error)})"
+            f"no directory {repo_id} here, and none from the hub ({first_line(error)})"
         ) from error
 
 
-def upload(lm: LanguageModel, folder: Path, repo_id: str, **how: Any) -> str:
-    """Put a saved model directory into a repository, which is made if there is none.
-
-    Args:
-        lm: the model, for the card.
-        folder: its directory, complete.
-        repo_id: ``owner/name``.
-        how: ``private``, ``token`` and ``commit_message``, as `huggingface_hub` takes them.
-
-    Returns:
-        address of the repository.
-
-    Raises:
-        ConfigError: no permission, or no network; in one line.
-    """
+def upload(
+    lm: LanguageModel,
+    repo_id: str,
+    *,
+    private: bool | None,
+    token: str | None,
+    commit_message: str | None,
+) -> str:
+    """Put a model into a repository; see `LanguageModel.push_to_hub`."""
     from huggingface_hub import HfApi
 
-    api = HfApi(token=how.get("token"))
-    try:
-        api.create_repo(repo_id, private=how.get("private"), exist_ok=True)
-        if not api.file_exists(repo_id, CARD_NAME):  # one that somebody has written stays
-            (folder / CARD_NAME).write_text(card(lm, repo_id), encoding="utf-8")
-        message = how.get("commit_message") or "Upload with sddlm"
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-    except Exception as error:  # whatever the network or the hub may raise
-        raise ConfigError(f"cannot upload to {repo_id}: {_line(error)}") from error
+    api, message = HfApi(token=token), commit_message or "Upload with sddlm"
+    with TemporaryDirectory(prefix="sddlm-") as parent:
+        folder = Path(parent) / "model"
+        lm.save(folder)
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            if not api.file_exists(repo_id, CARD_NAME):  # one that somebody has written stays
+                (folder / CARD_NAME).write_text(card(lm, repo_id), encoding="utf-8")
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+        except Exception as error:  # whatever the network or the hub may raise
+            raise ConfigError(f"cannot upload to {repo_id}: {first_line(error)}") from error
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -104,8 +101,3 @@ def card(lm: LanguageModel, repo_id: str) -> str:
         objective=objective,
         corpus=lm.data.get("source") or "an unknown text",
     )
-
-
-def _line(error: Exception) -> str:
-    """The first line of an exception: the hub's have several."""
-    return str(error).strip().split("\n")[0] or type(error).__name__

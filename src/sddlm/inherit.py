@@ -23,7 +23,7 @@ Options = dict[str, Any]
 
 
 class File(NamedTuple):
-    """What one file says itself, ``inherit`` left out."""
+    """The options of one file, without ``inherit`` and what it brings."""
 
     path: str
     options: Options

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -110,16 +109,7 @@ class LanguageModel:
         """
         from sddlm.hub import upload
 
-        with TemporaryDirectory(prefix="sddlm-") as folder:
-            self.save(Path(folder) / "model")
-            return upload(
-                self,
-                Path(folder) / "model",
-                repo_id,
-                private=private,
-                token=token,
-                commit_message=commit_message,
-            )
+        return upload(self, repo_id, private=private, token=token, commit_message=commit_message)
 
     @property
     def bos_in_rows(self) -> bool:

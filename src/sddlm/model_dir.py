@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, one_line
 from sddlm.io import atomic_write, current_names, make_durable, read_json, sha256
 from sddlm.models.dit import WEIGHTS_NAME, DiT, not_finite
 from sddlm.process.base import Process
@@ -41,6 +41,12 @@ TOKENIZER_NAME = "tokenizer.json"
 def is_model_dir(path: str | Path) -> bool:
     """Whether it is a model directory of ours, or a run directory with one."""
     return any(_is_ours(place) for place in _places(Path(path)))
+
+
+def check_exists(path: str | Path) -> None:
+    """Refuse a run or model directory that is missing, before anything is loaded."""
+    if not Path(path).is_dir():
+        raise ConfigError(f"no such directory: {path}; give that of a finished run")
 
 
 def read_model_dir(path: str | Path, device: str) -> dict[str, Any]:
@@ -237,7 +243,7 @@ def _line(error: Exception) -> str:
     """An exception in one line."""
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, first_line
 
 FILE_NAME = "tokenizer.json"
 _HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
@@ -69,5 +69,4 @@ def download(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, FILE_NAME))
     except Exception as error:  # offline, no such repository, no such file, no permission
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise OSError(f", and none from the hub ({reason})") from error
+        raise OSError(f", and none from the hub ({first_line(error)})") from error

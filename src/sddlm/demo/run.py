@@ -22,6 +22,7 @@ from sddlm.generation.generator import Generator
 from sddlm.generation.request import Request
 from sddlm.io import check_writable
 from sddlm.lm import LanguageModel
+from sddlm.model_dir import check_exists
 from sddlm.sampling.base import Sampler, choose_device, device_of
 from sddlm.sampling.condition import Condition, indices
 from sddlm.sampling.context import SamplingContext
@@ -75,8 +76,7 @@ def demo(
         sides.append(with_overrides(sides[0], against))
     request = Request(prompt=prompt, suffix=suffix, infill=infill, length=length, count=count)
     check_fps(fps)
-    if not Path(model_dir).is_dir():
-        raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
+    check_exists(model_dir)
     if html:
         check_writable(Path(html))
     loaded = LanguageModel.load(model_dir, choose_device(device))

@@ -1,7 +1,7 @@
 """The sampler configuration: one set of options and defaults wherever text is written."""
 
-from __future__ import annotations
-
+# no annotations from the future here: the command line reads those of inherited options in the
+# module of each subclass, which need not know their names
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal

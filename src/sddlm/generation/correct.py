@@ -15,6 +15,7 @@ from sddlm.generation.levels import LEVELS
 from sddlm.generation.request import check_text
 from sddlm.io import atomic_write, check_writable
 from sddlm.lm import LanguageModel
+from sddlm.model_dir import check_exists
 from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device
 
@@ -76,8 +77,7 @@ def correct(
     protection(protect)
     if batch < 1:
         raise ConfigError(f"`batch` is {batch}, must be at least 1")
-    if not Path(model_dir).is_dir():
-        raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
+    check_exists(model_dir)
     if out is not None:
         check_writable(Path(out))
     source = "standard input" if text is None else "`text`"

@@ -71,7 +71,7 @@ class CorrectionState(TextState):
 
     @property
     def result(self) -> Correction:
-        """The text as it is now."""
+        """The corrected text so far."""
         front = len(self.tokens) - len(self.draft.tokens)
         changes = self.draft.changes(self.tokens[front:].tolist())
         right = self.right[front:].tolist()

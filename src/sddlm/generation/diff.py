@@ -1,4 +1,4 @@
-"""Differences of a draft and its correction: what is not changed stays as it was typed.
+"""Differences of a draft and its correction: unchanged text stays verbatim.
 
 Decoding what was encoded need not give the text again (BERT's tokenizers lose capitals and spaces),
 so a corrected text is the draft with the changed places replaced.
@@ -61,7 +61,7 @@ class Draft:
     """A text and its tokens.
 
     Attributes:
-        text: as it was typed.
+        text: verbatim.
         tokens: its tokens.
         spans: their places in the text, in order.
         tokenizer: of the model.
@@ -77,7 +77,7 @@ class Draft:
         """Encode a text.
 
         Args:
-            text: as it was typed.
+            text: verbatim.
             tokenizer: of the model.
             source: names the text in messages.
 

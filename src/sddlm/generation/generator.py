@@ -210,7 +210,7 @@ class Generator:
         return self._samplers[batch.texts[0].layout.open]
 
     def draw(self, batch: WindowBatch[GenerationState], on_step: OnStep | None = None) -> Samples:
-        """Sample a batch; the texts stay as they are until `apply`."""
+        """Sample a batch; the texts do not change until `apply`."""
         index = torch.tensor([text.index for text in batch.texts])
         return self.sampler(batch).sample(
             self.lm, seed=self.seed, index=index, condition=batch.condition, on_step=on_step

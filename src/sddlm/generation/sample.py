@@ -21,6 +21,7 @@ from sddlm.generation.windows import WindowBatch
 from sddlm.io import check_writable, write_keeping
 from sddlm.jobs import ProcessGroup, ResumableJob
 from sddlm.lm import LanguageModel
+from sddlm.model_dir import check_exists
 from sddlm.models.dit import WEIGHTS_NAME
 from sddlm.progress import bar
 from sddlm.sampling.base import choose_device
@@ -83,8 +84,7 @@ def sample(
     target = Path(out) if out else None
     single = {"prompt": prompt, "suffix": suffix, "infill": infill}
     asked = _requests(requests, single, {"length": length, "count": count})
-    if not Path(model_dir).is_dir():
-        raise ConfigError(f"no such directory: {model_dir}; give that of a finished run")
+    check_exists(model_dir)
     if target:
         check_writable(target)
     team = ProcessGroup.join()

@@ -84,7 +84,7 @@ class Adaptive(Lazy):
         return torch.special.entr(p).cumsum(-1)[:, -1]
 
     def _divergence(self, p_own: Tensor, nu: Tensor) -> Tensor:
-        """Of p from p(x0 | x_t), which has the odds 1 + 1 / nu more at x_t: ``[N]``."""
+        """Divergence of p from p(x0 | x_t), which has the odds 1 + 1 / nu more at x_t: ``[N]``."""
         if self.criterion == "confidence":
             return p_own * (1 + nu) / (p_own + nu) - p_own
         rest = torch.log1p(p_own / nu)

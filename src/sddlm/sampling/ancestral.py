@@ -164,7 +164,7 @@ class Ancestral(Sampler):
         )  # [B, L] each
         updates, asked, fresh = self.ask(run, x, updates, kappa, draw)
         asked, fresh = asked & run.free, fresh & run.free
-        # the network sees x as it was, so that noise is laid over the result
+        # the network sees x before the step, so that noise is laid over the result
         new = x
         busy = asked.any(1)  # [B]
         if busy.any():

@@ -120,7 +120,7 @@ def _parts(
         return whole.network, whole.process, whole.estimate
     if process is None or estimate is None:
         raise ConfigError(
-            "a network alone does not say how it was trained: give process and estimate, or a "
+            "a network alone does not state how it was trained: give process and estimate, or a "
             "model of sddlm.load"
         )
     return whole, process, estimate
@@ -142,7 +142,7 @@ def _shape(
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Inference mode, and every module in evaluation mode; afterwards each as it was."""
+    """Inference mode, and every module in evaluation mode; afterwards each in its former mode."""
     modes = [(module, module.training) for module in model.modules()]
     for module, _ in modes:
         module.training = False

@@ -15,8 +15,8 @@ from sddlm.types import before_padding
 class Condition:
     """Known tokens of each sequence, clean at every step and never changed.
 
-    The law sampled is the model's own, p(unknown | known), as far as the network says it: the
-    network is told the noise level of the unknown tokens, and one that was trained on whole noisy
+    The law sampled is the model's own, p(unknown | known), as far as the network knows it: the
+    network sees the noise level of the unknown tokens, and one that was trained on whole noisy
     sequences has to make out by itself that some are clean (docs/generation.md).
 
     Attributes:

@@ -45,13 +45,13 @@ class Model(Protocol):
         """
 
     def modules(self) -> Iterator[nn.Module]:
-        """As of ``nn.Module``."""
+        """See ``nn.Module``."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """As of ``nn.Module``."""
+        """See ``nn.Module``."""
 
     def buffers(self) -> Iterator[Tensor]:
-        """As of ``nn.Module``."""
+        """See ``nn.Module``."""
 
 
 class Trained(Protocol):

@@ -21,7 +21,7 @@ class FirstHitting(Sampler):
     """The reverse process of a mask without a time grid, and so without its error.
 
     A position is still masked at noise level 1 - alpha with probability (1 - alpha) over that of
-    t = 1, whatever the network says: the level at which it is revealed is uniform
+    t = 1, whatever the network predicts: the level at which it is revealed is uniform
     (arXiv:2409.02908). Levels are drawn first; then the network is asked once for each token, at
     the level at which it is revealed, every sequence at its own.
 

@@ -24,7 +24,7 @@ FLOOR = 1e-10
 class Float32(Ancestral):
     """`Ancestral` with its tokens drawn from the whole posterior in float32.
 
-    MDLM, SEDD and UDLM draw so unless told otherwise: ``argmax_v K_v / -log u_v`` over the
+    MDLM, SEDD and UDLM draw so by default: ``argmax_v K_v / -log u_v`` over the
     vocabulary, with u on the grid of float32. A token of mass q in one step that competes with a
     heavy one (staying) then wins with rate
 

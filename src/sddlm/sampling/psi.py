@@ -136,7 +136,7 @@ class Psi(Ancestral):
 
         x_s ~ alpha_s p(x0 | x_t) + (1 - alpha_s) noise
 
-    which undoes mistakes of earlier steps. It leaves the law of each token as it is, not that of
+    which undoes mistakes of earlier steps. It keeps the law of each token, not that of
     pairs, for all corrected tokens are redrawn at once (docs/samplers.md). A token that is
     clean for certain may so become a mask again. Posterior positions ask the network as `Lazy`
     does, those that become noise never, those that become a guess of x0 always (unless certain).

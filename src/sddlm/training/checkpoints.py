@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import CheckpointIO
 
-from sddlm.errors import ConfigError
+from sddlm.errors import ConfigError, one_line
 from sddlm.io import make_durable
 from sddlm.training.args import LAST, PREVIOUS, TrainArgs, is_first
 
@@ -166,7 +166,7 @@ def newest_checkpoint(run: Path) -> dict[str, Any]:
         try:
             state = _read(path)
         except Exception as error:  # torch raises any exception for a damaged archive
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error)[:200]
             problems.append(f"{path} is damaged ({reason})" if path.exists() else f"no {path}")
             continue
         if problems and is_first():

@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 from dataclasses import asdict, fields
-from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +19,7 @@ from sddlm import __version__
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import Prepared, load_prepared, prepare
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.errors import ConfigError, check_arguments
+from sddlm.errors import ConfigError, check_arguments, closest
 from sddlm.io import atomic_write, current_names, read_yaml
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import to_spec
@@ -169,8 +168,8 @@ def _no_home(name: str, homes: list[str]) -> str:
     if homes:
         return f"is an option of {' and of '.join(homes)}; use train_model, which takes each apart"
     known = sorted(name for kind in _SECTIONS.values() for name in _names(kind))
-    close = get_close_matches(name, known, 1)
-    return f"is no option; {f'did you mean `{close[0]}`?' if close else ', '.join(known)}"
+    meant = closest(name, known)
+    return f"is no option; {f'did you mean `{meant}`?' if meant else ', '.join(known)}"
 
 
 def _names(kind: type[Any]) -> set[str]:
