@@ -150,7 +150,9 @@ def _fit(value: Any, hint: Any) -> Any:
             _fit(item, parts[1])
         return value
     if origin in (list, tuple):
-        for item in _sure(value, isinstance(value, (list, tuple))):
+        items = _sure(value, isinstance(value, (list, tuple)))
+        fixed = origin is tuple and ... not in parts
+        for item in _sure(items, not fixed or len(items) == len(parts)):
             _fit(item, parts[0])
         return value
     return _fit_plain(value, hint)
@@ -207,6 +209,9 @@ def _words(kind: Any) -> Iterator[str]:
         yield from map(str, get_args(kind))
     elif get_origin(kind) is list:
         yield from (word for part in get_args(kind) for word in _words(part))
+    elif get_origin(kind) is tuple:
+        inner = [" or ".join(_words(part)) for part in get_args(kind) if part is not ...]
+        yield f"a tuple of {inner[0]}" if ... in get_args(kind) else f"({', '.join(inner)})"
     elif kind in plain:
         yield plain[kind]
     elif isinstance(kind, type):

@@ -188,10 +188,10 @@ def test_what_is_different_on_the_other_side():
     [
         ("stps=8", "stps is unknown, there are sampler, steps"),
         ("steps=x", "'x' is no number: try steps=8"),
-        ("steps=0", "`against` steps=0: "),
+        ("steps=0", "`against` steps=0: `steps` is 0, must be from 1"),
         ("laz", "`against` laz: `sampler` is 'laz'"),
         ("temperature=nan", "temperature` is nan"),
-        ("lazy,kappa=0.9", "kappa"),
+        ("lazy,kappa=0.9", "`against` lazy,kappa=0.9: `kappa` belongs to another sampler"),
         ("", "`sampler` is ''"),
     ],
 )

@@ -189,6 +189,9 @@ def test_wrong_choices() -> None:
     for shares in ((-0.1, 0.5), (0.6, 0.5), (float("nan"), 0.1)):
         with pytest.raises(ConfigError, match=r"`segments"):
             Psi(segments=shares)
+    for shares in ((0.1,), (0.1, "a"), (float("nan"), 0.1)):
+        with pytest.raises(ConfigError, match=r"must be \(a number, a number\)"):
+            Psi(segments=shares)
     for hold in (0.0, 1.0, float("nan")):
         with pytest.raises(ConfigError, match=r"`hold"):
             Psi(hold=hold)
