@@ -28,8 +28,7 @@ class Noisy:
             cannot be recovered from ``x0`` and ``x_t``.
         vocab_size: V.
         loss_mask: positions that are scored ``[B, L]`` bool, the others being padding or given;
-        None
-            is all.
+            None is all.
     """
 
     x0: Tensor

@@ -38,8 +38,8 @@ def write_page(
 
     Args:
         path: the file, ``.html``; its folder is made.
-        takes: the frames of a `Recorder`; or one or two `Recording`, two being played side by side
-            at the same diffusion time.
+        recordings: the frames of a `Recorder`; or one or two `Recording`, two being played side by
+            side at the same diffusion time.
         tokenizer: decodes single tokens.
         title: title of the page.
         notes: facts shown under the title (model, sampler, steps, seconds).

@@ -155,8 +155,8 @@ class World:
         """Exact prediction of an estimate, as a function of alpha.
 
         Raises:
-            ValueError: the estimate is no distribution over x0 (score) or has no noise (next
-            token).
+            ValueError: the estimate is no distribution over x0 (score) or has no noise
+                (next token).
         """
         known = {
             Estimate.LEAVE_ONE_OUT: self.leave_one_out,
