@@ -30,7 +30,7 @@ def write_page(
     notes: Sequence[str] = (),
     known: Tensor | None = None,
 ) -> Path:
-    """Write the page atomically.
+    """Write a self-contained HTML page that plays recorded denoisings.
 
         recorder = Recorder()
         sampler.sample(..., on_step=recorder)
@@ -47,7 +47,7 @@ def write_page(
             own.
 
     Returns:
-        The path.
+        the path.
 
     Raises:
         ConfigError: no recording, more than two, or two with different numbers of samples.

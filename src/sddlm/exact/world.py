@@ -49,7 +49,10 @@ def entropy(p: Tensor) -> float:
 
 @dataclass(frozen=True)
 class World:
-    """A distribution over all sequences.
+    """Enumerable world: a distribution over all S = V^L sequences, with its exact predictions.
+
+        world = World.random(vocab_size=8, length=3)
+        world.leave_one_out(alpha=0.5)  # [S, L, V]
 
     Attributes:
         probabilities: probability of each sequence ``[S]`` float64.

@@ -34,22 +34,7 @@ LARGEST = 1 << 20
 
 @dataclass(kw_only=True)
 class DiTKnobs:
-    """Options that do not depend on the size. The defaults are the published network.
-
-    Attributes:
-        cond_dim: width of the noise-level conditioning.
-        dropout: dropout on both residual branches of a block.
-        tie_embeddings: one matrix for the token embedding and the vocabulary head.
-        gate_init: initial bias of the adaLN gates: 0 makes every block the identity (published), 1
-            leaves the plateau sooner in short runs.
-        head_init: standard deviation of the head's weights at the start: 0 predicts uniformly
-            (published).
-        input_conv: kernel size of a residual convolution over the token embeddings, 0 for none
-            (published).
-        time_free: no conditioning on the noise level: plain blocks without adaLN, a slightly worse
-            bound, and sampling reuses a prediction as long as no token has changed; always true in
-            a llama.
-    """
+    """Options that do not depend on the size, as listed in `ModelArgs`."""
 
     cond_dim: int = 128
     dropout: float = 0.0
@@ -62,7 +47,11 @@ class DiTKnobs:
 
 @dataclass(kw_only=True)
 class DiTConfig(DiTKnobs):
-    """Everything that determines the shapes and the initialisation of a `DiT`.
+    """Configuration of a `DiT`: everything that determines its shapes and initialisation.
+
+        DiTConfig.preset("mini", vocab_size=4096, length=128)
+
+    The other fields are those of `ModelArgs`.
 
     Attributes:
         vocab_size: V, with the extra tokens of the process.
@@ -175,7 +164,7 @@ class DiTConfig(DiTKnobs):
 
 @dataclass(kw_only=True)
 class ModelArgs(DiTKnobs):
-    """Options of the network: a named size, and changes to it.
+    """Options of the network: a named size, and changes to it. The defaults are as published.
 
     Attributes:
         preset: size by name: mini (192 wide, 4 blocks), tiny (256, 8), small (768, 12), medium
@@ -186,6 +175,18 @@ class ModelArgs(DiTKnobs):
         width: width of the residual stream, instead of the preset's.
         blocks: number of transformer blocks, instead of the preset's.
         heads: number of attention heads, instead of the preset's.
+        cond_dim: width of the noise-level conditioning.
+        dropout: dropout on both residual branches of a block.
+        tie_embeddings: one matrix for the token embedding and the vocabulary head.
+        gate_init: initial bias of the adaLN gates: 0 makes every block the identity (published), 1
+            leaves the plateau sooner in short runs.
+        head_init: standard deviation of the head's weights at the start: 0 predicts uniformly
+            (published).
+        input_conv: kernel size of a residual convolution over the token embeddings, 0 for none
+            (published).
+        time_free: no conditioning on the noise level: plain blocks without adaLN, a slightly worse
+            bound, and sampling reuses a prediction as long as no token has changed; always true in
+            a llama.
     """
 
     preset: Preset = "tiny"

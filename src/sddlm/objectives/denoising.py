@@ -83,7 +83,11 @@ class CalibratedDenoising(DiffusionObjective):
 
 @dataclass
 class SDDLM(DiffusionObjective):
-    """Cross-entropy on noise-replaced positions only (Eq. 7 of arXiv:2510.22926v1).
+    """Cross-entropy on noise-replaced positions only (Eq. 7 of arXiv:2510.22926v1); the default.
+
+        SDDLM().loss(network, x0, Draw.simple(0, step, len(x0))).mean.backward()
+
+    Its optimum is the leave-one-out prediction, which samplers and bounds read without conversion.
 
     Attributes:
         process: forward process.

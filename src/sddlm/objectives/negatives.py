@@ -33,7 +33,7 @@ _MOST = 100_000
 
 
 class Negatives:
-    """Distribution of negative tokens. Subclasses are dataclasses."""
+    """Base class of distributions of negative tokens. Subclasses are dataclasses."""
 
     @property
     def estimate(self) -> Estimate:

@@ -21,7 +21,7 @@ _LARGEST_LR = 10.0
 
 @dataclass
 class TrainArgs:
-    """Training loop and optimiser.
+    """Options of a training run: steps, optimiser, noise curriculum, output intervals.
 
     Attributes:
         steps: optimiser steps.
