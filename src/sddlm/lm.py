@@ -102,33 +102,6 @@ class LanguageModel:
 
         return upload(self, repo_id, private=private, token=token, commit_message=commit_message)
 
-    @property
-    def bos_in_rows(self) -> bool:
-        """Whether training rows began with the beginning-of-text token."""
-        return bos_in_rows(self.data)
-
-    @property
-    def first_id(self) -> int | None:
-        """Token in front of a text in training rows: beginning of text, else the end of text of the
-        document before; None if rows have neither."""
-        if self.bos_in_rows:
-            return self.tokenizer.bos_id
-        return self.tokenizer.eos_id if self.data.get("packing", {}).get("eos", True) else None
-
-    def prompt_ids(self, tokens: Sequence[int]) -> list[int]:
-        """Tokens of a prompt, with `first_id` in front.
-
-        An autoregressive model without `first_id` gets the end of text in front of an empty prompt,
-        because it predicts nothing from no tokens.
-
-        Args:
-            tokens: ids of the prompt.
-        """
-        first = self.first_id
-        if first is None and not tokens and not self.estimate.diffusion:
-            first = self.tokenizer.eos_id
-        return [*tokens] if first is None else [first, *tokens]
-
     def predict(self, x_t: Tensor, t: float) -> Tensor:
         """Leave-one-out log-probabilities log p(x0 at l | all noisy tokens but the one at l).
 
@@ -285,6 +258,33 @@ class LanguageModel:
 
         corrector = Corrector(self, replace(CORRECTION, **how), t=t, seed=seed, batch=batch)
         return corrector.correct([text], protect=protect)[0]
+
+    @property
+    def bos_in_rows(self) -> bool:
+        """Whether training rows began with the beginning-of-text token."""
+        return bos_in_rows(self.data)
+
+    @property
+    def first_id(self) -> int | None:
+        """Token in front of a text in training rows: beginning of text, else the end of text of the
+        document before; None if rows have neither."""
+        if self.bos_in_rows:
+            return self.tokenizer.bos_id
+        return self.tokenizer.eos_id if self.data.get("packing", {}).get("eos", True) else None
+
+    def prompt_ids(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens of a prompt, with `first_id` in front.
+
+        An autoregressive model without `first_id` gets the end of text in front of an empty prompt,
+        because it predicts nothing from no tokens.
+
+        Args:
+            tokens: ids of the prompt.
+        """
+        first = self.first_id
+        if first is None and not tokens and not self.estimate.diffusion:
+            first = self.tokenizer.eos_id
+        return [*tokens] if first is None else [first, *tokens]
 
     def _generate(
         self, request: Request, seed: int, batch: int, how: Mapping[str, Any]
