@@ -42,7 +42,7 @@ browser: $(DEV) ## Chromium for the tests of the page: Debian's package for root
 	$(BIN)/python tests/chromium.py
 
 BENCH := $(BIN)/python benchmarks
-bench: $(DEV) ## all tables of docs/performance.md, one after the other: two hours on an idle CPU
+bench: $(DEV) ## all tables of docs/performance-tables.md, one after the other: two hours on an idle CPU
 	$(BENCH)/startup.py
 	$(BENCH)/data.py
 	$(BENCH)/head.py --rounds 3

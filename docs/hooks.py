@@ -49,8 +49,18 @@ def sentence(text: str) -> str:
 
 
 def api(name: str) -> str:
-    """The directive of mkdocstrings for a public name."""
-    return f"::: {path(name)}\n    options:\n      heading: sddlm.{name}\n      toc_label: {name}"
+    """The directive of mkdocstrings for a public name, without the members that its bases have."""
+    lines = [f"::: {path(name)}", "    options:", f"      heading: sddlm.{name}"]
+    lines += [f"      toc_label: {name}", f"      members: {members(getattr(sddlm, name))}"]
+    return "\n".join(lines)
+
+
+def members(found: Any) -> list[str]:
+    """Public members of a class that are its own: those of a base are documented there."""
+    if not isinstance(found, type):
+        return []
+    bases = {each for base in found.__mro__[1:] for each in vars(base)}
+    return [each for each in vars(found) if not each.startswith("_") and each not in bases]
 
 
 def options(verb: str) -> str:

@@ -1,6 +1,7 @@
 """What the README and the documents say can be typed, run and found."""
 
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -192,6 +193,17 @@ def test_every_public_name_is_in_the_reference():
     assert len(shown) == len(set(shown))
     assert set(shown) == set(sddlm.__all__) - {"__version__"}
     assert set(re.findall(r"\(#sddlm\.(\w+)\)", page)) <= set(shown)
+    for path in re.findall(r"^::: (sddlm\.\w+\..*)$", page, re.MULTILINE):  # bases and results
+        module, _, name = path.rpartition(".")
+        assert inspect.getdoc(getattr(importlib.import_module(module), name))
+
+
+def test_the_reference_shows_a_method_where_it_is_defined(hooks):
+    assert hooks.members(sddlm.load) == []
+    assert "generate" in hooks.members(sddlm.LanguageModel)
+    assert "loss" not in hooks.members(sddlm.SDDLM)
+    assert "::: sddlm.objectives.base.Objective" in (ROOT / "docs/reference/api.md").read_text()
+    assert "'preset'" in hooks.api("Psi")
 
 
 @pytest.fixture

@@ -1,5 +1,20 @@
 """Uniform-state diffusion language models: train, sample, evaluate, and believe the result.
 
+    lm = sddlm.train("my.txt", preset="mini", steps=1000)  # or sddlm.load("run"), or a hub name
+    lm.generate("The function", n=4, steps=64)  # texts
+    lm.infill("The {3} fox {1:4}.")
+    lm.correct("The quick brown dog jumps.").text
+    lm.nll(["some text"])  # nats, with standard error
+    sddlm.Lazy(steps=64).sample(lm, batch=8, length=128).tokens  # [B, L]
+    sddlm.SDDLM().loss(network, x0, sddlm.Draw.simple(0, step, len(x0))).mean  # in your own loop
+
+Where to begin: `load`, `train`, `LanguageModel`; the samplers `Lazy`, `Ancestral`, `Psi`,
+`Adaptive`, `FirstHitting`; the objectives `SDDLM`, `NELBO`, `MDLM`, ...; `evaluate`.
+
+Shapes: B sequences, L positions, V tokens in the vocabulary. Likelihoods and entropies are in nats.
+A call returns a value and writes a file only where it is given a path. A wrong argument is a
+`ConfigError` of one line that names the argument, what was given and what is allowed.
+
 The public names load on first use; ``import sddlm`` imports nothing heavy.
 """
 

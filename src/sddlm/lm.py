@@ -15,7 +15,9 @@ from sddlm.model_dir import read_model_dir, write_model_dir
 from sddlm.models.dit import DiT
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
+from sddlm.types import NLL
 
+# rooms that import this module are imported by the methods that need them
 if TYPE_CHECKING:
     from sddlm.generation.corrector import Correction
     from sddlm.generation.generator import Generation
@@ -23,34 +25,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NLL:
-    """Negative log-likelihood of a text.
-
-    Attributes:
-        nats: an upper bound on -log p(text), Monte Carlo; exact for an autoregressive model.
-        stderr: standard error of ``nats`` over noise levels; 0 where it is exact.
-        tokens: length of the text.
-    """
-
-    nats: float
-    stderr: float
-    tokens: int
-
-
-@dataclass(frozen=True)
 class LanguageModel:
-    """A trained model with all that is needed to use it.
+    """A trained language model: network, process, estimate and tokenizer.
 
-    Every method returns a value: none prints, and only `save` writes. Methods that write or score
-    text import the rooms that do it when they are called.
+        lm = sddlm.load("run")
+        lm.generate("The function", n=4, steps=64, top_p=0.9)
+
+    Every method returns a value and prints nothing. Only `save` and `push_to_hub` write.
 
     Attributes:
-        network: in evaluation mode when loaded.
-        process: what it undoes.
-        estimate: what its output means.
-        tokenizer: text to tokens and back.
-        objective: spec of what it was trained with (`to_spec`), for the record.
-        data: what it was trained on: description of the corpus, key of the prepared data,
+        network: the network, in evaluation mode when loaded.
+        process: the corruption that the network undoes.
+        estimate: what the network's output means.
+        tokenizer: the tokenizer.
+        objective: class and options of the training objective, for the record.
+        data: record of the training data: description of the corpus, key of the prepared data,
             characters per token.
     """
 
@@ -63,24 +52,27 @@ class LanguageModel:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> LanguageModel:
-        """Read a model directory, or that of a run directory.
+        """Load a model from a run directory or a model directory.
 
         Args:
             path: ``run/`` or ``run/model/``.
-            device: where the weights go.
+            device: device of the weights.
 
         Raises:
-            ConfigError: in one line, if there is none or something in it is missing or damaged.
+            ConfigError: there is no model, or a file of it is missing or damaged.
         """
         return cls(**read_model_dir(path, device))
 
     def save(self, path: str | Path) -> None:
-        """Write a model directory, or replace one: there is always a complete one or none.
+        """Write a model directory, or replace one, atomically.
+
+        Args:
+            path: the directory.
 
         Raises:
-            ConfigError: if something stands there that is not a model directory, or a weight is not
-                a finite number.
-            OSError: it cannot be written; what was there before is intact.
+            ConfigError: the path is something else than a model directory, or a weight is not
+                finite.
+            OSError: the directory cannot be written; the former one is intact.
         """
         write_model_dir(path, **vars(self))
 
@@ -92,14 +84,13 @@ class LanguageModel:
         token: str | None = None,
         commit_message: str | None = None,
     ) -> str:
-        """Upload the model to the Hugging Face hub; `load` takes its name.
+        """Upload the model to the Hugging Face hub, where `sddlm.load` finds it by name.
 
         Args:
-            repo_id: ``owner/name``; made if there is none. A model card is written if there is
-                none.
-            private: whether a new repository is; None is the owner's setting.
-            token: for the hub; None is that of ``hf auth login``.
-            commit_message: of the upload.
+            repo_id: ``owner/name``. A missing repository is created, and a missing model card.
+            private: whether a new repository is private; None is the owner's setting.
+            token: access token of the hub; None is that of ``hf auth login``.
+            commit_message: message of the upload.
 
         Returns:
             address of the repository.
@@ -111,42 +102,18 @@ class LanguageModel:
 
         return upload(self, repo_id, private=private, token=token, commit_message=commit_message)
 
-    @property
-    def bos_in_rows(self) -> bool:
-        """Whether training rows began with the beginning-of-text token."""
-        return bos_in_rows(self.data)
-
-    @property
-    def first_id(self) -> int | None:
-        """What stands in front of a text in training rows: the beginning of a text where rows begin
-        with one, else the end of the text before; None if there is neither."""
-        if self.bos_in_rows:
-            return self.tokenizer.bos_id
-        return self.tokenizer.eos_id if self.data.get("packing", {}).get("eos", True) else None
-
-    def prompt_ids(self, tokens: Sequence[int]) -> list[int]:
-        """A prompt's tokens behind `first_id`, if there is one.
-
-        A next-token model predicts nothing behind an empty prompt, so there it gets the end of
-        text, with which its sampler begins too.
-        """
-        first = self.first_id
-        if first is None and not tokens and not self.estimate.diffusion:
-            first = self.tokenizer.eos_id
-        return [*tokens] if first is None else [first, *tokens]
-
     def predict(self, x_t: Tensor, t: float) -> Tensor:
-        """Leave-one-out log-probabilities: of the clean token at each position, given all others.
+        """Leave-one-out log-probabilities log p(x0 at l | all noisy tokens but the one at l).
 
         Args:
-            x_t: noisy tokens ``[B, L]``.
-            t: their noise level in (0, 1].
+            x_t: noisy tokens ``[B, L]`` int64.
+            t: noise level of the tokens, in (0, 1].
 
         Returns:
             ``[B, L, V]`` float64. All of it is held in memory; samplers and bounds never do that.
 
         Raises:
-            ConfigError: for an autoregressive model, or a level outside (0, 1].
+            ConfigError: the model is autoregressive, or ``t`` is outside (0, 1].
             FloatingPointError: the network's output is not finite.
         """
         from sddlm.sampling.base import device_of, evaluating, finite, hidden_at, leave_one_out
@@ -166,13 +133,22 @@ class LanguageModel:
     def nll(
         self, texts: str | Sequence[str], *, draws: int = 128, seed: int = 0, batch: int = 64
     ) -> list[NLL]:
-        """How unlikely texts are, as documents of their own; long ones are scored in windows.
+        """Negative log-likelihood of each text, as a document of its own.
+
+        A bound for a diffusion model, exact for an autoregressive one; long texts in windows.
 
         Args:
-            texts: one or several.
-            draws: noise levels per text; more make the standard error smaller.
-            seed: of the noise.
+            texts: one text or several.
+            draws: noise levels per text; more give a smaller standard error.
+            seed: seed of the noise.
             batch: sequences per network call.
+
+        Returns:
+            for each text ``nats``, ``stderr`` and ``tokens``.
+
+        Raises:
+            ConfigError: the tokenizer has no token for a character.
+            FloatingPointError: the network's output is not finite.
         """
         from sddlm.eval.questions import LoglikelihoodScorer
 
@@ -197,16 +173,22 @@ class LanguageModel:
         batch: int = 16,
         **how: Any,
     ) -> list[Generation]:
-        """Write text.
+        """Generate text.
 
         Args:
-            prompt: what the text begins with; None is a text of its own.
+            prompt: beginning of the text; None generates a whole text.
             n: number of texts.
-            suffix: what the text ends with.
-            length: tokens of a text, prompt included; None is the model's.
-            seed: same seed, same texts.
-            batch: texts drawn together; changes no text.
+            suffix: end of the text.
+            length: tokens of a text, prompt included; None is the model's length.
+            seed: seed of all randomness; same seed, same texts.
+            batch: texts sampled together; does not change a text.
             how: sampler options, such as ``steps`` and ``top_p`` (`sddlm.SamplerConfig`).
+
+        Returns:
+            n texts, each with its ``text``, ``tokens`` and ``nfe`` (network calls).
+
+        Raises:
+            ConfigError: an option is wrong, or the request does not fit the model.
         """
         from sddlm.generation.request import Request
 
@@ -218,14 +200,21 @@ class LanguageModel:
     def infill(
         self, text: str, *, n: int = 1, seed: int = 0, batch: int = 16, **how: Any
     ) -> list[Generation]:
-        """Fill the blanks of a text.
+        """Fill the blanks of a text; all other tokens stay.
 
         Args:
-            text: a blank is ``{3}`` or ``{1:8}``, tokens; a brace is ``{{`` or ``}}``.
+            text: text with blanks: ``{3}`` is one of 3 tokens, ``{1:8}`` one of 1 to 8 (drawn
+                evenly); ``{{`` and ``}}`` are braces.
             n: number of texts.
-            seed: same seed, same texts.
-            batch: texts drawn together; changes no text.
+            seed: seed of all randomness; same seed, same texts.
+            batch: texts sampled together; does not change a text.
             how: sampler options (`sddlm.SamplerConfig`).
+
+        Returns:
+            n texts, each with its ``text``, ``blanks`` and ``nfe``.
+
+        Raises:
+            ConfigError: a blank is malformed, the text is too long, or the model is autoregressive.
         """
         from sddlm.generation.request import Request
 
@@ -243,23 +232,59 @@ class LanguageModel:
         batch: int = 16,
         **how: Any,
     ) -> Correction:
-        """Replace what the model finds wrong in a text; no token is put in or taken out.
+        """Replace unlikely tokens of a text; none is inserted or deleted.
+
+        The text is taken for noise of level ``t`` and denoised.
 
         Args:
             text: the draft.
-            t: noise level that it is taken for, about the share of wrong tokens; None is the level
-                at which the model finds it most likely.
-            protect: regular expression; what it matches stays.
-            seed: same seed, same text.
-            batch: parts of a long text that are read together; changes no text.
+            t: noise level, in (0, 1], about the share of wrong tokens; None chooses the level at
+                which the model finds the draft most likely, at 13 more network calls.
+            protect: regular expression; its matches are not changed.
+            seed: seed of all randomness; same seed, same text.
+            batch: windows of a long text per network call; does not change the text.
             how: sampler options (`sddlm.SamplerConfig`); by default one greedy call without
                 truncation.
+
+        Returns:
+            the corrected ``text``, ``t``, the ``changes``, and the ``confidence`` of each token.
+
+        Raises:
+            ConfigError: an option is wrong, or the model cannot change tokens (masks,
+                autoregressive).
         """
         from sddlm.generation.config import CORRECTION
         from sddlm.generation.corrector import Corrector
 
         corrector = Corrector(self, replace(CORRECTION, **how), t=t, seed=seed, batch=batch)
         return corrector.correct([text], protect=protect)[0]
+
+    @property
+    def bos_in_rows(self) -> bool:
+        """Whether training rows began with the beginning-of-text token."""
+        return bos_in_rows(self.data)
+
+    @property
+    def first_id(self) -> int | None:
+        """Token in front of a text in training rows: beginning of text, else the end of text of the
+        document before; None if rows have neither."""
+        if self.bos_in_rows:
+            return self.tokenizer.bos_id
+        return self.tokenizer.eos_id if self.data.get("packing", {}).get("eos", True) else None
+
+    def prompt_ids(self, tokens: Sequence[int]) -> list[int]:
+        """Tokens of a prompt, with `first_id` in front.
+
+        An autoregressive model without `first_id` gets the end of text in front of an empty prompt,
+        because it predicts nothing from no tokens.
+
+        Args:
+            tokens: ids of the prompt.
+        """
+        first = self.first_id
+        if first is None and not tokens and not self.estimate.diffusion:
+            first = self.tokenizer.eos_id
+        return [*tokens] if first is None else [first, *tokens]
 
     def _generate(
         self, request: Request, seed: int, batch: int, how: Mapping[str, Any]
@@ -276,16 +301,20 @@ def _check_count(n: int) -> None:
 
 
 def load(path: str | Path, device: str = "auto", *, revision: str | None = None) -> LanguageModel:
-    """Load a trained model.
+    """Load a trained model from a directory or from the Hugging Face hub.
+
+        lm = sddlm.load("run")
 
     Args:
-        path: run or model directory, or the name of a repository on the Hugging Face hub,
-            ``owner/name``.
-        device: cpu, cuda, or auto, which is cuda where there is one.
+        path: run directory, model directory, or name ``owner/name`` of a repository on the hub.
+        device: cpu, cuda, or auto (cuda if there is one).
         revision: branch, tag or commit of the repository.
 
+    Returns:
+        the model, its network in evaluation mode.
+
     Raises:
-        ConfigError: in one line, if there is none or something in it is missing or damaged.
+        ConfigError: there is no model, or a file of it is missing or damaged.
     """
     from sddlm.hub import download, is_repo_id
     from sddlm.sampling.base import choose_device

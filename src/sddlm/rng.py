@@ -62,6 +62,11 @@ def _hash(seed: int, name: str, step: int | Tensor, index: Tensor, place: Tensor
 class Draw:
     """Randomness of one step (of training, validation or sampling).
 
+        draw = Draw.simple(seed=0, step=0, batch=len(x0))
+
+    A number depends on the seed, the step, the index of its sequence, its name and its position
+    alone, hence not on batches, processes or restarts. There is no state.
+
     Attributes:
         seed: the run's seed.
         step: optimiser step, validation batch or sampling step.

@@ -28,8 +28,7 @@ class Noisy:
             cannot be recovered from ``x0`` and ``x_t``.
         vocab_size: V.
         loss_mask: positions that are scored ``[B, L]`` bool, the others being padding or given;
-        None
-            is all.
+            None is all.
     """
 
     x0: Tensor
@@ -134,3 +133,18 @@ def unpadded(tokens: Tensor, lengths: Tensor | None) -> list[Tensor]:
 #: ``on_step(step, t, x)``: called after each step with the 1-based number of the step, the time
 #: just reached (0 at the end) and the tokens ``[B, L]``, which it must not modify.
 OnStep = Callable[[int, float, Tensor], None]
+
+
+@dataclass(frozen=True)
+class NLL:
+    """Negative log-likelihood of a text.
+
+    Attributes:
+        nats: an upper bound on -log p(text), Monte Carlo; exact for an autoregressive model.
+        stderr: standard error of ``nats`` over noise levels; 0 where it is exact.
+        tokens: length of the text.
+    """
+
+    nats: float
+    stderr: float
+    tokens: int

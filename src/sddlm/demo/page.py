@@ -30,7 +30,7 @@ def write_page(
     notes: Sequence[str] = (),
     known: Tensor | None = None,
 ) -> Path:
-    """Write the page atomically.
+    """Write a self-contained HTML page that plays recorded denoisings.
 
         recorder = Recorder()
         sampler.sample(..., on_step=recorder)
@@ -38,8 +38,8 @@ def write_page(
 
     Args:
         path: the file, ``.html``; its folder is made.
-        takes: the frames of a `Recorder`; or one or two `Recording`, two being played side by side
-            at the same diffusion time.
+        recordings: the frames of a `Recorder`; or one or two `Recording`, two being played side by
+            side at the same diffusion time.
         tokenizer: decodes single tokens.
         title: title of the page.
         notes: facts shown under the title (model, sampler, steps, seconds).
@@ -47,7 +47,7 @@ def write_page(
             own.
 
     Returns:
-        The path.
+        the path.
 
     Raises:
         ConfigError: no recording, more than two, or two with different numbers of samples.

@@ -94,6 +94,10 @@ def evaluate_correction(
             in the model's directory.
         options: text and shares.
 
+    Returns:
+        restored and damaged tokens for each share; ``print`` shows a table, ``as_dict()`` is the
+            JSON file.
+
     Raises:
         ConfigError: a wrong choice, or a model that cannot correct.
     """

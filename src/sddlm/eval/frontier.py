@@ -147,6 +147,10 @@ def evaluate_frontier(
             the model's directory.
         options: text, judge, sweep, and the sampler without truncation.
 
+    Returns:
+        the points and, for each knob, the perplexity at the entropy of real text; ``print`` shows a
+            table, ``as_dict()`` is the JSON file.
+
     Raises:
         ConfigError: a wrong choice, before anything is loaded where that is possible; models that
             cannot be compared.

@@ -128,7 +128,7 @@ def evaluate(
     out: str | None = None,
     **options: Annotated[Any, ReportConfig],
 ) -> Report:
-    """Measure a model: likelihood, samples, copying, and a judge's verdict.
+    """Evaluate a model: likelihood, baselines, samples, copying, and a judge's perplexity.
 
     Nothing is written without ``out``. With it an interrupted evaluation continues when the same
     call is made again, and ``torchrun --nproc-per-node N -m sddlm eval ...`` shares the work among
@@ -139,6 +139,9 @@ def evaluate(
         device: cpu, cuda, or auto.
         out: the JSON file to write; on the command line one in the model's directory.
         options: text, metrics, judge, and the options of the sampler.
+
+    Returns:
+        the metrics; ``print(report)`` shows a table, ``report.as_dict()`` is the JSON file.
 
     Raises:
         ConfigError: a wrong choice, before anything is loaded where that is possible.

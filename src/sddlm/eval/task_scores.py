@@ -91,6 +91,9 @@ def evaluate_tasks(
         out: the JSON file to write; on the command line tasks.json in the model's directory.
         options: which tasks, and how many questions.
 
+    Returns:
+        the metrics of each task; ``print`` shows a table, ``as_dict()`` is the JSON file.
+
     Raises:
         ConfigError: a wrong choice, or lm-eval is not installed.
     """

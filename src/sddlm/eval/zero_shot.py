@@ -116,6 +116,9 @@ def evaluate_zero_shot(
         out: the JSON file to write; on the command line zero_shot.json in the model's directory.
         options: which sets, and how many rows of each.
 
+    Returns:
+        the likelihood of each set; ``print`` shows a table, ``as_dict()`` is the JSON file.
+
     Raises:
         ConfigError: a wrong choice, or none of the sets can be read.
     """

@@ -21,8 +21,6 @@ from sddlm.process.uniform import UniformProcess
 #: predictions ``[S, L, V]`` for every noisy sequence at an ``alpha``
 Predictions = Callable[[float], Tensor]
 
-_UNIFORM = UniformProcess()  # no method here reads its schedule
-
 
 def states(vocab_size: int, length: int) -> Tensor:
     """Enumerate all sequences in the order of their numbers ``[S, L]`` int64."""
@@ -49,7 +47,10 @@ def entropy(p: Tensor) -> float:
 
 @dataclass(frozen=True)
 class World:
-    """A distribution over all sequences.
+    """Enumerable world: a distribution over all S = V^L sequences, with its exact predictions.
+
+        world = World.random(vocab_size=8, length=3)
+        world.leave_one_out(alpha=0.5)  # [S, L, V]
 
     Attributes:
         probabilities: probability of each sequence ``[S]`` float64.
@@ -102,11 +103,11 @@ class World:
         """Exact -log p(x0) of every sequence ``[S]``, nats."""
         return -self.probabilities.log()
 
-    def noisy(self, alpha: float, process: Process = _UNIFORM) -> Tensor:
+    def noisy(self, alpha: float, process: Process = UniformProcess()) -> Tensor:
         """Distribution of x_t at ``alpha`` > 0 ``[S]``."""
         return self._noise(self._table(), alpha, process, range(self.length)).flatten()
 
-    def leave_one_out(self, alpha: float, process: Process = _UNIFORM) -> Tensor:
+    def leave_one_out(self, alpha: float, process: Process = UniformProcess()) -> Tensor:
         """p(x0 at l | all noisy tokens but the one at l), for every noisy sequence ``[S, L, V]``.
 
         Zero for noise-only tokens, and for impossible noisy sequences.
@@ -122,14 +123,14 @@ class World:
             predictions.append(p.unsqueeze(own).expand([V] * (L + 1)).reshape(-1, V))
         return torch.stack(predictions, 1)
 
-    def denoiser(self, alpha: float, process: Process = _UNIFORM) -> Tensor:
+    def denoiser(self, alpha: float, process: Process = UniformProcess()) -> Tensor:
         """p(x0 at l | all noisy tokens), for every noisy sequence ``[S, L, V]``."""
         own = self._own(process)
         seen = alpha * (own + process.odds(_scalar(alpha), own.shape[-1])[_at_own(own)][..., None])
         joint = self.leave_one_out(alpha, process) * seen
         return joint / joint.sum(-1, keepdim=True).clamp(min=1e-300)
 
-    def without_x_t(self, alpha: float, process: Process = _UNIFORM) -> Tensor:
+    def without_x_t(self, alpha: float, process: Process = UniformProcess()) -> Tensor:
         """`leave_one_out` with the entry of x_t set to zero, renormalised ``[S, L, V]``.
 
         The optimum of training on changed positions only (Eq. 7 of arXiv:2510.22926).
@@ -138,25 +139,25 @@ class World:
         return p / p.sum(-1, keepdim=True).clamp(min=1e-300)
 
     def truncated(
-        self, alpha: float, process: Process = _UNIFORM, *, weight: float = 1.0
+        self, alpha: float, process: Process = UniformProcess(), *, weight: float = 1.0
     ) -> Tensor:
         """``max(leave-one-out - weight / V, 0)``, renormalised: the optimum of V1 ``[S, L, V]``."""
         p = self.leave_one_out(alpha, process)
         p = (p - weight / p.shape[-1]).clamp(min=0)
         return p / p.sum(-1, keepdim=True)
 
-    def log_score(self, alpha: float, process: Process = _UNIFORM) -> Tensor:
+    def log_score(self, alpha: float, process: Process = UniformProcess()) -> Tensor:
         """log q(y, others) / q(x_t, others), for every noisy sequence ``[S, L, V]``."""
         own = self._own(process)
         marginal = self.leave_one_out(alpha, process) + process.odds(_scalar(alpha), own.shape[-1])
         return (marginal / marginal.gather(-1, _at_own(own)[..., None])).log()
 
-    def optimum(self, estimate: Estimate, process: Process = _UNIFORM) -> Predictions:
+    def optimum(self, estimate: Estimate, process: Process = UniformProcess()) -> Predictions:
         """Exact prediction of an estimate, as a function of alpha.
 
         Raises:
-            ValueError: the estimate is no distribution over x0 (score) or has no noise (next
-            token).
+            ValueError: the estimate is no distribution over x0 (score) or has no noise
+                (next token).
         """
         known = {
             Estimate.LEAVE_ONE_OUT: self.leave_one_out,

@@ -39,44 +39,48 @@ OWN = {
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """A sampler and its options; `build` makes the sampler for a model."""
+    """A sampler and its options; `build` makes the sampler for a model.
+
+    Attributes:
+        sampler: lazy calls the network only where its prediction can matter; ancestral always, with
+            the same result; psi corrects earlier tokens on the way; adaptive takes long steps where
+            little is uncertain; first_hitting is for masks alone, one call a token. Default: lazy,
+            and left to right for an autoregressive model, which has no other sampler.
+        steps: denoising steps; more is closer to the model's own distribution.
+        tail: the last step draws (sample) or takes the most likely token (greedy).
+        temperature: below 1 is sharper.
+        top_p: keep the most likely tokens up to this mass; default: 0.9, where samples of small
+            models have the entropy of real text (docs/generation.md), or the value of --preset; 1
+            keeps all.
+        top_k: keep this number of the most likely tokens.
+        min_p: drop tokens less likely than this share of the most likely one.
+        tail_cut: cut every probability below tail_cut / V to zero and lower the rest by as much;
+            small models give such tokens too much.
+        preset: of psi: published settings of kappa, hold and top_p.
+        kappa: of psi: share of the posterior in a step, from 0 (all corrected) to 1, or cap:,
+            rescale: or remdm: with a number (docs/samplers.md); default cap:0.01.
+        hold: of psi: noise level at which the run rests for its middle part.
+        budget: of adaptive: largest uncertainty among the positions that change on one prediction,
+            in nats (criterion entropy) or tokens (confidence); more takes fewer calls; default 4.
+        criterion: of adaptive: measure of uncertainty; default entropy.
+        precision: of the draw from each prediction; float32 is to reproduce figures of public code:
+            it loses rare tokens (docs/evaluation.md).
+    """
 
     sampler: Literal["lazy", "ancestral", "psi", "adaptive", "first_hitting"] | None = None
-    """lazy calls the network only where its prediction can matter; ancestral always, with the same
-    result; psi corrects earlier tokens on the way; adaptive takes long steps where little is
-    uncertain; first_hitting is for masks alone, one call a token. Default: lazy, and left to right
-    for an autoregressive model, which has no other sampler"""
     steps: int = 64
-    """denoising steps; more is closer to the model's own distribution"""
     tail: Literal["sample", "greedy"] = "sample"
-    """the last step draws (sample) or takes the most likely token (greedy)"""
     temperature: float = 1.0
-    """below 1 is sharper"""
     top_p: float | None = None
-    """keep the most likely tokens up to this mass; default: 0.9, where samples of small models have
-    the entropy of real text (docs/generation.md), or the value of --preset; 1 keeps all"""
     top_k: int | None = None
-    """keep this number of the most likely tokens"""
     min_p: float = 0.0
-    """drop tokens less likely than this share of the most likely one"""
     tail_cut: float = 0.0
-    """cut every probability below tail_cut / V to zero and lower the rest by as much; small models
-    give such tokens too much"""
     preset: Literal["cap", "rescale", "loop"] | None = None
-    """of psi: published settings of kappa, hold and top_p"""
     kappa: str | None = None
-    """of psi: share of the posterior in a step, from 0 (all corrected) to 1, or cap:, rescale: or
-    remdm: with a number (docs/samplers.md); default cap:0.01"""
     hold: float | None = None
-    """of psi: noise level at which the run rests for its middle part"""
     budget: float | None = None
-    """of adaptive: largest uncertainty among the positions that change on one prediction, in nats
-    (criterion entropy) or tokens (confidence); more takes fewer calls; default 4"""
     criterion: Literal["entropy", "confidence"] | None = None
-    """of adaptive: measure of uncertainty; default entropy"""
     precision: Literal["float64", "float32"] = "float64"
-    """of the draw from each prediction; float32 is to reproduce figures of public code: it loses
-    rare tokens (docs/evaluation.md)"""
 
     def __post_init__(self) -> None:
         """Refuse contradictions before anything is loaded."""

@@ -101,24 +101,26 @@ MOST_TOKENS = 1 << 28
 
 @dataclass
 class Generator:
-    """Writes what is asked for; every part of the library that writes text is a client.
+    """Generator of the texts of a list of requests.
+
+        Generator(lm, [Request(prompt="The"), Request(infill="A {3} fox.")]).generate()
 
     A text is a function of the model, its request and the seed: other requests, their order and
-    the size of a batch change no bit of it (on a CPU; on a GPU a batch of one is the safe way).
-    `generate` writes all texts. Callers that keep, share or show batches call `next_batches`,
-    `draw` and `apply` themselves until there is no batch left, and then `generations`.
+    the batch size change no bit of it (on a CPU; on a GPU use a batch of one). Callers that keep,
+    share or show batches call `next_batches`, `draw` and `apply` in place of `generate` until there
+    is no batch left, and then `generations`.
 
     Attributes:
         lm: the model.
-        requests: what is asked for.
+        requests: the requests.
         config: sampler and its options.
-        seed: of all randomness.
-        batch: texts that are sampled together at most.
-        overlap: tokens of what is written that the next window of a long text sees; None is half
-            of the model's length.
+        seed: seed of all randomness.
+        batch: largest number of texts that are sampled together.
+        overlap: tokens of the text before that the next window of a long text sees; None is half of
+            the model's length.
 
     Raises:
-        ConfigError: something that cannot be written, before anything is.
+        ConfigError: a request does not fit the model; raised before any text is generated.
     """
 
     lm: LanguageModel

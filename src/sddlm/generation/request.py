@@ -37,7 +37,7 @@ Parts = tuple[str | Blank, ...]
 
 @dataclass(frozen=True)
 class Request:
-    """Texts to write: what is given of them, and their length.
+    """Request for texts: what is given of them, and their length.
 
     Attributes:
         prompt: beginning of the text; an empty one begins a text as training rows do.

@@ -34,50 +34,47 @@ LARGEST = 1 << 20
 
 @dataclass(kw_only=True)
 class DiTKnobs:
-    """Options that do not depend on the size. The defaults are the published network."""
+    """Options that do not depend on the size, as listed in `ModelArgs`."""
 
     cond_dim: int = 128
-    """width of the noise-level conditioning"""
     dropout: float = 0.0
-    """dropout on both residual branches of a block"""
     tie_embeddings: bool = False
-    """one matrix for the token embedding and the vocabulary head"""
     gate_init: float = 0.0
-    """initial bias of the adaLN gates: 0 makes every block the identity (published), 1 leaves the
-    plateau sooner in short runs"""
     head_init: float = 0.0
-    """standard deviation of the head's weights at the start: 0 predicts uniformly (published)"""
     input_conv: int = 0
-    """kernel size of a residual convolution over the token embeddings, 0 for none (published)"""
     time_free: bool = False
-    """no conditioning on the noise level: plain blocks without adaLN, a slightly worse bound, and
-    sampling reuses a prediction as long as no token has changed; always true in a llama"""
 
 
 @dataclass(kw_only=True)
 class DiTConfig(DiTKnobs):
-    """Everything that determines the shapes and the initialisation of a `DiT`.
+    """Configuration of a `DiT`: everything that determines its shapes and initialisation.
+
+        DiTConfig.preset("mini", vocab_size=4096, length=128)
+
+    The other fields are those of `ModelArgs`.
+
+    Attributes:
+        vocab_size: V, with the extra tokens of the process.
+        length: L, the training length.
+        width: D, the width of the residual stream.
+        blocks: number of transformer blocks.
+        heads: number of attention heads.
+        architecture: type of the blocks: see `ModelArgs`.
+        causal: an autoregressive network: causal attention and no noise level.
+        num_extra_tokens: noise-only tokens at the end of the vocabulary, never predicted (a mask).
 
     Raises:
         ConfigError: the values contradict each other.
     """
 
     vocab_size: int
-    """V, with the extra tokens of the process"""
     length: int
-    """L, the training length"""
     width: int
-    """D, the width of the residual stream"""
     blocks: int
-    """number of transformer blocks"""
     heads: int
-    """number of attention heads"""
     architecture: Architecture = "dit"
-    """type of the blocks: see `ModelArgs`"""
     causal: bool = False
-    """an autoregressive network: causal attention and no noise level"""
     num_extra_tokens: int = 0
-    """noise-only tokens at the end of the vocabulary, never predicted (a mask)"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -167,20 +164,36 @@ class DiTConfig(DiTKnobs):
 
 @dataclass(kw_only=True)
 class ModelArgs(DiTKnobs):
-    """Options of the network: a named size, and changes to it."""
+    """Options of the network: a named size, and changes to it. The defaults are as published.
+
+    Attributes:
+        preset: size by name: mini (192 wide, 4 blocks), tiny (256, 8), small (768, 12), medium
+            (1024, 24), 1b (2048, 21), and as llama 1.1b (1792, 20) and 10b (4096, 36).
+        architecture: type of the blocks, instead of the preset's. dit: LayerNorm, GELU and adaLN
+            conditioning on the noise level (published); llama: RMSNorm, SwiGLU, no biases, no
+            conditioning.
+        width: width of the residual stream, instead of the preset's.
+        blocks: number of transformer blocks, instead of the preset's.
+        heads: number of attention heads, instead of the preset's.
+        cond_dim: width of the noise-level conditioning.
+        dropout: dropout on both residual branches of a block.
+        tie_embeddings: one matrix for the token embedding and the vocabulary head.
+        gate_init: initial bias of the adaLN gates: 0 makes every block the identity (published), 1
+            leaves the plateau sooner in short runs.
+        head_init: standard deviation of the head's weights at the start: 0 predicts uniformly
+            (published).
+        input_conv: kernel size of a residual convolution over the token embeddings, 0 for none
+            (published).
+        time_free: no conditioning on the noise level: plain blocks without adaLN, a slightly worse
+            bound, and sampling reuses a prediction as long as no token has changed; always true in
+            a llama.
+    """
 
     preset: Preset = "tiny"
-    """size by name: mini (192 wide, 4 blocks), tiny (256, 8), small (768, 12), medium (1024, 24),
-    1b (2048, 21), and as llama 1.1b (1792, 20) and 10b (4096, 36)"""
     architecture: Architecture | None = None
-    """type of the blocks, instead of the preset's. dit: LayerNorm, GELU and adaLN conditioning on
-    the noise level (published); llama: RMSNorm, SwiGLU, no biases, no conditioning"""
     width: int | None = None
-    """width of the residual stream, instead of the preset's"""
     blocks: int | None = None
-    """number of transformer blocks, instead of the preset's"""
     heads: int | None = None
-    """number of attention heads, instead of the preset's"""
 
     def __post_init__(self) -> None:
         check_choices(self)

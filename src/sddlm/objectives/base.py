@@ -24,9 +24,9 @@ Model = Any
 
 
 class Objective(ABC):
-    """Training objective: clean tokens to a loss.
+    """Base class of training objectives: clean tokens to a loss.
 
-    Subclasses are dataclasses whose fields are their options. ``causal`` states which network is
+    Subclasses are dataclasses of their options. ``causal`` states which network is
     required.
     """
 
@@ -78,11 +78,20 @@ class Objective(ABC):
             x0: clean tokens ``[B, L]`` int64.
             draw: source of all randomness.
             loss_mask: positions that are scored ``[B, L]`` bool; None is all.
+
+        Returns:
+            the sum over the scored positions, their number, and ``mean``, nats per token.
         """
 
     @abstractmethod
     def bound(self, model: Model, x0: Tensor, draw: Draw) -> Tensor:
-        """Estimate of a bound on -log p(x0), or its exact value, per position ``[B, L]`` nats."""
+        """Estimate of a bound on -log p(x0), or its exact value, per position ``[B, L]`` nats.
+
+        Args:
+            model: the network.
+            x0: clean tokens ``[B, L]`` int64.
+            draw: source of all randomness.
+        """
 
     def loss_positions(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """Positions over which ``loss`` and ``bound`` are averaged ``[B, L]`` bool."""

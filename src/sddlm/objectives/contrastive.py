@@ -39,19 +39,21 @@ class SDDLMV1(DiffusionObjective):
     ``max(pi_v - weight * n_v, 0)`` renormalised, where n is the distribution of the negatives (1/V
     for `UniformNegatives`). Samples are sharper and the bound is worse. An SDDLM model can be cut
     in the same way while sampling (``tail_cut``).
+
+    Attributes:
+        process: forward process.
+        positions: resampled or changed, as in SDDLM.
+        weight: weight of the negative term.
+        eps: added inside both logarithms; keep it far below weight / V.
+        negatives: distribution of the negatives, with options of its own: UniformNegatives,
+            UnigramNegatives, SequenceNegatives, TopNegatives, NoisyToken or MixedNegatives.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """Forward process."""
     positions: Positions = "resampled"
-    """resampled or changed, as in SDDLM."""
     weight: float = 1.0
-    """Weight of the negative term."""
     eps: float = 1e-6
-    """Added inside both logarithms; keep it far below weight / V."""
     negatives: Negatives = field(default_factory=UniformNegatives)
-    """Distribution of the negatives, with options of its own: UniformNegatives, UnigramNegatives,
-    SequenceNegatives, TopNegatives, NoisyToken or MixedNegatives."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.negatives, Negatives):
@@ -98,16 +100,18 @@ class SDDLMV2(DiffusionObjective):
 
     V1 with `NoisyToken`. Its optimum is leave-one-out with the entry of x_t set to zero, without a
     cut of the tail.
+
+    Attributes:
+        process: forward process.
+        positions: resampled or changed, as in SDDLM.
+        weight: weight of the negative term.
+        eps: added inside both logarithms.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """Forward process."""
     positions: Positions = "resampled"
-    """resampled or changed, as in SDDLM."""
     weight: float = 1.0
-    """Weight of the negative term."""
     eps: float = 1e-6
-    """Added inside both logarithms."""
 
     def __post_init__(self) -> None:
         check_choices(self)

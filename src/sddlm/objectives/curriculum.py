@@ -32,26 +32,28 @@ class DuoCurriculum(DiffusionObjective):
 
     Differs from the published code: x_t is x0 only if x0 is the largest (there, if it is among the
     ``top_k``), alpha' is exact, and the range of gamma follows from that of alpha for any V.
+
+    Attributes:
+        process: forward process after the curriculum and in every validation.
+        until: training step at which the curriculum ends; in Duo half of the training.
+        tau_start: temperature of the soft tokens up to step ``tau_from``.
+        tau_end: temperature at the end; its logarithm is linear in between.
+        tau_from: training step at which the temperature begins to change.
+        alpha_min: alpha at t = 1 of the curriculum.
+        alpha_max: alpha at t = 0 of the curriculum.
+        top_k: number of noise tokens in a soft token beside x0, the largest ones; None is all, in
+            memory of [B, L, V]. With 50,257 tokens, 10 omit nothing at tau 1e-3, 0.01% of the
+            weight at 0.01 and most of it at 0.1.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """Forward process after the curriculum and in every validation."""
     until: int = 500_000
-    """Training step at which the curriculum ends; in Duo half of the training."""
     tau_start: float = 1e-3
-    """Temperature of the soft tokens up to step ``tau_from``."""
     tau_end: float = 1e-3
-    """Temperature at the end; its logarithm is linear in between."""
     tau_from: int = 0
-    """Training step at which the temperature begins to change."""
     alpha_min: float = 0.05
-    """alpha at t = 1 of the curriculum."""
     alpha_max: float = 0.945
-    """alpha at t = 0 of the curriculum."""
     top_k: int | None = None
-    """Number of noise tokens in a soft token beside x0, the largest ones; None is all, in memory of
-    [B, L, V]. With 50,257 tokens, 10 omit nothing at tau 1e-3, 0.01% of the weight at 0.01 and most
-    of it at 0.1."""
 
     def __post_init__(self) -> None:
         check_choices(self)

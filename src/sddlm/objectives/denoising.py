@@ -39,10 +39,12 @@ class NaiveDenoising(DiffusionObjective):
 
     Public code samples and scores it as if it were leave-one-out, and so keeps noise tokens. This
     library converts it.
+
+    Attributes:
+        process: forward process.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """Forward process."""
 
     @property
     def estimate(self) -> Estimate:
@@ -60,10 +62,12 @@ class CalibratedDenoising(DiffusionObjective):
 
     The shift converts the network's leave-one-out prediction to the denoiser, whose cross-entropy
     is minimised. So the optimum of the *network* is leave-one-out, and every position trains it.
+
+    Attributes:
+        process: forward process.
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """Forward process."""
 
     @property
     def estimate(self) -> Estimate:
@@ -79,14 +83,21 @@ class CalibratedDenoising(DiffusionObjective):
 
 @dataclass
 class SDDLM(DiffusionObjective):
-    """Cross-entropy on noise-replaced positions only (Eq. 7 of arXiv:2510.22926v1)."""
+    """Cross-entropy on noise-replaced positions only (Eq. 7 of arXiv:2510.22926v1); the default.
+
+        SDDLM().loss(network, x0, Draw.simple(0, step, len(x0))).mean.backward()
+
+    Its optimum is the leave-one-out prediction, which samplers and bounds read without conversion.
+
+    Attributes:
+        process: forward process.
+        positions: resampled: replaced by the process, possibly by itself (optimum: leave-one-out,
+            exactly); changed: x_t != x0, as written in the paper (optimum: leave-one-out without
+            x_t; harmless with tens of thousands of tokens, biased with tens).
+    """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    """Forward process."""
     positions: Positions = "resampled"
-    """resampled: replaced by the process, possibly by itself (optimum: leave-one-out, exactly);
-    changed: x_t != x0, as written in the paper (optimum: leave-one-out without x_t; harmless with
-    tens of thousands of tokens, biased with tens)."""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -33,12 +33,14 @@ class D3PM(DiffusionObjective):
     both by Bayes' rule (`Process.posterior`); at k = 1 that is -log p(x0 | x_1). For steps ->
     infinity it is `NELBO`. Its optimum is the leave-one-out prediction. ``bound``, for validation,
     is the continuous-time NELBO, which makes models comparable.
+
+    Attributes:
+        process: forward process.
+        steps: number of steps of the chain.
     """
 
     process: Process = field(default_factory=UniformProcess)
-    """Forward process."""
     steps: int = 1000
-    """Number of steps of the chain."""
 
     def __post_init__(self) -> None:
         check_choices(self)

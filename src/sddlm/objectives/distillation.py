@@ -91,21 +91,24 @@ class DCD(Objective):
     Differs from the published code: denoisers are compared (``compare``); t is uniform on the
     process's own schedule, where Duo's gamma is uniform from -4 to -1 (with 50 thousand tokens
     alpha from 0.999 to 0.006); no Gaussian is sampled.
+
+    Attributes:
+        teacher: run or model directory of the teacher; the student has its vocabulary, length and
+            process.
+        dt: time difference between the inputs of student and teacher, in (0, 1].
+        divergence: reverse: KL(student || teacher), as in Duo, makes the student sharper; forward:
+            KL(teacher || student), makes it the teacher's average.
+        compare: denoiser: the full prediction, including the evidence of the position's own token,
+            so that the student learns a token that is hidden at t and visible at s; leave_one_out:
+            without that evidence, as published. The former reaches few steps sooner.
+        process: forward process; must be the teacher's.
     """
 
     teacher: str = ""
-    """Run or model directory of the teacher; the student has its vocabulary, length and process."""
     dt: float = 1 / 512
-    """Time difference between the inputs of student and teacher, in (0, 1]."""
     divergence: Direction = "reverse"
-    """reverse: KL(student || teacher), as in Duo, makes the student sharper; forward:
-    KL(teacher || student), makes it the teacher's average."""
     compare: Prediction = "denoiser"
-    """denoiser: the full prediction, including the evidence of the position's own token, so that
-    the student learns a token that is hidden at t and visible at s; leave_one_out: without that
-    evidence, as published. The former reaches few steps sooner."""
     process: Process = field(default_factory=UniformProcess)
-    """Forward process; must be the teacher's."""
 
     def __post_init__(self) -> None:
         check_choices(self)

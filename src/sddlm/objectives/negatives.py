@@ -33,7 +33,7 @@ _MOST = 100_000
 
 
 class Negatives:
-    """Distribution of negative tokens. Subclasses are dataclasses."""
+    """Base class of distributions of negative tokens. Subclasses are dataclasses."""
 
     @property
     def estimate(self) -> Estimate:
@@ -63,11 +63,14 @@ class Negatives:
 
 @dataclass
 class UniformNegatives(Negatives):
-    """Uniform distribution over all tokens, n_v = 1/V (Eq. 9 of arXiv:2510.22926)."""
+    """Uniform distribution over all tokens, n_v = 1/V (Eq. 9 of arXiv:2510.22926).
+
+    Attributes:
+        count: tokens sampled for each position, or ``exact`` for their expectation, which costs one
+            more sum over the chunk of logits.
+    """
 
     count: int | Literal["exact"] = 1
-    """Tokens sampled for each position, or ``exact`` for their expectation, which costs one more
-    sum over the chunk of logits."""
 
     def __post_init__(self) -> None:
         _check_count(self)
@@ -87,10 +90,12 @@ class UnigramNegatives(Negatives):
     """Unigram distribution of the training data: penalises tokens that are merely frequent.
 
     Training counts the tokens itself. In your own loop call ``UnigramNegatives().learn(counts)``.
+
+    Attributes:
+        count: tokens sampled for each position, or ``exact`` for their expectation.
     """
 
     count: int | Literal["exact"] = 1
-    """Tokens sampled for each position, or ``exact`` for their expectation."""
 
     def __post_init__(self) -> None:
         _check_count(self)
@@ -148,10 +153,12 @@ class SequenceNegatives(Negatives):
     network's input, so V1 with these negatives unlearns to repeat the topic. Positions that are not
     scored (padding) are no negatives. In a sequence with a single scored position the negative is
     the token itself, and the two terms of the loss cancel.
+
+    Attributes:
+        count: positions sampled for each position, with replacement, never itself.
     """
 
     count: int = 1
-    """Positions sampled for each position, with replacement, never itself."""
 
     def __post_init__(self) -> None:
         _check_count(self)
@@ -192,10 +199,12 @@ class TopNegatives(Negatives):
     """Hard negatives: the most likely tokens under the model other than x0.
 
     n depends on the model, so the optimum has no closed form. No gradient flows through the choice.
+
+    Attributes:
+        top: number of tokens.
     """
 
     top: int = 8  # not `count`: jsonargparse passes a `count` on to the negatives chosen afterwards
-    """Number of tokens."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -227,12 +236,15 @@ class NoisyToken(Negatives):
 
 @dataclass
 class MixedNegatives(Negatives):
-    """Weighted mixture of other negatives: n = sum of share times n of the component."""
+    """Weighted mixture of other negatives: n = sum of share times n of the component.
+
+    Attributes:
+        parts: components of the mixture, each by name and options.
+        shares: weight of each component, 0 or more; normalised to sum 1.
+    """
 
     parts: list[Negatives] = field(default_factory=lambda: [UniformNegatives(), NoisyToken()])
-    """Components of the mixture, each by name and options."""
     shares: list[float] = field(default_factory=lambda: [1.0, 1.0])
-    """Weight of each component, 0 or more; normalised to sum 1."""
 
     def __post_init__(self) -> None:
         check_choices(self)

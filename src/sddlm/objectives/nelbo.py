@@ -27,10 +27,12 @@ class NELBO(DiffusionObjective):
     (arXiv:2506.10892) after its curriculum; with `HybridProcess` that of GIDD (arXiv:2503.04482),
     unweighted. Its optimum is the leave-one-out prediction. All positions that are not certain are
     scored; under uniform noise a kept one has 1 / (1 + c) of the weight of a changed one.
+
+    Attributes:
+        process: forward process.
     """
 
     process: Process = field(default_factory=UniformProcess)
-    """Forward process."""
 
     @property
     def estimate(self) -> Estimate:
@@ -48,12 +50,15 @@ class MDLM(DiffusionObjective):
 
     A token that is not masked is carried over exactly. Weighting ``bound`` is -alpha' / (1 -
     alpha), 1/t for the log-linear schedule, and gives the NELBO of `MaskedProcess`.
+
+    Attributes:
+        process: forward process.
+        weighting: bound: the NELBO; constant: 1 for every mask, with less gradient noise but no
+            bound.
     """
 
     process: MaskedProcess = field(default_factory=MaskedProcess)
-    """Forward process."""
     weighting: Literal["bound", "constant"] = "bound"
-    """bound: the NELBO; constant: 1 for every mask, with less gradient noise but no bound."""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -26,10 +26,12 @@ class SEDD(DiffusionObjective):
     its scores need not belong to a distribution. The loss is a bound for every score. Samplers
     convert a score to the prediction p whose score it would be, with negative entries cut
     (`Estimate.SCORE`).
+
+    Attributes:
+        process: forward process: UniformProcess or MaskedProcess.
     """
 
     process: Process = field(default_factory=UniformProcess)
-    """Forward process: UniformProcess or MaskedProcess."""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -30,7 +30,7 @@ from sddlm.types import Noisy
 
 
 class Process:
-    """Forward corruption of tokens and its reverse posterior. Subclasses are dataclasses."""
+    """Base class of processes: corruption and its posterior. Subclasses are dataclasses."""
 
     schedule: Schedule
     extra_tokens: ClassVar[int] = 0

@@ -23,22 +23,27 @@ from sddlm.process.base import Process
 
 
 class Estimate(str, Enum):
-    """Parametrisation of the network: what the exact optimum of its objective is."""
+    """Parametrisation of the network: what the exact optimum of its objective is.
+
+    Attributes:
+        LEAVE_ONE_OUT: p(x0 | all other noisy tokens): read by samplers and bounds without
+            conversion.
+        WITHOUT_X_T: leave-one-out with the entry of x_t set to zero (training on changed positions
+            only, V2). Read as leave-one-out: harmless at tens of thousands of tokens, biased at
+            tens.
+        TRUNCATED: max(leave-one-out - weight * distribution of the negatives, 0), renormalised
+            (V1). Read as leave-one-out.
+        DENOISER: p(x0 | all noisy tokens): converted by one logit before sampling or scoring.
+        SCORE: log q(y, others) / q(x_t, others), minus its value for a uniform guess (SEDD).
+        NEXT_TOKEN: p(next token | tokens before it): an autoregressive model.
+    """
 
     LEAVE_ONE_OUT = "leave_one_out"
-    """p(x0 | all other noisy tokens): used by samplers and bounds without conversion."""
     WITHOUT_X_T = "leave_one_out_without_x_t"
-    """Leave-one-out with the entry of x_t set to zero (training on changed positions only, V2).
-    Read as leave-one-out: harmless at tens of thousands of tokens, biased at tens."""
     TRUNCATED = "truncated_leave_one_out"
-    """max(leave-one-out - weight * distribution of the negatives, 0), renormalised (V1).
-    Read as leave-one-out."""
     DENOISER = "denoiser"
-    """p(x0 | all noisy tokens): converted by one logit before sampling or scoring."""
     SCORE = "score"
-    """log q(y, others) / q(x_t, others), minus its value for a uniform guess (SEDD)."""
     NEXT_TOKEN = "next_token"
-    """p(next token | tokens before it): an autoregressive model."""
 
     @property
     def diffusion(self) -> bool:

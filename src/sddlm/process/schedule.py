@@ -19,7 +19,7 @@ _LEAST = 1e-30
 
 
 class Schedule:
-    """Noise schedule alpha(t). Subclasses are dataclasses."""
+    """Base class of noise schedules alpha(t). Subclasses are dataclasses."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """Probability that a token is kept at ``t`` in [0, 1] (any shape, float64)."""

@@ -18,7 +18,7 @@ from sddlm.sampling.lazy import Lazy
 
 @dataclass
 class Adaptive(Lazy):
-    """Uses a prediction for several steps, until what happened since is worth a network call.
+    """Sampler that reuses a prediction until the accumulated change exceeds a budget.
 
     The posterior at a position, with a fixed prediction p of its clean token, composes over steps:
     made step by step or in one, it is the same law. The error is that positions do not see each

@@ -48,7 +48,9 @@ class Updates:
 
 @dataclass
 class Ancestral(Sampler):
-    """Samples p(x_s | x_t) at every position on the grid t = 1, 1 - 1/steps, ..., 0.
+    """Ancestral sampler: p(x_s | x_t) at every position on the grid t = 1, 1 - 1/steps, ..., 0.
+
+        sddlm.Ancestral(steps=128).sample(lm, batch=8, length=128).tokens  # [8, 128]
 
     Each position is moved in two stages: a number u decides between fresh noise, a draw from
     the prediction and staying; only then is a token drawn. The law is the posterior's (Eq. 5 of

@@ -32,7 +32,7 @@ class Drawn(NamedTuple):
 
 
 class Sampler:
-    """Noise to text. Leaves are dataclasses whose fields are their knobs.
+    """Base class of samplers: noise to tokens. Subclasses are dataclasses of their options.
 
     `sample` is a template; a leaf has `check`, `draw` and `calls`.
     """
@@ -51,23 +51,29 @@ class Sampler:
         condition: Condition | None = None,
         on_step: OnStep | None = None,
     ) -> Samples:
-        """Draw sequences; each is a function of ``seed``, its own index and its own condition.
+        """Sample sequences; each is a function of ``seed``, its own index and its own condition.
+
+            sddlm.Lazy(steps=64).sample(lm, batch=8, length=128).tokens  # [8, 128]
 
         Args:
             model: a `sddlm.LanguageModel`, or a network; in evaluation mode during the call.
             batch: number of sequences B; default: that of ``condition``, else 1.
             length: L; default: that of ``condition``, else the length of the model.
-            process: of a network, the corruption that it was trained to undo.
-            estimate: of a network, what its output means.
-            seed: of all randomness.
-            index: of the first sequence, so that a run can be cut into batches, or of each
-                ``[B]`` int64.
-            condition: what is known of the sequences ``[B, L]``; None is nothing.
-            on_step: called after each step.
+            process: corruption that a network was trained to undo; not with a language model.
+            estimate: what the output of a network means; not with a language model.
+            seed: seed of all randomness.
+            index: index of the first sequence, so that a run can be cut into batches, or of each
+                sequence ``[B]`` int64.
+            condition: known tokens and padding ``[B, L]``; None is none.
+            on_step: called after each step with the step's number, t and the tokens ``[B, L]``.
+
+        Returns:
+            tokens ``[B, L]``, network calls and head rows of each sequence, and seconds.
 
         Raises:
-            ConfigError: if this sampler cannot read the estimate or keep to the condition, process
-                and estimate are missing, or an argument has another type.
+            ConfigError: this sampler cannot read the estimate or keep to the condition, process and
+                estimate of a network are missing, or an argument has a wrong type or value.
+            FloatingPointError: the network's output is not finite.
         """
         started = time.perf_counter()
         network, process, estimate = _parts(model, process, estimate)
@@ -105,7 +111,7 @@ class Sampler:
         raise NotImplementedError
 
     def calls(self, length: int) -> int:
-        """How often `sample` calls ``on_step`` for sequences of ``length`` tokens."""
+        """Number of calls of ``on_step`` for sequences of ``length`` tokens."""
         raise NotImplementedError
 
 

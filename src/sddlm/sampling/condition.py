@@ -15,17 +15,17 @@ from sddlm.types import before_padding
 class Condition:
     """Known tokens of each sequence, clean at every step and never changed.
 
-    The law sampled is the model's own, p(unknown | known), as far as the network knows it: the
-    network sees the noise level of the unknown tokens, and one that was trained on whole noisy
-    sequences has to make out by itself that some are clean (docs/generation.md).
+    With exact predictions the law sampled is p(unknown | known). A network that was trained on
+    whole noisy sequences sees one noise level and has to infer which tokens are clean
+    (docs/generation.md).
 
     Attributes:
-        given: the known tokens at their places ``[B, L]`` int64. At the others anything at t = 1,
-            where they begin as noise; below, the tokens to begin from.
-        known: where tokens are known ``[B, L]`` bool.
-        lengths: how many positions of each sequence are its own ``[B]`` int64, the others being
-            padding, which is not looked at and stays as given; None is all.
-        t: noise level in (0, 1] of the tokens to begin from. 1 is pure noise.
+        given: known tokens at their positions ``[B, L]`` int64. At the others: the tokens to begin
+            from; ignored at ``t`` = 1, where a run begins with noise.
+        known: positions whose token is known ``[B, L]`` bool.
+        lengths: positions of each sequence before its padding ``[B]`` int64; None is all. Padding
+            is not attended to and stays unchanged.
+        t: noise level in (0, 1] of the tokens to begin from; 1 is pure noise.
     """
 
     given: Tensor

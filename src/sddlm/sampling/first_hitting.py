@@ -18,7 +18,7 @@ from sddlm.sampling.truncation import Truncation
 
 @dataclass
 class FirstHitting(Sampler):
-    """The reverse process of a mask without a time grid, and so without its error.
+    """First-hitting sampler of masked models: no time grid, hence no discretisation error.
 
     A position is still masked at noise level 1 - alpha with probability (1 - alpha) over that of
     t = 1, whatever the network predicts: the level at which it is revealed is uniform

@@ -19,11 +19,11 @@ PLAN_CELLS = 1 << 20
 
 @dataclass
 class Lazy(Ancestral):
-    """Calls the network only where its prediction can matter; same tokens as `Ancestral`.
+    """Sampler with the tokens of `Ancestral` that calls the network only where it can matter.
 
     Whatever the network predicts, a position changes with probability at most
 
-        b = [a_s - a_t + (1 - a_ts)(1 - a_s)] / (1 - a_t)
+        b = [a_s - a_t + (1 - a_ts)(1 - a_s)] / (1 - a_t),    a_ts = a_t / a_s, a = alpha
 
     (for other processes `Process.jump_bound`). So u is drawn first, and only updates (positions at
     a step) with u < b can change a token: about 2 ln(steps) of a position's ``steps``. All are

@@ -132,15 +132,17 @@ def _modes(kappa: str) -> list[tuple[str, float]]:
 
 @dataclass
 class Psi(Ancestral):
-    """With probability kappa a position takes the posterior step, else a corrector step:
+    """Predictor-corrector sampler (Psi-samplers, arXiv:2602.21185; for masks ReMDM, 2503.00307).
+
+    With probability kappa a position takes the posterior step, else a corrector step
 
         x_s ~ alpha_s p(x0 | x_t) + (1 - alpha_s) noise
 
-    which undoes mistakes of earlier steps. It keeps the law of each token, not that of
-    pairs, for all corrected tokens are redrawn at once (docs/samplers.md). A token that is
-    clean for certain may so become a mask again. Posterior positions ask the network as `Lazy`
-    does, those that become noise never, those that become a guess of x0 always (unless certain).
-    The last step draws from p(x0 | x_t) whatever kappa.
+    which undoes mistakes of earlier steps. The corrector keeps the law of each token, but not that
+    of pairs, because all corrected tokens are redrawn at once (docs/samplers.md). A token that is
+    certainly clean may become a mask again. The network is called for posterior positions as in
+    `Lazy`, for corrected ones only where they become a guess of x0. The last step draws from
+    p(x0 | x_t), whatever kappa is.
 
     Attributes:
         kappa: one mode, or three joined by ``+`` for the high, middle and low segment of the

@@ -16,12 +16,11 @@ _COLDEST = 1e-30
 
 @dataclass(frozen=True)
 class Truncation:
-    """Sharpens the prediction p(x0) of a position: temperature, top_k, top_p, min_p, tail_cut.
+    """Truncation of a prediction p(x0): temperature, top_k, top_p, min_p, tail_cut.
 
-    In this order (that of the ``transformers`` library), each on the normalised result of the one
-    before. The result is another normalised distribution, so that the reverse step stays a proper
-    one and the bound of `Lazy` holds. Of equally likely tokens the one of the lower number counts
-    as the more likely, in every batch.
+    Applied in this order (that of the ``transformers`` library), each on the normalised result of
+    the one before. The result is normalised, so the reverse step stays a proper one and the bound
+    of `Lazy` holds. Of equally likely tokens the one with the lower id counts as the more likely.
 
     Attributes:
         temperature: divides the logits; below 1 is sharper. At least 1e-30.
@@ -34,7 +33,7 @@ class Truncation:
             more, keeps all.
         min_p: drop tokens that are less likely than ``min_p`` times the most likely one
             (arXiv:2407.01082). In [0, 1); 0 keeps all.
-        never: tokens that are not text and so are never written (padding, masks).
+        never: ids of tokens that are never sampled, because they are no text (padding, masks).
     """
 
     temperature: float = 1.0
@@ -79,7 +78,7 @@ class Truncation:
             ``[..., V]`` float64, normalised.
 
         Raises:
-            ConfigError: ``never`` has a token that is none of these.
+            ConfigError: ``never`` has an id that is not below V.
             FloatingPointError: a row has logits that are not finite.
         """
         logits = logits.double()

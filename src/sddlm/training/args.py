@@ -21,53 +21,60 @@ _LARGEST_LR = 10.0
 
 @dataclass
 class TrainArgs:
-    """Training loop and optimiser."""
+    """Options of a training run: steps, optimiser, noise curriculum, output intervals.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: sequences in an optimiser step, over all processes and micro-batches.
+        micro_batch: sequences in one forward pass on one process; default: the process's whole
+            share.
+        lr: largest learning rate.
+        warmup: steps of linear warm-up.
+        schedule: learning rate after the warm-up: cosine to a tenth at the last step, or constant.
+        weight_decay: AdamW's weight decay.
+        beta2: AdamW's second beta (the first is 0.9).
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights that are validated, sampled and exported; step k uses
+            min(ema, (1 + k) / (10 + k)).
+        curriculum: share of the steps over which the largest noise level grows to 1 (0: none).
+            Without one, short runs of small models do not leave the unigram plateau; with 0.6 to
+            0.7 they do.
+        curriculum_start: largest time t at the first step of the curriculum.
+        precision: auto: bf16 matrix products on a GPU, float32 on a CPU.
+        activation_checkpointing: what the backward pass recomputes, with the same result: none;
+            selective, norms and GELU (two fifths less activation memory); full, each block (a third
+            more work).
+        validate_every: steps between validations.
+        validation_rows: held-out sequences in a validation during training (fewer if there are
+            fewer).
+        preview_every: steps between sample previews, 0 for none.
+        checkpoint_every: steps between checkpoints.
+        workers: processes that load data, beside the training process.
+        devices: processes (a CPU) or GPUs.
+        accelerator: kind of device.
+    """
 
     steps: int = 2000
-    """optimiser steps"""
     batch: int = 32
-    """sequences in an optimiser step, over all processes and micro-batches"""
     micro_batch: int | None = None
-    """sequences in one forward pass on one process; default: the process's whole share"""
     lr: float = 3e-4
-    """largest learning rate"""
     warmup: int = 100
-    """steps of linear warm-up"""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """learning rate after the warm-up: cosine to a tenth at the last step, or constant"""
     weight_decay: float = 0.0
-    """AdamW's weight decay"""
     beta2: float = 0.999
-    """AdamW's second beta (the first is 0.9)"""
     clip: float = 1.0
-    """largest norm of the gradient"""
     ema: float = 0.9999
-    """decay of the averaged weights that are validated, sampled and exported; step k uses
-    min(ema, (1 + k) / (10 + k))"""
     curriculum: float = 0.0
-    """share of the steps over which the largest noise level grows to 1 (0: none). Without
-    one, short runs of small models do not leave the unigram plateau; with 0.6 to 0.7 they do"""
     curriculum_start: float = 0.25
-    """largest time t at the first step of the curriculum"""
     precision: Literal["auto", "32", "bf16"] = "auto"
-    """auto: bf16 matrix products on a GPU, float32 on a CPU"""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
-    """what the backward pass recomputes, with the same result: none; selective, norms and GELU (two
-    fifths less activation memory); full, each block (a third more work)"""
     validate_every: int = 500
-    """steps between validations"""
     validation_rows: int = 512
-    """held-out sequences in a validation during training (fewer if there are fewer)"""
     preview_every: int = 500
-    """steps between sample previews, 0 for none"""
     checkpoint_every: int = 500
-    """steps between checkpoints"""
     workers: int = 0
-    """processes that load data, beside the training process"""
     devices: int | Literal["auto"] = "auto"
-    """processes (a CPU) or GPUs"""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """kind of device"""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, all at once."""

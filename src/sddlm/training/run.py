@@ -31,7 +31,6 @@ from sddlm.training.args import TrainArgs, has_checkpoint, is_first, micro_batch
 from sddlm.training.directory import CONFIG, ENVIRONMENT, removed_on_failure, run_directory
 from sddlm.training.start import continued, measures, open_start
 
-_DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
 _SECTIONS: dict[str, type[Any]] = {"data": DataArgs, "model": ModelArgs, "train": TrainArgs}
 
 logger = logging.getLogger(__name__)
@@ -49,10 +48,10 @@ FREE = frozenset(
 @check_arguments
 def train_model(
     out: str,
-    data: DataArgs = _DATA,
-    model: ModelArgs = _MODEL,
-    objective: Objective = _OBJECTIVE,
-    train: TrainArgs = _TRAIN,
+    data: DataArgs = DataArgs(),
+    model: ModelArgs = ModelArgs(),
+    objective: Objective = SDDLM(),
+    train: TrainArgs = TrainArgs(),
     start: str | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -105,7 +104,7 @@ def train(
     path: str | Path | None = None,
     *,
     out: str | Path | None = None,
-    objective: Objective = _OBJECTIVE,
+    objective: Objective = SDDLM(),
     start: str | None = None,
     seed: int = 0,
     resume: bool = False,
@@ -232,8 +231,8 @@ def changed(run: Path, config: dict[str, Any]) -> str:
         ) from error
     now = _flat(config)
     # an option that the run does not record is newer than the run; its default is the old behaviour
-    parts = (("data", asdict(_DATA)), ("model", asdict(_MODEL)), ("train", asdict(_TRAIN)))
-    before = _flat(dict(parts)) | before
+    defaults = {name: asdict(section()) for name, section in _SECTIONS.items()}
+    before = _flat(defaults) | before
     if now["start"] is not None:  # it determines the network
         now = {k: v for k, v in now.items() if not k.startswith("model.")}
     names = [k for k in now if k not in FREE and before.get(k) != now[k]]
