@@ -124,6 +124,10 @@ WRONG = [
         "--objective.weight is no option; there are --objective.process, --objective.positions",
     ),
     (
+        "train --objective SDDLMV2 --objective.negatives UniformNegatives",
+        "--objective.negatives is no option; there are --objective.process, --objective.positions",
+    ),
+    (
         "train --objective SDDLMV1 --objective.negatives exact",
         "--objective.negatives is 'exact', must be one of UniformNegatives, UnigramNegatives",
     ),

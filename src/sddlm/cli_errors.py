@@ -283,7 +283,7 @@ def _hints(owner: Any) -> dict[str, Any]:
     except (NameError, TypeError):
         return {}
     if is_dataclass(owner):
-        return {field.name: hints[field.name] for field in fields(owner)}
+        return {field.name: hints[field.name] for field in fields(owner) if field.init}
     found: dict[str, Any] = {}
     for name, hint in hints.items():
         if get_origin(hint) is Annotated:  # ``**how``: all fields of the annotated class

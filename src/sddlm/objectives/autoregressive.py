@@ -20,15 +20,10 @@ from sddlm.types import Loss
 class Autoregressive(Objective):
     """Cross-entropy of each token given those before it; the first token of a row is context."""
 
+    estimate: ClassVar[Estimate] = Estimate.NEXT_TOKEN
     causal: ClassVar[bool] = True
-    process = (
-        UniformProcess()
-    )  # no field: nothing is corrupted, but every saved model names a process
-
-    @property
-    def estimate(self) -> Estimate:
-        """Next-token prediction."""
-        return Estimate.NEXT_TOKEN
+    # no field: nothing is corrupted, but every saved model names a process
+    process = UniformProcess()
 
     def loss_positions(self, x0: Tensor, loss_mask: Tensor | None = None) -> Tensor:
         """All positions but the first, which has no prediction ``[B, L]`` bool."""

@@ -24,13 +24,6 @@ _SMALLEST_EPS, _LARGEST_SHARE = 1e-30, 0.1
 _LARGEST_WEIGHT = 1e6
 
 
-def _check(weight: float, eps: float) -> None:
-    if not 0 <= weight <= _LARGEST_WEIGHT:
-        raise ConfigError(f"`weight` is {weight}; it must be 0 to {_LARGEST_WEIGHT:g}, e.g. 1.0")
-    if not _SMALLEST_EPS <= eps < 1:
-        raise ConfigError(f"`eps` is {eps}; it must be between {_SMALLEST_EPS:g} and 1, e.g. 1e-6")
-
-
 @dataclass
 class SDDLMV1(DiffusionObjective):
     """``-log(p_x0 + eps) + weight * mean log(p_negative + eps)`` (Eq. 9 of arXiv:2510.22926v1).
@@ -62,7 +55,15 @@ class SDDLMV1(DiffusionObjective):
                 "`negatives=UniformNegatives()`"
             )
         check_choices(self)
-        _check(self.weight, self.eps)
+        weight, eps = self.weight, self.eps
+        if not 0 <= weight <= _LARGEST_WEIGHT:
+            raise ConfigError(
+                f"`weight` is {weight}; it must be 0 to {_LARGEST_WEIGHT:g}, e.g. 1.0"
+            )
+        if not _SMALLEST_EPS <= eps < 1:
+            raise ConfigError(
+                f"`eps` is {eps}; it must be between {_SMALLEST_EPS:g} and 1, e.g. 1e-6"
+            )
 
     @property
     def estimate(self) -> Estimate:
@@ -95,11 +96,11 @@ class SDDLMV1(DiffusionObjective):
 
 
 @dataclass
-class SDDLMV2(DiffusionObjective):
+class SDDLMV2(SDDLMV1):
     """``-log(p_x0 + eps) + weight * log(p_x_t + eps)``: the noisy token is the negative.
 
-    V1 with `NoisyToken`. Its optimum is leave-one-out with the entry of x_t set to zero, without a
-    cut of the tail.
+    `SDDLMV1` with `NoisyToken`. Its optimum is leave-one-out with the entry of x_t set to zero,
+    without a cut of the tail.
 
     Attributes:
         process: forward process.
@@ -108,29 +109,4 @@ class SDDLMV2(DiffusionObjective):
         eps: added inside both logarithms.
     """
 
-    process: UniformProcess = field(default_factory=UniformProcess)
-    positions: Positions = "resampled"
-    weight: float = 1.0
-    eps: float = 1e-6
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        _check(self.weight, self.eps)
-
-    @property
-    def estimate(self) -> Estimate:
-        """Leave-one-out without x_t."""
-        return Estimate.WITHOUT_X_T
-
-    def components(self) -> dict[str, Objective]:
-        """The cross-entropy alone, which is this objective at weight 0."""
-        return {"attractive": replace(self, weight=0.0)}
-
-    def select(self, noisy: Noisy) -> Tensor:
-        """The noise-replaced positions."""
-        return noise_positions(noisy, self.positions)
-
-    def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> Contrastive:
-        """Contrastive row loss with x_t as the negative."""
-        negatives = NoisyToken().mixture(noisy, at, draw)
-        return Contrastive(noisy.x0[at], negatives, self.weight, self.eps)
+    negatives: Negatives = field(default_factory=NoisyToken, init=False, repr=False)

@@ -7,7 +7,7 @@ what the network learns to estimate.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -44,12 +44,8 @@ class NaiveDenoising(DiffusionObjective):
         process: forward process.
     """
 
+    estimate: ClassVar[Estimate] = Estimate.DENOISER
     process: UniformProcess = field(default_factory=UniformProcess)
-
-    @property
-    def estimate(self) -> Estimate:
-        """The denoiser."""
-        return Estimate.DENOISER
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
         """Plain cross-entropy."""
@@ -67,12 +63,8 @@ class CalibratedDenoising(DiffusionObjective):
         process: forward process.
     """
 
+    estimate: ClassVar[Estimate] = Estimate.LEAVE_ONE_OUT
     process: UniformProcess = field(default_factory=UniformProcess)
-
-    @property
-    def estimate(self) -> Estimate:
-        """Leave-one-out."""
-        return Estimate.LEAVE_ONE_OUT
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:
         """Cross-entropy with the shifted logit of x_t."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ class D3PM(DiffusionObjective):
         steps: number of steps of the chain.
     """
 
+    estimate: ClassVar[Estimate] = Estimate.LEAVE_ONE_OUT
     process: Process = field(default_factory=UniformProcess)
     steps: int = 1000
 
@@ -46,11 +48,6 @@ class D3PM(DiffusionObjective):
         check_choices(self)
         if not 1 <= self.steps <= _MOST_STEPS:
             raise ConfigError(f"`steps` is {self.steps}, must be 1 to {_MOST_STEPS:,}, e.g. 1000")
-
-    @property
-    def estimate(self) -> Estimate:
-        """Leave-one-out."""
-        return Estimate.LEAVE_ONE_OUT
 
     def times(self, draw: Draw) -> Tensor:
         """k / steps, stratified over the batch ``[B]``."""

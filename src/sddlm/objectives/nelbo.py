@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -32,12 +32,8 @@ class NELBO(DiffusionObjective):
         process: forward process.
     """
 
+    estimate: ClassVar[Estimate] = Estimate.LEAVE_ONE_OUT
     process: Process = field(default_factory=UniformProcess)
-
-    @property
-    def estimate(self) -> Estimate:
-        """Leave-one-out."""
-        return Estimate.LEAVE_ONE_OUT
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
         """Integrand of the NELBO."""
@@ -57,16 +53,12 @@ class MDLM(DiffusionObjective):
             bound.
     """
 
+    estimate: ClassVar[Estimate] = Estimate.LEAVE_ONE_OUT
     process: MaskedProcess = field(default_factory=MaskedProcess)
     weighting: Literal["bound", "constant"] = "bound"
 
     def __post_init__(self) -> None:
         check_choices(self)
-
-    @property
-    def estimate(self) -> Estimate:
-        """Leave-one-out; at masks, the only positions used, it equals the denoiser."""
-        return Estimate.LEAVE_ONE_OUT
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
         """Cross-entropy, weighted or not."""

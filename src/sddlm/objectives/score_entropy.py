@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class SEDD(DiffusionObjective):
         process: forward process: UniformProcess or MaskedProcess.
     """
 
+    estimate: ClassVar[Estimate] = Estimate.SCORE
     process: Process = field(default_factory=UniformProcess)
 
     def __post_init__(self) -> None:
@@ -40,11 +42,6 @@ class SEDD(DiffusionObjective):
                 "`process` is HybridProcess, whose masks have a score that the network "
                 "never gives; SEDD takes UniformProcess or MaskedProcess, NELBO takes all"
             )
-
-    @property
-    def estimate(self) -> Estimate:
-        """The score."""
-        return Estimate.SCORE
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:
         """Score entropy weighted by the rate of the noise."""
