@@ -28,7 +28,7 @@ from sddlm.types import before_padding
 
 #: training tokens hashed at once, about 50 bytes each; few, for the processor's cache
 CHUNK = 1 << 18
-#: training tokens of a unit of work, some seconds
+#: training tokens of a shard, some seconds
 UNIT = 1 << 26
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -113,8 +113,8 @@ def copying(
         most_tokens: about this number of training tokens is read, in rows spread evenly; None reads
             all.
         decode: makes texts of tokens (a tokenizer's ``decode_batch``).
-        job: shares the reading among processes and keeps what is done; its facts must name the
-            training text.
+        job: shares the reading among processes and keeps what is done; its key
+            must name the training text.
 
     Raises:
         ConfigError: no samples, no training rows, or an ``n`` or ``most_tokens`` below 1.

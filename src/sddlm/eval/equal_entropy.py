@@ -220,9 +220,9 @@ def _against(
             short = b if np.isfinite(by_a[knob][0]) else a
             yield one("real text", knob, by_a[knob] - by_b[knob], short, truth.entropy)
     for knob, nll in a.nll_at(b.neutral.entropy).items():
-        yield one(f"{other} as it is", knob, nll - b.neutral.nll, a, b.neutral.entropy)
+        yield one(f"{other}, neutral", knob, nll - b.neutral.nll, a, b.neutral.entropy)
     for knob, nll in b.nll_at(a.neutral.entropy).items():
-        yield one(f"{first} as it is", knob, a.neutral.nll - nll, b, a.neutral.entropy)
+        yield one(f"{first}, neutral", knob, a.neutral.nll - nll, b, a.neutral.entropy)
 
 
 def _reached(figures: Array, reach: tuple[float, float], target: float) -> tuple[float, str | None]:

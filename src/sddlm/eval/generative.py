@@ -234,7 +234,7 @@ def _score(
     job: ResumableJob,
     label: str,
 ) -> list[float]:
-    """Nats of what counts in each window, in a batch per unit."""
+    """Nats of what counts in each window, a batch a shard."""
     order = sorted(range(len(windows)), key=lambda k: len(windows[k].ids))
     parts = [order[k : k + batch] for k in range(0, len(order), batch)]
 
@@ -247,7 +247,7 @@ def _score(
             for row, window in zip(nats, chosen, strict=True)
         ]
 
-    facts = {
+    cache_key = {
         "judge": judge.name,
         "version": judge.version,
         "text": digest([[window.ids, window.at] for window in windows]),
@@ -255,7 +255,7 @@ def _score(
         "batch": batch,
     }
     found = [0.0] * len(windows)
-    for part, nats in zip(parts, job.run(label, len(parts), one, facts), strict=True):
+    for part, nats in zip(parts, job.run(label, len(parts), one, cache_key), strict=True):
         for k, value in zip(part, nats, strict=True):
             found[k] = value
     return found

@@ -40,7 +40,7 @@ class SDDLM(LM):
     """A model directory as lm-eval sees it.
 
     The requests of one document are one question (`LoglikelihoodScorer`), and questions are the
-    units of `ResumableJob`. No question changes another, so their order and company do not matter.
+    shards of `ResumableJob`. No question changes another, so their order and company do not matter.
 
     Whether a continuation is the greedy one is computed only for questions of one request, such as
     LAMBADA's. A model does not learn from lm-eval which metrics a task has; with several choices
@@ -82,8 +82,8 @@ class SDDLM(LM):
             device = choose_device("auto" if device == "cuda:0" else device)
             path = LanguageModel.load(str(path), device=team.device(device))
         if job is None:
-            facts = {} if keep is None else {"model": fingerprint(path)}
-            job = ResumableJob(None if keep is None else Path(keep), facts, team, show=True)
+            cache_key = {} if keep is None else {"model": fingerprint(path)}
+            job = ResumableJob(None if keep is None else Path(keep), cache_key, team, show=True)
         asked = int(batch_size) if str(batch_size).isdigit() else 1
         self.scorer = LoglikelihoodScorer(path, draws, seed, asked if asked > 1 else batch)
         self.steps = steps
@@ -126,14 +126,14 @@ class SDDLM(LM):
         # refuses before the work
         configs = [GenerationConfig.of(request.args[1]) for request, _ in asked]
 
-        def unit(n: int) -> dict[str, Any]:
+        def shard(n: int) -> dict[str, Any]:
             request, count = asked[n]
             own = self.scorer
             how = {"steps": self.steps, "seed": own.seed, "batch": own.batch}
             return write(own.lm, request.args[0], configs[n], count=count, **how)
 
         texts = [[*request.args, count] for request, count in asked]
-        done = self._run("writing", texts, unit)
+        done = self._run("writing", texts, shard)
         results = [""] * len(requests)
         for (request, _), same, each in zip(asked, places.values(), done, strict=True):
             self.found.setdefault(request.task_name, []).append(each)
@@ -150,9 +150,9 @@ class SDDLM(LM):
     def _settings(self) -> dict[str, int]:
         return {"draws": self.scorer.draws, "seed": self.scorer.seed, "steps": self.steps}
 
-    def _run(self, name: str, texts: list[Any], unit: Callable[[int], Any]) -> list[Any]:
-        facts = {"texts": digest(texts)} | self._settings
-        return self.job.run(f"tasks {name}", len(texts), unit, facts)
+    def _run(self, name: str, texts: list[Any], shard: Callable[[int], Any]) -> list[Any]:
+        cache_key = {"texts": digest(texts)} | self._settings
+        return self.job.run(f"tasks {name}", len(texts), shard, cache_key)
 
 
 def _documents(requests: Sequence[Any]) -> list[tuple[str | None, list[int]]]:

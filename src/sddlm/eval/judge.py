@@ -151,8 +151,13 @@ class Judge:
             # text of four thirds of a byte a byte, where JSON of floats takes five
             return base64.b64encode(found.numpy().astype("<f4").tobytes()).decode()
 
-        facts = {"judge": self.name, "version": self.version, "text": digest(rows), "batch": batch}
-        done = (job or ResumableJob()).run("features", len(parts), one, facts)
+        cache_key = {
+            "judge": self.name,
+            "version": self.version,
+            "text": digest(rows),
+            "batch": batch,
+        }
+        done = (job or ResumableJob()).run("features", len(parts), one, cache_key)
         flat = [np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32) for text in done]
         found = torch.from_numpy(np.concatenate(flat)).reshape(len(rows), -1)  # [n, D]
         return found[torch.tensor(list(chain(*parts))).argsort()]

@@ -61,7 +61,7 @@ def draw_frontier(result: Frontier, path: Path) -> None:
     for knob in dict.fromkeys(k for model in result.models.values() for k in model.curves):
         line, marker, _ = _STYLES[knob]
         axes.plot([], [], color="0.3", ls=line, marker=marker, ms=4, label=knob)
-    axes.plot([], [], color="0.3", marker="o", ms=10, mfc="none", ls="", label="as it is")
+    axes.plot([], [], color="0.3", marker="o", ms=10, mfc="none", ls="", label="neutral")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
