@@ -207,6 +207,9 @@ def _words(kind: Any) -> Iterator[str]:
         yield from map(str, get_args(kind))
     elif get_origin(kind) is list:
         yield from (word for part in get_args(kind) for word in _words(part))
+    elif get_origin(kind) is dict:
+        lists = get_origin(get_args(kind)[1]) is list
+        yield f"names with values, such as {{name: {'[1, 2]' if lists else 1}}}"
     elif kind in plain:
         yield plain[kind]
     elif isinstance(kind, type):

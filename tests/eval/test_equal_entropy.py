@@ -307,6 +307,7 @@ def test_the_table_and_the_file():
     )
     assert [row[0] for row in rows[1:]] == [
         "sharp: perplexity at real entropy", *["plain against sharp"] * 3,
+        "plain: steps 16", "plain: steps 128",
     ]  # fmt: skip
     assert rows[3][1:] == (
         "0.6667 [0.6667, 0.6667]",
@@ -324,4 +325,5 @@ def test_a_model_without_sharpness_has_no_row():
     assert result.models["a"].best_knob is None
     assert [row[0] for row in frontier_rows(result)] == [
         "b: perplexity at real entropy", "a against b",
+        *[f"{name}: steps {steps}" for name in "ab" for steps in (16, 128)],
     ]  # fmt: skip
