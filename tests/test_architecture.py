@@ -22,7 +22,7 @@ from sddlm.cli import VERBS, _parser
 from sddlm.eval.correction import CorrectionConfig
 from sddlm.eval.frontier import FrontierConfig
 from sddlm.eval.report import ReportConfig
-from sddlm.eval.task_scores import TasksConfig
+from sddlm.eval.tasks import TasksConfig
 from sddlm.eval.zero_shot import ZeroShotConfig
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +72,7 @@ ONLY_IN = {
     "lightning": {name for name in TREES if name.startswith("training/")},
     "transformers": {"eval/judge.py"},
     "mauve": {"eval/mauve.py"},
-    "lm_eval": {"eval/harness.py"},
+    "lm_eval": {"eval/harness.py", "eval/tasks.py"},
     "matplotlib": {"training/curves.py", "eval/pictures.py"},
     "pyarrow": {"data/parquet_files.py"},
     "zstandard": {"data/streams.py"},

@@ -37,7 +37,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "eval report": ("sddlm.eval.report", "evaluate", True, "measure a trained model"),
     "eval frontier": ("sddlm.eval.frontier", "evaluate_frontier", True, "quality and diversity"),
     "eval zero-shot": ("sddlm.eval.zero_shot", "evaluate_zero_shot", True, "other kinds of text"),
-    "eval tasks": ("sddlm.eval.task_scores", "evaluate_tasks", True, "tasks of lm-eval"),
+    "eval tasks": ("sddlm.eval.tasks", "evaluate_tasks", True, "tasks of lm-eval"),
     "eval correction": ("sddlm.eval.correction", "evaluate_correction", True, "corrupted text"),
 }
 
