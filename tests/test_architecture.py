@@ -22,8 +22,7 @@ from sddlm.cli import VERBS, _parser
 from sddlm.eval.correction import CorrectionConfig
 from sddlm.eval.frontier import FrontierConfig
 from sddlm.eval.report import ReportConfig
-from sddlm.eval.sweep import Sweep
-from sddlm.eval.task_scores import TasksConfig
+from sddlm.eval.tasks import TasksConfig
 from sddlm.eval.zero_shot import ZeroShotConfig
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +72,7 @@ ONLY_IN = {
     "lightning": {name for name in TREES if name.startswith("training/")},
     "transformers": {"eval/judge.py"},
     "mauve": {"eval/mauve.py"},
-    "lm_eval": {"eval/harness.py"},
+    "lm_eval": {"eval/harness.py", "eval/tasks.py"},
     "matplotlib": {"training/curves.py", "eval/pictures.py"},
     "pyarrow": {"data/parquet_files.py"},
     "zstandard": {"data/streams.py"},
@@ -218,7 +217,7 @@ KNOBS = [
     sddlm.SamplerConfig, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
-    *NEGATIVES, Sweep, ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig,
+    *NEGATIVES, ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig,
 ]  # fmt: skip
 
 
@@ -254,13 +253,8 @@ def options() -> str:
         found = re.findall(r"^  (--[\w.]+)", parser.format_help(), re.MULTILINE)
         lines += [f"{verb} {option}" for option in found if not option.endswith(".help")]
         if verb.startswith("eval"):
-            nested = {"--data": sddlm.DataArgs, "--sweep": Sweep}
-            lines += [
-                f"{verb} {option}.{f.name}"
-                for option, kind in nested.items()
-                if option in found
-                for f in fields(kind)
-            ]
+            nested = fields(sddlm.DataArgs) if "--data" in found else ()
+            lines += [f"{verb} --data.{f.name}" for f in nested]
         if verb == "training":
             lines += [
                 f"train --objective {leaf.__name__} --objective.{f.name}"

@@ -92,7 +92,8 @@ WRONG = [
     ("sample nodir more", "more is one argument too many"),
     ("sample nodir --top-p 1", "--top-p is no option; did you mean --top_p?"),
     ("sample nodir --seed", "--seed needs a value"),
-    ("eval", "the directory of a run or model is missing: type sddlm eval report RUN"),
+    ("eval", "the directory of a run or model is missing: type sddlm eval RUN"),
+    ("eval report", "the directory of a run or model is missing: type sddlm eval report RUN"),
     ("eval nodir --metric x", "--metric is no option; did you mean --metrics?"),
     ("eval nodir --data.lenght 3", "--data.lenght is no option; did you mean --data.length?"),
     # types and choices
@@ -455,7 +456,7 @@ def test_a_verb_of_two_words_is_a_subcommand_and_the_first_is_the_default(
     for name in ("read one", "read two"):
         monkeypatch.setitem(VERBS, name, (__name__, "reads_data", False, f"do {name}"))
     reached: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr("sddlm.cli._run", lambda verb, rest: reached.append((verb, rest)) or 0)
+    monkeypatch.setattr("sddlm.cli._run", lambda *given: reached.append(given) or 0)
     for typed in (
         "read one",
         "read two --name x",
@@ -468,18 +469,18 @@ def test_a_verb_of_two_words_is_a_subcommand_and_the_first_is_the_default(
     assert reached == [
         ("read one", []),
         ("read two", ["--name", "x"]),
-        ("read one", []),
-        ("read one", ["--name", "x"]),
-        ("read one", ["text.txt"]),
+        ("read", []),
+        ("read", ["--name", "x"]),
+        ("read", ["text.txt"]),
         ("train", []),
     ]
     assert main(["read", "tow"]) == 2
     assert capsys.readouterr().err == (
-        "sddlm: read has no subcommand tow, only one, two; did you mean two?\n"
+        "sddlm read: no subcommand tow, only one, two; did you mean two?\n"
     )
 
 
-def test_help_and_errors_name_the_subcommand(
+def test_help_and_errors_name_the_subcommand_that_was_typed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("read one", "read two"):
@@ -492,6 +493,12 @@ def test_help_and_errors_name_the_subcommand(
     assert "See also: sddlm read one" in out
     assert main(["read", "two", "--data.length", "0"]) == 2
     assert capsys.readouterr().err.startswith("sddlm read two: --data.length")
+    for words in (["read"], ["read", "one"]):
+        typed = f"sddlm {' '.join(words)}"
+        assert main([*words, "--data.length", "0"]) == 2
+        assert capsys.readouterr().err.startswith(f"{typed}: --data.length")
+        assert main([*words, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"usage: {typed} [")
 
 
 def test_a_refused_call_leaves_nothing_to_the_next(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ import pytest
 import sddlm
 from hub_server import hub
 from sddlm.cli import VERBS, _parse, _subcommand
-from sddlm.eval.sweep import Sweep
 
 # of jsonargparse, about configs that may build any class
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -137,7 +136,7 @@ def test_options_in_the_text_exist(capsys):
     """Every ``--name`` in the documents is an option of some verb, an objective or a benchmark."""
     known = {"--help", "--config", "--resume", "--objective.every", "--objective.negatives.count"}
     known |= {"--nproc", "--model", "--model_args"}  # of torchrun and lm_eval
-    known |= {f"--sweep.{field.name}" for field in fields(Sweep)}
+    known |= {f"--sweep.{field.name}" for field in fields(sddlm.SamplerConfig)}
     for verb in VERBS:
         with pytest.raises(SystemExit):
             _parse(verb, ["--help"])

@@ -84,7 +84,7 @@ _PUBLIC = {
     "evaluate": "eval.report",
     "evaluate_correction": "eval.correction",
     "evaluate_frontier": "eval.frontier",
-    "evaluate_tasks": "eval.task_scores",
+    "evaluate_tasks": "eval.tasks",
     "evaluate_zero_shot": "eval.zero_shot",
     "load": "lm",
     "make_plan": "plan.run",

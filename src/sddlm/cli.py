@@ -32,17 +32,12 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
     "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),
     "sample": ("sddlm.generation.sample", "sample", True, "write text with a trained model"),
-    "correct": (
-        "sddlm.generation.correct",
-        "correct",
-        True,
-        "replace what a trained model finds wrong in a text",
-    ),
+    "correct": ("sddlm.generation.correct", "correct", True, "replace what a model finds wrong"),
     "demo": ("sddlm.demo.run", "demo", True, "watch a trained model write"),
     "eval report": ("sddlm.eval.report", "evaluate", True, "measure a trained model"),
     "eval frontier": ("sddlm.eval.frontier", "evaluate_frontier", True, "quality and diversity"),
     "eval zero-shot": ("sddlm.eval.zero_shot", "evaluate_zero_shot", True, "other kinds of text"),
-    "eval tasks": ("sddlm.eval.task_scores", "evaluate_tasks", True, "tasks of lm-eval"),
+    "eval tasks": ("sddlm.eval.tasks", "evaluate_tasks", True, "tasks of lm-eval"),
     "eval correction": ("sddlm.eval.correction", "evaluate_correction", True, "corrupted text"),
 }
 
@@ -96,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _subcommand(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
-    """The verb with the subcommand that is typed or meant, and what follows it."""
+    """The verb with the subcommand that is typed, and what follows it."""
     there = [name.removeprefix(f"{verb} ") for name in VERBS if name.startswith(f"{verb} ")]
     if not there:
         return verb, arguments
@@ -104,8 +99,14 @@ def _subcommand(verb: str, arguments: list[str]) -> tuple[str, list[str]]:
     if word in there:
         return f"{verb} {word}", arguments[1:]
     if not Path(word).exists() and (meant := did_you_mean(word, there)):
-        raise ConfigError(f"{verb} has no subcommand {word}, only {', '.join(there)}{meant}")
-    return f"{verb} {there[0]}", arguments
+        raise ConfigError(f"no subcommand {word}, only {', '.join(there)}{meant}")
+    return verb, arguments
+
+
+def _entry(verb: str) -> tuple[str, str, bool, str]:
+    """The row of a verb, or of the subcommand that it means; texts are empty if there is none."""
+    meant = (entry for name, entry in VERBS.items() if name.startswith(f"{verb} "))
+    return VERBS.get(verb) or next(meant, ("", "", False, ""))
 
 
 def _run(verb: str, arguments: list[str]) -> int:
@@ -118,13 +119,14 @@ def _run(verb: str, arguments: list[str]) -> int:
 
         print(__version__)
         return 0
-    if verb not in VERBS:
+    if not _entry(verb)[0]:
         raise ConfigError(
             f"there is no verb {verb}, only {', '.join(VERBS)}{did_you_mean(verb, VERBS)}"
         )
     function, chosen = _parse(verb, arguments)
-    if verb.startswith("eval ") and chosen["out"] is None:
-        name = "evaluation" if verb == "eval report" else verb.split()[1].replace("-", "_")
+    if verb.startswith("eval") and chosen["out"] is None:
+        report = verb in ("eval", "eval report")
+        name = "evaluation" if report else verb.split()[1].replace("-", "_")
         chosen["out"] = str(Path(chosen["model"]) / f"{name}.json")
     if verb == "sample" and chosen["out"] is None:
         chosen["out"] = str(Path(chosen["model_dir"]) / "samples.jsonl")
@@ -137,8 +139,12 @@ def _run(verb: str, arguments: list[str]) -> int:
 def _show(verb: str, result: Any, chosen: dict[str, Any]) -> None:
     """Print what a verb returned, in the first process of a run."""
     first = _is_first()
-    if verb.startswith("eval ") and first:
-        _write(f"{result}written to {chosen['out']}\n")
+    if verb.startswith("eval") and first:
+        if styled := sys.stdout.isatty():
+            from sddlm.progress import PlainConsole
+
+            PlainConsole().print(result)
+        _write(f"{'' if styled else result}written to {chosen['out']}\n")
     if verb == "sample" and first:
         _write("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)) + "\n")
     if verb == "correct" and chosen.get("out") is None:
@@ -188,11 +194,11 @@ class _Visible(logging.Formatter):
 
 def _with_flags(message: str, verb: str) -> str:
     """The message with the verb's flags in the place of arguments in backquotes."""
-    if "`" not in message or verb not in VERBS or VERBS[verb][0] not in sys.modules:
+    module, name, positional, _ = _entry(verb)
+    if "`" not in message or module not in sys.modules:
         return message
     from sddlm.cli_errors import option_types, required, with_flags
 
-    module, name, positional, _ = VERBS[verb]
     function = getattr(sys.modules[module], name)
     options = option_types(function).keys() - (required(function) if positional else ())
     return with_flags(message, options)
@@ -202,7 +208,7 @@ def _fail(verb: str, error: BaseException, code: int, traceback: str = "") -> in
     """Print one line; a refusal, which all processes of a run come to, by the first one alone."""
     if code == 2 and not _is_first():
         return code
-    name = f"sddlm {verb}" if verb in VERBS else "sddlm"
+    name = f"sddlm {verb}" if _entry(verb)[0] else "sddlm"
     line = visible(_with_flags(" ".join(str(error).split()), verb)) or type(error).__name__
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
@@ -217,9 +223,7 @@ def _is_first() -> bool:
 def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any], Any]:
     """The verb's function, and the parser of its options.
 
-    Args:
-        verb: a key of `VERBS`.
-        imports: modules, imported already, whose classes a value may name beside this package's.
+    A value may name classes of this package, and of ``imports``, which are imported already.
     """
     from jsonargparse import set_parsing_settings
 
@@ -228,7 +232,7 @@ def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any],
         import_path_denylist=["*"],
         import_path_allowlist=["sddlm", *imports],
     )
-    function, parser = _built(verb, *VERBS[verb][:3])
+    function, parser = _built(verb, *_entry(verb)[:3])
     return function, copy(parser)  # a parse that fails leaves --print_config behind in its parser
 
 
@@ -240,12 +244,10 @@ def _built(verb: str, module: str, name: str, positional: bool) -> tuple[Callabl
 
     function = getattr(importlib.import_module(module), name)
     first = verb.split()[0]
-    beside = [each for each in VERBS if each.startswith(f"{first} ") and each != verb]
+    beside = [f"sddlm {name}" for name in VERBS if name.startswith(f"{first} ") and name != verb]
     parser = ArgumentParser(
         prog=f"sddlm {verb}",
-        description=f"See also: {', '.join(f'sddlm {each}' for each in beside)}"
-        if beside
-        else None,
+        description=f"See also: {', '.join(beside)}" if beside else None,
         exit_on_error=False,
         allow_abbrev=False,
     )
@@ -289,7 +291,7 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     except ConfigError:
         raise
     except Exception as error:
-        example = f"sddlm {verb} {'RUN' if VERBS[verb][2] else '--out runs/first'}"
+        example = f"sddlm {verb} {'RUN' if _entry(verb)[2] else '--out runs/first'}"
         told = explain(error, function, [*defaults], origins(files), flags, example)
         raise ConfigError(told) from error
     for name in ("config", IMPORT.strip("-")):

@@ -143,7 +143,9 @@ def check_moved(verb: str, flags: Sequence[str]) -> None:
     Raises:
         ConfigError: names the command.
     """
-    for flag in [flag.partition("=")[0] for flag in flags] if verb == "eval report" else ():
+    for flag in (
+        [flag.partition("=")[0] for flag in flags] if verb in ("eval", "eval report") else ()
+    ):
         if flag in _MOVED:
             raise ConfigError(f"{flag} is a command of its own now: sddlm {_MOVED[flag]}")
 

@@ -212,6 +212,9 @@ def _words(kind: Any) -> Iterator[str]:
     elif get_origin(kind) is tuple:
         inner = [" or ".join(_words(part)) for part in get_args(kind) if part is not ...]
         yield f"a tuple of {inner[0]}" if ... in get_args(kind) else f"({', '.join(inner)})"
+    elif get_origin(kind) is dict:
+        lists = get_origin(get_args(kind)[1]) is list
+        yield f"names with values, such as {{name: {'[1, 2]' if lists else 1}}}"
     elif kind in plain:
         yield plain[kind]
     elif isinstance(kind, type):

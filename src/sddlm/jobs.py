@@ -1,9 +1,9 @@
-"""Resumable jobs: units of work that are distributed over processes and cached on disk.
+"""Resumable jobs: shards of work that are distributed over processes and cached on disk.
 
 Every long part of an evaluation (likelihood, samples, judge, tasks) and every batch of generated
-texts is a list of units, each a function of its number alone, such as one batch of rows. The result
-of a unit is stored at once, with a checksum. A repeated command computes only missing or damaged
-results. N processes (``torchrun``) compute the same units as one, so results are bit-identical.
+texts is a list of shards, each a function of its number alone, such as one batch of rows. A shard's
+result is stored at once, with a checksum. A repeated command computes only missing or damaged
+results. N processes (``torchrun``) compute the same shards as one, so results are bit-identical.
 """
 
 from __future__ import annotations
@@ -83,44 +83,44 @@ class ProcessGroup:
 
 @dataclass(frozen=True)
 class ResumableJob:
-    """Computes units of work and caches their results.
+    """Computes shards of work and caches their results.
 
     Attributes:
         folder: folder of the cached results until `finish`; None caches nothing.
-        facts: cache key: everything that all results depend on, such as hashes of the model and
-            the text; JSON.
-        team: processes that share the units.
+        cache_key: everything that all results depend on, such as hashes of the model and the text;
+            JSON.
+        team: processes that share the work.
         show: whether to show a progress bar (on a terminal only).
     """
 
     folder: Path | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    cache_key: Mapping[str, Any] = field(default_factory=dict)
     team: ProcessGroup = field(default_factory=ProcessGroup)
     show: bool = False
 
-    def about(self, **facts: Any) -> ResumableJob:
-        """A job with more facts in its cache key."""
-        return replace(self, facts={**self.facts, **facts})
+    def about(self, **more: Any) -> ResumableJob:
+        """A job with more in its cache key."""
+        return replace(self, cache_key={**self.cache_key, **more})
 
     def run(
         self,
         name: str,
         count: int,
-        unit: Callable[[int], Any],
-        facts: Mapping[str, Any] | None = None,
+        shard: Callable[[int], Any],
+        cache_key: Mapping[str, Any] | None = None,
     ) -> list[Any]:
-        """Compute ``unit(0)`` to ``unit(count - 1)``; return the results in order.
+        """Compute ``shard(0)`` to ``shard(count - 1)``; return the results in order.
 
         Args:
             name: name for the bar and the file.
-            count: number of units.
-            unit: computes one; its result must survive JSON (floats do, exactly; tuples do not).
-            facts: further facts of the cache key, JSON.
+            count: number of shards.
+            shard: computes one; its result must survive JSON (floats do, exactly; tuples do not).
+            cache_key: more for the key of these shards, JSON.
 
         Raises:
             ConfigError: results cannot be stored.
         """
-        path = self._path(name, {**self.facts, **(facts or {}), "count": count})
+        path = self._path(name, {**self.cache_key, **(cache_key or {}), "count": count})
         # other processes may be writing already, so the first one reads for all
         known = self.team.from_first(_read(path) if path and self.team.first else {})
         missing = [number for number in range(count) if number not in known]
@@ -129,7 +129,7 @@ class ResumableJob:
         with bar(name, total=count, show=show) as advance:
             advance(count - len(missing))
             for number in missing[self.team.rank :: self.team.world]:
-                mine[number] = unit(number)
+                mine[number] = shard(number)
                 if path:
                     begin = "" if len(mine) > 1 else "\n"  # a kill may have left half a line
                     line = _line(number, json.dumps(mine[number]))
@@ -138,11 +138,11 @@ class ResumableJob:
         found = known | self.team.gather(mine)
         return [found[number] for number in range(count)]
 
-    def _path(self, name: str, facts: Mapping[str, Any]) -> Path | None:
+    def _path(self, name: str, cache_key: Mapping[str, Any]) -> Path | None:
         """Path of the cached results, without the suffix of the process."""
         if self.folder is None:
             return None
-        text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(cache_key, sort_keys=True, ensure_ascii=False)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         return self.folder / f"{name.replace(' ', '-').replace('/', '-')}-{key}"
 
@@ -153,7 +153,7 @@ class ResumableJob:
 
 
 def _note(path: Path, rank: int, line: str) -> None:
-    """Append a finished unit to the file of this process.
+    """Append a finished shard to the file of this process.
 
     Raises:
         ConfigError: the folder cannot be made.
@@ -171,12 +171,12 @@ def _note(path: Path, rank: int, line: str) -> None:
 
 
 def _line(number: int, result: str) -> str:
-    """Format a finished unit as a line: its number, its result, and a checksum of both."""
+    """Format a finished shard as a line: its number, its result, and a checksum of both."""
     return f'[{number}, {result}, "{digest(number, result)}"]\n'
 
 
 def _read(path: Path) -> dict[int, Any]:
-    """Read the finished units of all processes, skipping incomplete and damaged lines."""
+    """Read the finished shards of all processes, skipping incomplete and damaged lines."""
     found, damaged = {}, 0
     for file in sorted(path.parent.glob(f"{path.name}.*.jsonl")) if path.parent.is_dir() else []:
         for line in filter(None, file.read_text(errors="replace").split("\n")):
@@ -194,7 +194,7 @@ def _read(path: Path) -> dict[int, Any]:
 
 
 def digest(*parts: Any) -> str:
-    """Short hash of tensors, texts, bytes and files, for `ResumableJob.facts`."""
+    """Short hash of tensors, texts, bytes and files, for `ResumableJob.cache_key`."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.Tensor):

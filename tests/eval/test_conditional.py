@@ -14,8 +14,14 @@ from torch import Tensor
 from networks import Trained, randomised
 from sddlm.errors import ConfigError
 from sddlm.eval import nll
-from sddlm.eval.conditional import Choice, Conditional, conditional_bounds, is_greedy
-from sddlm.eval.integral import Integral, stderr
+from sddlm.eval.conditional import (
+    Choice,
+    Conditional,
+    Integral,
+    conditional_bounds,
+    is_greedy,
+    stderr,
+)
 from sddlm.eval.nll import importance_times
 from sddlm.eval.windows import Window, all_windows
 from sddlm.exact import TabularModel, World, state_id, states

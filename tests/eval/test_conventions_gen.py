@@ -13,8 +13,8 @@ from tokenizers.processors import TemplateProcessing
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval.conventions import CONVENTIONS, Convention, clean_up_spaces, convention_of
-from sddlm.eval.generative import counted, generative_perplexity, scored
+from sddlm.eval.conventions import CONVENTIONS, Convention, clean_up_spaces, convention_of, counted
+from sddlm.eval.generative import generative_perplexity, scored
 from sddlm.eval.judge import Judge
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel

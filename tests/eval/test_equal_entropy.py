@@ -266,12 +266,12 @@ def test_models_are_compared_where_their_entropies_are_equal():
     best = np.log(8) * 2 / 3 + np.log(2) / 3 - 0.5 * np.log(27)
     assert at["real text", BEST] == pytest.approx(best)
     # the sharp one as it is, against the plain one sharpened to the same entropy
-    assert at["sharp as it is", "tail_cut"] == pytest.approx(np.log(2 / 3))
-    assert at["sharp as it is", "temperature"] is None
-    assert at["sharp as it is", BEST] == pytest.approx(np.log(2 / 3))
+    assert at["sharp, neutral", "tail_cut"] == pytest.approx(np.log(2 / 3))
+    assert at["sharp, neutral", "temperature"] is None
+    assert at["sharp, neutral", BEST] == pytest.approx(np.log(2 / 3))
     # and the other way about: the sign stays
     blunted = np.log(3) + 0.75 * np.log(3)
-    assert at["plain as it is", "temperature"] == pytest.approx(np.log(8) - blunted)
+    assert at["plain, neutral", "temperature"] == pytest.approx(np.log(8) - blunted)
 
 
 def test_a_model_against_itself_differs_in_no_resample():
@@ -279,7 +279,7 @@ def test_a_model_against_itself_differs_in_no_resample():
     points = [world.point(4.6, 2.6), world.point(5.0, 3.0), world.point(5.4, 3.4)]
     twin = Curves(points[1], {"temperature": points})
     found = differences(points[1], {"one": twin, "other": twin})
-    assert {one.at for one in found} == {"real text", "one as it is", "other as it is"}
+    assert {one.at for one in found} == {"real text", "one, neutral", "other, neutral"}
     for one in found:
         assert asdict(one.nats) == pytest.approx({"value": 0, "low": 0, "high": 0}, abs=1e-12)
 
@@ -288,8 +288,8 @@ def test_who_is_out_of_reach_is_named():
     found = differences(REAL, {"plain": plain(), "sharp": sharp()})
     reasons = {(one.at, one.knob): one.reason for one in found}
     assert "the settings give 2.4 to 2.6" in reasons["real text", "tail_cut"]
-    assert "entropy 2.6 is not reached" in reasons["sharp as it is", "temperature"]
-    assert "the settings give 2.7 to 3" in reasons["sharp as it is", "temperature"]
+    assert "entropy 2.6 is not reached" in reasons["sharp, neutral", "temperature"]
+    assert "the settings give 2.7 to 3" in reasons["sharp, neutral", "temperature"]
     assert reasons["real text", "temperature"] is None
 
 
@@ -307,10 +307,11 @@ def test_the_table_and_the_file():
     )
     assert [row[0] for row in rows[1:]] == [
         "sharp: perplexity at real entropy", *["plain against sharp"] * 3,
+        "plain: steps 16", "plain: steps 128",
     ]  # fmt: skip
     assert rows[3][1:] == (
         "0.6667 [0.6667, 0.6667]",
-        "times its perplexity, at the entropy of sharp as it is",
+        "times its perplexity, at the entropy of sharp, neutral",
     )
     far = model((1.0, 2.0), temperature=[(1.2, 1.5, 3.0)])
     _, value, why = frontier_rows(frontier(far=far))[0]
@@ -324,4 +325,5 @@ def test_a_model_without_sharpness_has_no_row():
     assert result.models["a"].best_knob is None
     assert [row[0] for row in frontier_rows(result)] == [
         "b: perplexity at real entropy", "a against b",
+        *[f"{name}: steps {steps}" for name in "ab" for steps in (16, 128)],
     ]  # fmt: skip

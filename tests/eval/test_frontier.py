@@ -1,16 +1,19 @@
 """The sweep, what is refused before anything is loaded, a whole frontier, and its picture."""
 
 import json
+import re
 import struct
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+from sddlm.cli import _parse
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
+from sddlm.eval import sweep
 from sddlm.eval.conventions import CONVENTIONS
 from sddlm.eval.diversity import entropy
 from sddlm.eval.frontier import FrontierConfig, comparable, sweep_models
@@ -18,7 +21,7 @@ from sddlm.eval.generative import generative_perplexity
 from sddlm.eval.judge import Judge
 from sddlm.eval.metrics import draw_samples
 from sddlm.eval.resampling import Interval
-from sddlm.eval.sweep import Scoring, Sweep
+from sddlm.eval.sweep import Scoring, settings, settings_of
 from sddlm.eval.texts import SampleSet
 from sddlm.generation.config import SamplerConfig
 from sddlm.jobs import ResumableJob
@@ -27,16 +30,19 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
-from sddlm.sampling.adaptive import Adaptive
 
 ALPHABET = "abcdefgh "
 HOW = SamplerConfig(steps=6, top_p=1.0)
 SAMPLES = {"count": 12, "seed": 3, "batch": 8}
-SWEEP = Sweep(temperature=[0.5, 1.4], top_p=[], tail_cut=[1.0], steps=[3])
+SWEEP = {"temperature": [0.5, 1.4], "top_p": [], "tail_cut": [1.0], "steps": [3]}
 
 
 def draw(model, how=HOW):
     return draw_samples(model, how, job=ResumableJob(), **SAMPLES)
+
+
+#: nothing of what is swept by default
+NOTHING = {knob: [] for knob in sweep.SWEEP}
 
 
 def a_model(seed, estimate=Estimate.LEAVE_ONE_OUT, alphabet=ALPHABET, length=16, **data):
@@ -76,8 +82,8 @@ def real(models):
     return SampleSet(list(rows), texts, {"text": "some"})
 
 
-def run(models, judge, real, path, job=None, rules=CONVENTIONS["sddlm"], sweep=SWEEP):
-    config = FrontierConfig(judge="j", sweep=sweep, steps=HOW.steps, **SAMPLES)
+def run(models, judge, real, path, job=None, rules=CONVENTIONS["sddlm"], turned=SWEEP):
+    config = FrontierConfig(judge="j", sweep=turned, steps=HOW.steps, **SAMPLES)
     found = sweep_models(models, judge, rules, real, config, job or ResumableJob())
     found.plot(path / "f.png")
     return found
@@ -93,26 +99,28 @@ def whole(models, judge, real, tmp_path_factory):
 
 
 def test_one_knob_moves_at_a_time_and_neutral_has_its_place():
-    sweep = Sweep(temperature=[1.2, 0.8, 1], top_p=[0.9], top_k=[3], tail_cut=[0.5], steps=[8, 2])
-    curves = sweep.curves(HOW)
+    turned = {"temperature": [1.2, 0.8, 1], "top_p": [0.9], "top_k": [3], "steps": [8, 2]}
+    curves = settings({**turned, "tail_cut": [0.5], "tail": ["greedy"], "min_p": [0.0]}, HOW)
     assert {knob: [getattr(how, knob) for how in hows] for knob, hows in curves.items()} == {
         "temperature": [0.8, 1, 1.2],
         "top_p": [0.9, 1],
         "top_k": [3, None],
         "tail_cut": [0, 0.5],
         "steps": [2, 6, 8],
+        "tail": ["sample", "greedy"],
     }
-    for knob, settings in curves.items():
-        assert settings.count(HOW) == 1
-        for one in settings:
+    for knob, along in curves.items():
+        assert along.count(HOW) == 1
+        for one in along:
             assert replace(one, **{knob: getattr(HOW, knob)}) == HOW
 
 
-def test_steps_are_not_for_every_model_and_knobs_can_be_left_alone():
-    sweep = Sweep(temperature=[1.0], tail_cut=[])
-    assert list(sweep.curves(HOW)) == ["top_p", "steps"]
-    assert list(sweep.curves(HOW, diffusion=False)) == ["top_p"]
-    assert min(Sweep().temperature) < 1 < max(Sweep().temperature)
+def test_steps_are_not_for_every_model_and_knobs_can_be_left_alone(models):
+    some = {"temperature": [1.0], "tail_cut": [], "sampler": ["ancestral"]}
+    assert list(settings_of(models["one"], some, HOW)[1]) == ["top_p", "steps", "sampler"]
+    how, along = settings_of(models["left"], some, replace(HOW, sampler="psi", min_p=0.1))
+    assert (list(along), how) == (["top_p"], SamplerConfig(top_p=1.0, min_p=0.1))
+    assert min(sweep.SWEEP["temperature"]) < 1 < max(sweep.SWEEP["temperature"])
 
 
 @pytest.mark.parametrize(
@@ -120,22 +128,92 @@ def test_steps_are_not_for_every_model_and_knobs_can_be_left_alone():
     [
         ("temperature", 0), ("temperature", float("nan")), ("temperature", float("inf")),
         ("top_p", 0), ("top_p", 1.01), ("tail_cut", -0.1), ("steps", 0), ("steps", 2.0),
-        ("top_k", 0), ("min_p", 2), ("kappa", "0.5"), ("budget", 1.0),
+        ("top_k", 0), ("top_k", [1]), ("min_p", 2), ("kappa", "0.5"), ("budget", 1.0),
+        ("sampler", "lasy"), ("precision", "half"), ("tail", None),
     ],
 )  # fmt: skip
 def test_impossible_settings_name_their_option(knob, value):
-    wrong = rf"has {value}: .*{knob}.* leaves it alone|is \[{value}\], must be a"
-    with pytest.raises(ConfigError, match=f"{knob}`? ({wrong})"):
-        Sweep(**{knob: [value]}).curves(HOW)
+    wrong = rf"`sweep` turns {knob} to {re.escape(repr(value))}, but .*{knob}"
+    with pytest.raises(ConfigError, match=wrong):
+        settings({knob: [value]}, HOW)
 
 
-def test_any_sampler_and_its_own_options_are_swept():
-    psi = replace(HOW, sampler="psi")
-    curve = Sweep(kappa=["0.5", "1"]).curves(psi)["kappa"]
-    assert [how.kappa for how in curve] == ["0.5", "1", None]
+#: values of every option of the sampler, with the sampler that has them
+EVERY = {
+    "sampler": ({}, ["ancestral", "psi", "adaptive"]),
+    "steps": ({}, [2]),
+    "tail": ({}, ["greedy"]),
+    "temperature": ({}, [0.5]),
+    "top_p": ({}, [0.8]),
+    "top_k": ({}, [2]),
+    "min_p": ({}, [0.2]),
+    "tail_cut": ({}, [1.0]),
+    "preset": ({"sampler": "psi"}, ["rescale", "loop"]),
+    "kappa": ({"sampler": "psi"}, ["0.5", 1]),
+    "hold": ({"sampler": "psi"}, [0.5]),
+    "budget": ({"sampler": "adaptive"}, [20.0]),
+    "criterion": ({"sampler": "adaptive"}, ["confidence"]),
+    "precision": ({}, ["float32"]),
+}
+
+
+@pytest.mark.parametrize("knob", [each.name for each in fields(SamplerConfig)])
+def test_any_option_of_the_sampler_is_swept(models, judge, real, tmp_path, knob):
+    """Each point is what drawing with that setting gives, and is in the picture and the table."""
+    base, values = EVERY[knob]
+    one, neutral = {"one": models["one"]}, replace(HOW, **base)
+    config = FrontierConfig(
+        judge="j", sweep=NOTHING | {knob: values}, steps=HOW.steps, **base, **SAMPLES
+    )
+    found = sweep_models(one, judge, CONVENTIONS["sddlm"], real, config, ResumableJob())
+    assert list(found.models["one"].curves) == [knob]
+    curve = found.models["one"].curves[knob]
+    assert len(curve) == len(values) + 1
+    for value in values:
+        drawn = draw(
+            models["one"], replace(neutral, **{knob: str(value) if knob == "kappa" else value})
+        )
+        like = [point for point in curve if point.setting.get(knob) == drawn.origin[knob]]
+        assert [point.nfe for point in like] == [drawn.origin["nfe"]]
+        assert like[0].entropy.value == pytest.approx(entropy(drawn.rows), rel=1e-12)
+    assert len({(each.entropy.value, each.gen_ppl.value) for each in curve}) > 1
+    found.plot(tmp_path / "f.png")
+    shown = str(found)
+    for point in curve:
+        value = point.setting.get(knob, "by default")
+        assert (f"one: {knob} {value}" in shown) == (knob not in sweep.SHARPNESS)
+
+
+def test_another_sampler_drops_the_options_of_its_own():
+    psi = replace(HOW, sampler="psi", kappa="0.5", hold=0.5)
+    other = settings({"sampler": ["lazy"]}, psi)["sampler"][1]
+    assert other == replace(HOW, sampler="lazy")
+
+
+def test_a_setting_with_the_law_of_the_neutral_one_is_not_drawn_again(models):
+    """No sampler is lazy, and the default criterion is entropy."""
+    assert settings_of(models["one"], NOTHING | {"sampler": ["lazy"]}, HOW)[1] == {}
     adaptive = replace(HOW, sampler="adaptive")
-    curve = Sweep(budget=[2.0]).curves(adaptive)["budget"]
-    assert [type(how.build(a_model(1))) for how in curve] == [Adaptive] * 2
+    turned = {"criterion": ["entropy", "confidence"]}
+    along = settings_of(models["one"], NOTHING | turned, adaptive)[1]["criterion"]
+    assert [each.criterion for each in along] == [None, "confidence"]
+
+
+def test_a_sampler_that_a_model_does_not_have_is_refused_before_the_work(models, real):
+    config = FrontierConfig(judge="j", sweep={"sampler": ["first_hitting"]}, steps=6, count=2)
+    with pytest.raises(ConfigError, match="first_hitting, which is for MaskedProcess"):
+        sweep_models(models, None, CONVENTIONS["sddlm"], real, config, ResumableJob())
+
+
+def test_values_from_the_command_line_and_a_file(tmp_path):
+    (tmp_path / "s.yaml").write_text("sweep: {top_k: [5, 9], steps: []}\n")
+    flags = ["--sweep.kappa", "[.5, cap:0.1]", "--sweep.steps=[4]", "--sweep.sampler", "[lazy]"]
+    chosen = _parse("eval frontier", ["RUN", "--config", str(tmp_path / "s.yaml"), *flags])[1]
+    assert chosen["sweep"] == {
+        "top_k": [5, 9], "steps": [4], "kappa": [0.5, "cap:0.1"], "sampler": ["lazy"],
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"--sweep is '3', must be names with values, such as"):
+        _parse("eval frontier", ["RUN", "--sweep.top_k", "3"])
 
 
 # ---------------------------------------------------------------- refused at once
@@ -144,16 +222,14 @@ def test_any_sampler_and_its_own_options_are_swept():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"temperature": 0.8}, "`temperature` is 0.8.*`sweep.temperature="),
-        ({"top_p": 0.9}, "`top_p` is 0.9"),
-        ({"top_k": 3}, "`top_k` is 3"),
-        ({"tail_cut": 0.5}, "`tail_cut` is 0.5.*from 0.0:"),
         ({"count": 1}, "`count` is 1"),
-        ({"sweep": Sweep([1.0], [], tail_cut=[0.0], steps=[6])}, "`sweep` has no setting beside"),
+        ({"sweep": NOTHING | {"steps": [6], "top_p": [1.0]}}, "`sweep` has no setting beside"),
+        ({"sweep": {"topk": [3]}}, "`sweep` turns topk, must turn .*; did you mean top_k?"),
+        ({"sweep": {"top_k": 3}}, "`sweep` is {'top_k': 3}, must be names with values"),
         ({"judge": None}, "`judge` is missing"),
         ({"against": "no"}, "no is no model directory"),
         ({"against": ["one", "one"]}, "has one twice"),
-        ({"sweep": Sweep(temperature=[0.0])}, "`sweep.temperature` has 0"),
+        ({"sweep": {"temperature": [0.0]}}, "`sweep` turns temperature to 0"),
     ],
 )
 def test_refused_before_loading(models, tmp_path, monkeypatch, change, message):
@@ -166,6 +242,8 @@ def test_refused_before_loading(models, tmp_path, monkeypatch, change, message):
 def test_what_is_right_passes():
     config = FrontierConfig(judge="j", steps=7)
     assert config.how == SamplerConfig(steps=7, top_p=1.0)
+    config = FrontierConfig(judge="j", temperature=0.8, top_p=0.9, top_k=3)
+    assert config.how == SamplerConfig(temperature=0.8, top_p=0.9, top_k=3)
 
 
 @pytest.mark.parametrize(
@@ -201,10 +279,10 @@ def test_points_are_what_drawing_and_judging_by_hand_give(whole, models, judge, 
         assert point.gen_ppl.value == pytest.approx(verdict.ppl, rel=1e-6)
         assert point.nfe == drawn.origin["nfe"] > 0
         assert (point.count, point.length) == (12, 16)
-        knobs = ("temperature", "top_p", "min_p", "tail_cut", "steps")
-        setting = {k: getattr(how, k) for k in knobs}
-        if name == "left":
-            del setting["steps"]
+        setting = {k: getattr(how, k) for k in ("temperature", "top_p", "min_p", "tail_cut")}
+        if name != "left":
+            setting |= {k: getattr(how, k) for k in ("steps", "tail", "precision")}
+            setting |= {"sampler": "Lazy"}
         assert point.setting == setting
         for figure in (point.entropy, point.gen_ppl):
             assert figure.low < figure.value < figure.high
@@ -246,15 +324,15 @@ def test_models_share_their_noise_and_their_resamples(models, judge, real, tmp_p
 
 def test_real_text_is_resampled_by_itself(models, judge, real):
     scoring = Scoring(judge, CONVENTIONS["sddlm"], models["one"].tokenizer, 8, ResumableJob())
-    text, samples = (scoring.point(real, "x", drawn=drawn) for drawn in (False, True))
+    text, samples = (scoring.point(real, "x", setting) for setting in (None, {"steps": 6}))
     assert text.entropy[0] == samples.entropy[0]
     assert abs(np.corrcoef(text.entropy[1:], samples.entropy[1:])[0, 1]) < 0.2
 
 
 def test_another_model_of_the_same_name_is_drawn_anew(models, judge, real, tmp_path):
-    job, few = ResumableJob(tmp_path / "units"), Sweep([0.5], [], tail_cut=[], steps=[])
+    job, few = ResumableJob(tmp_path / "shards"), NOTHING | {"temperature": [0.5]}
     first, second = (
-        run({"same": models[name]}, judge, real, tmp_path, job, sweep=few).models["same"]
+        run({"same": models[name]}, judge, real, tmp_path, job, turned=few).models["same"]
         for name in ("one", "two")
     )
     assert first.neutral.entropy != second.neutral.entropy
@@ -292,7 +370,7 @@ def test_an_interrupted_frontier_goes_on(models, judge, real, tmp_path, whole):
         again.append(len(ids))
         return judge.score(ids, mask)
 
-    job = ResumableJob(tmp_path / "units", {"eval": 1})
+    job = ResumableJob(tmp_path / "shards", {"eval": 1})
     with pytest.raises(KeyboardInterrupt):
         run(models, replace(judge, score=ending), real, tmp_path, job)
     assert not (tmp_path / "f.png").exists()

@@ -15,7 +15,8 @@ from test_tasks import task_file
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.questions import LoglikelihoodScorer, split
-from sddlm.eval.writing import GenerationConfig, write
+from sddlm.eval.result import plain
+from sddlm.eval.tasks import load_tasks, run_tasks
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
@@ -236,6 +237,8 @@ def test_tokens_across_the_border_are_scored():
 
 
 def written(lm, context, options, **how):
+    from sddlm.eval.harness import GenerationConfig, write
+
     return write(lm, context, GenerationConfig.of(options), **how)["texts"]
 
 
@@ -289,7 +292,8 @@ def test_writing_ends_with_the_text():
     assert 0 < sum(map(len, texts)) < 30  # of 6 * 31 tokens
 
 
-def test_options_of_writing():
+def test_options_of_writing(harness):
+    GenerationConfig = harness.GenerationConfig
     default = GenerationConfig()
     assert GenerationConfig.of({}) == default
     asked = {"do_sample": False, "temperature": 0.7, "top_p": 0.5}
@@ -328,8 +332,8 @@ def files(tmp_path_factory):
 
 
 def run(harness, loaded, files, names, limit=None, **more):
-    tasks = harness.load_tasks([files[name] for name in names], limit=limit)
-    return harness.run_tasks(loaded, tasks, limit=limit, **more)
+    tasks = load_tasks([files[name] for name in names], limit=limit)
+    return plain(run_tasks(loaded, tasks, limit=limit, **more))
 
 
 def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
@@ -372,7 +376,9 @@ def test_lm_evals_own_command_line_agrees(harness, diffusion, files, tmp_path, m
     diffusion.save(tmp_path / "run" / "model")
     names = ["arc_easy", "piqa"]
     own = run(harness, diffusion, files, names, limit=3, draws=32, seed=5)
-    few = functools.partial(harness.TaskManager, include_defaults=False)
+    from lm_eval.tasks import TaskManager
+
+    few = functools.partial(TaskManager, include_defaults=False)
     monkeypatch.setattr("lm_eval.tasks.TaskManager", few)
     theirs = tmp_path / "theirs.json"
     tasks = ",".join(files[name] for name in names)
@@ -438,9 +444,11 @@ def test_what_is_kept_is_of_the_same_model_and_settings(harness, letters, diffus
 
 
 def test_a_name_that_lm_eval_does_not_know(harness, monkeypatch):
-    monkeypatch.setattr(harness, "TaskManager", lambda **_: SimpleNamespace(all_tasks=["piqa"]))
+    monkeypatch.setattr(
+        "lm_eval.tasks.TaskManager", lambda **_: SimpleNamespace(all_tasks=["piqa"])
+    )
     with pytest.raises(ConfigError, match="lm-eval has no task piqua: did you mean piqa"):
-        harness.load_tasks(["piqua"])
+        load_tasks(["piqua"])
 
 
 def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion):

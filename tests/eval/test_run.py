@@ -2,7 +2,9 @@ import importlib
 import json
 import math
 import random
+import re
 import shlex
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -292,7 +294,7 @@ def test_options_of_former_versions_name_the_command_of_today(trained, capsys, f
     assert main(["eval", str(trained), f"--{flag}"]) == 2
     name = flag.partition("=")[0]
     err = capsys.readouterr().err
-    assert err.startswith(f"sddlm eval report: --{name} is a command of its own now: sddlm eval ")
+    assert err.startswith(f"sddlm eval: --{name} is a command of its own now: sddlm eval ")
     assert err.count("\n") == 1
     command = shlex.split(err.rpartition("now: sddlm ")[2])
     verb, rest = _subcommand(command[0], command[1:])
@@ -302,8 +304,10 @@ def test_options_of_former_versions_name_the_command_of_today(trained, capsys, f
 
 
 def test_the_report_is_the_default(trained):
-    report = ("eval report", ["RUN"])
-    assert _subcommand("eval", ["report", "RUN"]) == _subcommand("eval", ["RUN"]) == report
+    assert _subcommand("eval", ["report", "RUN"]) == ("eval report", ["RUN"])
+    assert _subcommand("eval", ["RUN"]) == ("eval", ["RUN"])
+    functions = {_parse(verb, ["RUN"])[0] for verb in ("eval", "eval report")}
+    assert functions == {evaluate}
 
 
 def test_no_such_directory(tmp_path):
@@ -414,6 +418,21 @@ def test_a_directory_whose_name_looks_like_markup(trained, capsys):
     command = ["eval", str(trained.rename(place)), "--metrics", "likelihood", "--rows", "4"]
     assert main(command) == 0
     assert "/[bold]:cat:[/red]" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_table_is_styled_on_a_terminal_alone(trained, capsys, monkeypatch):
+    for name, value in {"COLUMNS": "90", "TERM": "xterm-256color", "NO_COLOR": ""}.items():
+        monkeypatch.setenv(name, value)
+    shown = []
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        assert main(["eval", str(trained), "--metrics", "likelihood", "--rows", "4"]) == 0
+        shown.append(capsys.readouterr().out)
+    plain, styled = shown
+    bold, code = "\x1b[1;36m", re.compile(r"\x1b\[[\d;]*m")
+    assert "\x1b" not in plain
+    assert re.search(rf"{re.escape(bold)} *≤ \d", styled)
+    assert code.sub("", styled).split() == plain.split()
 
 
 def test_one_row_has_no_error(trained):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sddlm.errors import ConfigError
-from sddlm.eval.tasks import check_tasks
+from sddlm.eval.tasks import check_tasks, load_tasks
 
 #: as on docs/evaluation.md, but for the paths
 LOCAL = """include: LM_EVAL/tasks/DEFINITION
@@ -73,7 +73,7 @@ def test_lm_evals_own_task_reads_local_questions(harness, tmp_path, monkeypatch)
     monkeypatch.setenv("DISABLE_MULTIPROC", "maybe")
     line = {"goal": "Cut a café", "sol1": "with a knife", "sol2": "with a fork", "label": 1}
     name = task_file(tmp_path, "piqa/piqa.yaml", [line, line])
-    (found,) = harness.load_tasks([name])["tasks"].values()
+    (found,) = load_tasks([name])["tasks"].values()
     assert seen(found) == ("Question: Cut a café\nAnswer:", ["with a knife", "with a fork"], 1)
     assert len(found.eval_docs) == 2
     assert found.get_config("num_fewshot") == 0
@@ -89,7 +89,7 @@ def test_a_task_file_makes_lm_eval_import_our_model(harness, tmp_path, monkeypat
     monkeypatch.setattr(registry.model_registry, "_objs", {})
     monkeypatch.delitem(sys.modules, "sddlm.eval.harness")
     line = {"goal": "Cut bread", "sol1": "with a knife", "sol2": "with a fork", "label": 0}
-    harness.load_tasks([task_file(tmp_path, "piqa/piqa.yaml", [line])])
+    load_tasks([task_file(tmp_path, "piqa/piqa.yaml", [line])])
     assert registry.get_model("sddlm").__name__ == "SDDLM"
 
 
@@ -99,7 +99,7 @@ def test_a_task_of_ones_own(harness, tmp_path, way):
     (tmp_path / "mine.yaml").write_text(OWN.replace("DATA", data))
     name = {"file": str(tmp_path / "mine.yaml"), "folder": str(tmp_path)}[way]
     check_tasks([name])
-    found = harness.load_tasks([name])["tasks"]["mine"]
+    found = load_tasks([name])["tasks"]["mine"]
     assert seen(found) == ("wet?", ["yes", "no"], 0)
     assert len(found.eval_docs) == 2
 
@@ -111,7 +111,7 @@ def test_a_task_of_ones_own(harness, tmp_path, way):
 def test_a_wrong_task_of_ones_own_is_one_line(harness, tmp_path, text, message):
     (tmp_path / "t.yaml").write_text(text)  # the last one: there is no file DATA
     with pytest.raises(ConfigError, match=message) as caught:
-        harness.load_tasks([str(tmp_path / "t.yaml")])
+        load_tasks([str(tmp_path / "t.yaml")])
     assert "\n" not in str(caught.value)
 
 

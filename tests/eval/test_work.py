@@ -14,13 +14,13 @@ from sddlm.jobs import ProcessGroup, ResumableJob, digest
 
 
 def counted(done: list[int]):
-    """A unit that says which ones were done."""
+    """A shard that says which ones were done."""
 
-    def unit(number: int) -> list[float]:
+    def shard(number: int) -> list[float]:
         done.append(number)
         return [number, number / 3]
 
-    return unit
+    return shard
 
 
 EXPECTED = [[number, number / 3] for number in range(5)]
@@ -56,11 +56,11 @@ def test_what_was_done_is_not_done_again(tmp_path):
 @pytest.mark.parametrize(
     "other",
     [
-        lambda job, unit: job.run("fifths", 5, unit),
-        lambda job, unit: job.run("thirds", 4, unit),
-        lambda job, unit: job.run("thirds", 5, unit, {"seed": 1}),
-        lambda job, unit: job.about(text="b").run("thirds", 5, unit),
-        lambda job, unit: ResumableJob(job.folder, {"model": "b"}).run("thirds", 5, unit),
+        lambda job, shard: job.run("fifths", 5, shard),
+        lambda job, shard: job.run("thirds", 4, shard),
+        lambda job, shard: job.run("thirds", 5, shard, {"seed": 1}),
+        lambda job, shard: job.about(text="b").run("thirds", 5, shard),
+        lambda job, shard: ResumableJob(job.folder, {"model": "b"}).run("thirds", 5, shard),
     ],
 )
 def test_results_of_another_question_are_not_taken(tmp_path, other):
@@ -117,19 +117,19 @@ def test_where_nothing_can_be_written(tmp_path):
 
 
 def program(folder: Path, most: int, environment: dict[str, str]) -> None:
-    """Each process of a launched program; those that take a unit from ``most`` on wait."""
+    """Each process of a launched program; those that take a shard from ``most`` on wait."""
     os.environ.update(environment)
     team = ProcessGroup.join()
     job = ResumableJob(folder / "notes", team=team)
 
-    def unit(number: int) -> list[float]:
+    def shard(number: int) -> list[float]:
         while number >= most:
             time.sleep(60)
         with (folder / "done.txt").open("a") as file:
             file.write(f"{number} {team.rank}\n")
         return [number, number / 3]
 
-    found = job.run("thirds", 40, unit)
+    found = job.run("thirds", 40, shard)
     told = [team.world, team.from_first(team.rank)]
     (folder / f"found-{team.rank}.json").write_text(json.dumps([told, found]))
     team.leave()

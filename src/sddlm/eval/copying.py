@@ -28,10 +28,14 @@ from sddlm.types import before_padding
 
 #: training tokens hashed at once, about 50 bytes each; few, for the processor's cache
 CHUNK = 1 << 18
-#: training tokens of a unit of work, some seconds
-UNIT = 1 << 26
+#: training tokens of a shard, some seconds
+SHARD = 1 << 26
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+
+#: tokens of a run, the first training row that has it, and where in the sample it begins
+Run = tuple[int, int | None, int]
+_NO_RUN: Run = (0, None, 0)
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,8 @@ def copying(
         most_tokens: about this number of training tokens is read, in rows spread evenly; None reads
             all.
         decode: makes texts of tokens (a tokenizer's ``decode_batch``).
-        job: shares the reading among processes and keeps what is done; its facts must name the
-            training text.
+        job: shares the reading among processes and keeps what is done; its key
+            must name the training text.
 
     Raises:
         ConfigError: no samples, no training rows, or an ``n`` or ``most_tokens`` below 1.
@@ -124,53 +128,28 @@ def copying(
     for name, value in given.items():
         if value < 1:
             raise ConfigError(f"copying: `{name}` is {value}, must be at least 1")
-    tokens = [np.asarray(sample.cpu(), np.int64) for sample in samples]
-    index = _Index(tokens, n)
+    tokens = [sample.tolist() for sample in samples]
+    index = _Index([np.array(own, np.int64) for own in tokens], n)
     count = None if most_tokens is None else max(1, int(most_tokens / training.mean_length))
     rows = training.subsample(count if len(index.hashes) else 0)
-    size = max(1, UNIT // training.length)
-    facts = {"n": n, "samples": digest([own.tolist() for own in tokens]), "rows": len(rows),
-             "training": [len(training), training.length, training.tokens]}  # fmt: skip
-    units = (job or ResumableJob()).run(
-        "copying",
+    size = max(1, SHARD // training.length)
+    cache_key = {"n": n, "samples": digest(tokens), "rows": len(rows),
+                 "training": [len(training), training.length, training.tokens]}  # fmt: skip
+    shards = (job or ResumableJob()).run(
+        "copies",
         -(-len(rows) // size),
-        lambda i: _search(index, training, rows[i * size : (i + 1) * size]),
-        facts,
+        lambda i: index.search(training, rows[i * size : (i + 1) * size]),
+        cache_key,
     )
-    seen = np.zeros(len(index.hashes), bool)
-    runs = np.zeros((3, len(tokens)), np.int64)
-    for unit in units:
-        seen[unit["grams"]] = True
-        runs = _longer(runs, np.array(unit["runs"]))
-    hits = np.bincount(index.owner[seen[index.gram]], minlength=len(tokens))
+    seen = {gram for shard in shards for gram in shard["grams"]}
     found = []
-    for own, hit, (longest, row, start) in zip(tokens, hits.tolist(), runs.T.tolist(), strict=True):
-        grams = len(own) - n + 1
-        text = decode([own[start : start + longest].tolist()])[0] if decode and longest else None
-        overlap = hit / grams if grams > 0 else None
-        found.append(Copied(len(own), overlap, longest, row if longest else None, start, text))
-    return Copying.of(n, found, sum(unit["tokens"] for unit in units), len(rows) / len(training))
-
-
-def _search(index: _Index, training: Rows, rows: Ints) -> dict[str, Any]:
-    """The n-grams that some rows have, and the longest run of each sample, as JSON."""
-    seen = np.zeros(len(index.hashes), bool)
-    runs, read = np.zeros((3, index.samples), np.int64), 0
-    size = max(1, CHUNK // training.length)
-    for first in range(0, len(rows), size):
-        chosen = rows[first : first + size]
-        lengths = training.lengths(chosen)
-        real = before_padding(lengths, training.length).numpy() if training.padded else None
-        row, column, gram = index.find(training.read(chosen).numpy(), real)
-        seen[gram] = True
-        runs = _longer(runs, index.longest_runs(chosen[row], column, gram))
-        read += int(lengths.sum())
-    return {"grams": np.flatnonzero(seen).tolist(), "runs": runs.tolist(), "tokens": read}
-
-
-def _longer(runs: Ints, later: Ints) -> Ints:
-    """The longer run of each sample ``[3, S]``; of equal ones the first."""
-    return np.where(later[0] > runs[0], later, runs)
+    for number, (own, grams) in enumerate(zip(tokens, index.grams, strict=True)):
+        runs = (shard["runs"][number] for shard in shards)
+        longest, row, start = max(runs, key=lambda run: run[0], default=_NO_RUN)  # the first one
+        text = decode([own[start : start + longest]])[0] if decode and longest else None
+        overlap = sum(gram in seen for gram in grams) / len(grams) if grams else None
+        found.append(Copied(len(own), overlap, longest, row, start, text))
+    return Copying.of(n, found, sum(shard["tokens"] for shard in shards), len(rows) / len(training))
 
 
 def _hashes(rows: Ints, n: int) -> npt.NDArray[np.uint64]:
@@ -187,70 +166,58 @@ class _Index:
     """The n-grams of samples.
 
     Attributes:
-        samples: S.
         hashes: of the different n-grams, sorted ``[M]``.
-        gram: which of them each n-gram of the samples is ``[G]``, sample after sample.
-        owner: its sample ``[G]``.
-        start: where it begins in its sample ``[G]``.
+        grams: of each sample, the number in ``hashes`` of each of its n-grams.
+        places: of each number, where it stands: (sample, start) of each.
     """
 
     def __init__(self, samples: list[Ints], n: int) -> None:
-        self.samples, self.n = len(samples), n
+        self.n = n
         every = [_hashes(own[None], n)[0] for own in samples]
-        self.owner = np.repeat(np.arange(len(samples)), [len(own) for own in every])
-        self.start = np.concatenate([np.arange(len(own)) for own in every])
-        self.hashes, self.gram = np.unique(np.concatenate(every), return_inverse=True)
-        # a table of the first bits turns most n-grams of the training text away
-        bits = max(16, len(self.hashes).bit_length() + 5)
-        self._shift = np.uint64(64 - bits)
-        self._maybe = np.zeros(1 << bits, bool)
-        self._maybe[self.hashes >> self._shift] = True
+        self.hashes = np.unique(np.concatenate(every))
+        self.grams = [np.searchsorted(self.hashes, own).tolist() for own in every]
+        self.places: list[list[tuple[int, int]]] = [[] for _ in self.hashes]
+        for sample, grams in enumerate(self.grams):
+            for start, gram in enumerate(grams):
+                self.places[gram].append((sample, start))
 
-    def find(self, rows: Ints, real: npt.NDArray[np.bool_] | None) -> tuple[Ints, Ints, Ints]:
-        """Row, column and number of every n-gram of the samples in rows ``[R, L]``: ``[H]`` each.
+    def search(self, training: Rows, rows: Ints) -> dict[str, Any]:
+        """The n-grams that some rows have, and the longest run of each sample, as JSON."""
+        known: set[tuple[int, ...]] = set()
+        best, read = [_NO_RUN] * len(self.grams), 0
+        size = max(1, CHUNK // training.length)
+        for first in range(0, len(rows), size):
+            chosen = rows[first : first + size]
+            lengths = training.lengths(chosen)
+            hashes = _hashes(training.read(chosen).numpy(), self.n)
+            gram = np.searchsorted(self.hashes, hashes).clip(max=len(self.hashes) - 1)
+            here = self.hashes[gram] == hashes
+            here &= before_padding(lengths, training.length).numpy()[:, self.n - 1 :]
+            row, column = np.nonzero(here)
+            ends = np.flatnonzero((np.diff(row) != 0) | (np.diff(column) != 1)) + 1
+            firsts = chosen[row[np.r_[0, ends]]].tolist() if len(row) else []
+            for number, grams in zip(firsts, np.split(gram[here], ends), strict=False):
+                passage = tuple(grams.tolist())
+                if passage not in known:  # a formula stands in many rows, and the first one counts
+                    self._extend(best, number, passage)
+                    known.add(passage)
+            read += int(lengths.sum())
+        seen = sorted({gram for passage in known for gram in passage})
+        return {"grams": seen, "runs": best, "tokens": read}
+
+    def _extend(self, best: list[Run], row: int, passage: Sequence[int]) -> None:
+        """Put longer runs in the place of those in ``best``, of equal ones the first.
 
         Args:
-            rows: tokens.
-            real: what is not padding ``[R, L]``; None for all.
+            best: of each sample.
+            row: number of a training row.
+            passage: numbers of n-grams one behind the other in it.
         """
-        hashes = _hashes(rows, self.n)
-        maybe = self._maybe[hashes >> self._shift]
-        if real is not None:
-            maybe &= real[:, self.n - 1 :]
-        row, column = np.nonzero(maybe)
-        hashes = hashes[row, column]
-        gram = np.searchsorted(self.hashes, hashes).clip(max=len(self.hashes) - 1)
-        here = self.hashes[gram] == hashes
-        return row[here], column[here], gram[here]
-
-    def longest_runs(self, row: Ints, column: Ints, gram: Ints) -> Ints:
-        """Length, row and start of each sample's longest run ``[3, S]``; length 0 for none.
-
-        Two texts share a run of k + 1 tokens where they share two runs of k, one behind the other,
-        so runs grow a token at a time, all samples and rows together: ``name`` is the same for
-        equal runs. Memory is that of the n-grams found, however often they repeat.
-        """
-        best = np.zeros((3, self.samples), np.int64)
-        hit = np.zeros(len(self.hashes), bool)
-        hit[gram] = True
-        ours = hit[self.gram]
-        side = np.repeat([0, 1], [len(gram), ours.sum()])  # training text, samples
-        text = np.concatenate((row, self.owner[ours]))
-        at = np.concatenate((column, self.start[ours]))
-        name, length = np.concatenate((gram, self.gram[ours])), self.n
-        while len(name):
-            own, names = side == 1, int(name.max()) + 1
-            first_row = np.zeros(names, np.int64)
-            first_row[name[~own][::-1]] = text[~own][::-1]  # the last to write is the first row
-            owner, start, rows = text[own], at[own], first_row[name[own]]
-            order = np.lexsort((start, rows, owner))[::-1]
-            best[:, owner[order]] = np.stack((np.full_like(rows, length), rows, start))[:, order]
-            next_to = (side[1:] == side[:-1]) & (text[1:] == text[:-1]) & (at[1:] == at[:-1] + 1)
-            pair = np.flatnonzero(next_to)
-            _, longer = np.unique(name[pair] * names + name[pair + 1], return_inverse=True)
-            shared = np.zeros((2, len(pair)), bool)
-            shared[side[pair], longer] = True
-            both = (shared[0] & shared[1])[longer]
-            pair, name = pair[both], longer[both]
-            side, text, at, length = side[pair], text[pair], at[pair], length + 1
-        return best
+        runs: dict[tuple[int, int], int] = {}  # n-grams of the runs that end here, by their place
+        for gram in passage:
+            runs = {(s, at): runs.get((s, at - 1), 0) + 1 for s, at in self.places[gram]}
+            for (s, at), count in runs.items():
+                length, start = count + self.n - 1, at - count + 1
+                longest, there, first = best[s]
+                if length > longest or (length == longest and row == there and start < first):
+                    best[s] = (length, row, start)

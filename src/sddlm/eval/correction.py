@@ -69,7 +69,7 @@ class CorrectionResult(Plotted):
             for point in share.points:
                 table.add_row(*point.row(f"  t {point.t:g}"))
             bits = f"{share.base_bits:.3f} by their share alone"
-            table.add_row("  bits to say which", f"{share.confidence_bits:.3f}", bits)
+            table.add_row("  bits to identify them", f"{share.confidence_bits:.3f}", bits)
         how, rows = self.correction.sampler, self.correction.rows
         return [f"{rows} rows; steps {how.steps}, tail {how.tail}; t is the noise level"]
 

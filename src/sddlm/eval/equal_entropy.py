@@ -16,16 +16,8 @@ import numpy as np
 
 from sddlm.eval.resampling import LEVEL, Array, Interval, lowest_at
 
-#: options of a sampler that leave predictions unchanged
-NEUTRAL: dict[str, Any] = {
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": None,
-    "min_p": 0.0,
-    "tail_cut": 0.0,
-}
 #: knobs of sharpness; steps and the like are work: they are drawn, not compared
-SHARPNESS = tuple(NEUTRAL)
+SHARPNESS = ("temperature", "top_p", "top_k", "min_p", "tail_cut")
 
 BEST = "best"
 
@@ -76,7 +68,7 @@ class ModelFigures:
     """The frontier of one model.
 
     Attributes:
-        neutral: its samples without truncation.
+        neutral: its samples at the neutral setting.
         curves: knob to the points along it, the neutral one among them.
         ppl_at_real_entropy: by knob, and by the best one (`BEST`).
         best_knob: the one with the lowest perplexity there; None if no knob reaches it.
@@ -95,8 +87,8 @@ class Difference:
     Attributes:
         model: the first one.
         against: the other one.
-        at: whose entropy: that of real text, or of one model's samples without truncation, to
-            which the other model is sharpened.
+        at: whose entropy: that of real text, or of one model's neutral samples, to which the other
+            model is sharpened.
         knob: of sharpness, or `BEST`.
         nats: per token of the judge, first model less the other: below 0 the first one is better.
         reached: share of resamples in which both have a figure.
@@ -220,9 +212,9 @@ def _against(
             short = b if np.isfinite(by_a[knob][0]) else a
             yield one("real text", knob, by_a[knob] - by_b[knob], short, truth.entropy)
     for knob, nll in a.nll_at(b.neutral.entropy).items():
-        yield one(f"{other} as it is", knob, nll - b.neutral.nll, a, b.neutral.entropy)
+        yield one(f"{other}, neutral", knob, nll - b.neutral.nll, a, b.neutral.entropy)
     for knob, nll in b.nll_at(a.neutral.entropy).items():
-        yield one(f"{first} as it is", knob, a.neutral.nll - nll, b, a.neutral.entropy)
+        yield one(f"{first}, neutral", knob, a.neutral.nll - nll, b, a.neutral.entropy)
 
 
 def _reached(figures: Array, reach: tuple[float, float], target: float) -> tuple[float, str | None]:

@@ -161,15 +161,15 @@ def run(
         if not isinstance(model, LanguageModel):
             model = LanguageModel.load(model, device=team.device(choose_device(device)))
         at = str(device_of(model.network))
-        facts = {"model": fingerprint(model), "device": at.split(":")[0]}
+        cache_key = {"model": fingerprint(model), "device": at.split(":")[0]}
         partial = target and target.with_name(f"{target.name}.partial")
-        job = ResumableJob(partial, facts, team, show=target is not None)
+        job = ResumableJob(partial, cache_key, team, show=target is not None)
         result = measure(config, Subject(model, place, job))
         made = Provenance(
             model=name,
             question=question,
             command=sys.argv,
-            model_fingerprint=facts["model"],
+            model_fingerprint=cache_key["model"],
             estimate=model.estimate.value,
             seed=config.seed,
             device=at,

@@ -23,7 +23,7 @@ from sddlm.errors import ConfigError
 from sddlm.eval.conventions import Convention, convention_of
 from sddlm.eval.equal_entropy import (
     BEST,
-    NEUTRAL,
+    SHARPNESS,
     Difference,
     ModelFigures,
     PointFigures,
@@ -35,7 +35,7 @@ from sddlm.eval.metrics import reference_rows
 from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.resampling import LEVEL, RESAMPLES
 from sddlm.eval.result import Plotted, SeenByJudge
-from sddlm.eval.sweep import Scoring, Sweep, model_curves
+from sddlm.eval.sweep import SWEEP, Scoring, model_curves, settings, settings_of
 from sddlm.eval.texts import SampleSet
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
@@ -44,30 +44,25 @@ from sddlm.model_dir import is_model_dir
 
 @dataclass(frozen=True)
 class FrontierConfig(JudgedConfig):
-    """Options of the frontier; that of the sampler is where the sweep begins."""
+    """Options of the frontier; those of the sampler are the neutral setting."""
 
-    top_p: float | None = NEUTRAL["top_p"]
-    """swept, from 1"""
+    top_p: float = 1.0
+    """of the neutral setting, which is without truncation by default"""
     against: str | list[str] | None = None
     """more model directories, comma-separated"""
-    sweep: Sweep | None = None
-    """the settings beside the neutral one"""
+    sweep: dict[str, list[Any]] | None = None
+    """values of any options of the sampler, such as --sweep.sampler '[ancestral, psi]', each option
+    turned by itself from the neutral setting; temperature, top_p, tail_cut and steps are swept
+    unless their values are []"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.judge is None:
             raise ConfigError("`judge` is missing: `judge='gpt2-large'`, or a directory")
-        for knob, neutral in NEUTRAL.items():
-            value = getattr(self, knob)
-            if value != neutral:
-                raise ConfigError(
-                    f"`{knob}` is {value}, but the frontier sweeps it, from {neutral}: leave it "
-                    f"out, or try `sweep.{knob}=[{value}]`"
-                )
-        if not (self.sweep or Sweep()).curves(self.how):
+        if not settings({**SWEEP, **(self.sweep or {})}, self.how):
             raise ConfigError(
                 "`sweep` has no setting beside the neutral one; leave it out, or try "
-                "`sweep.temperature=[0.9]`"
+                "`sweep={'temperature': [0.9]}`"
             )
         if self.count < 2:
             raise ConfigError(f"`count` is {self.count}; the frontier needs at least 2: try 256")
@@ -123,6 +118,12 @@ class Frontier(Plotted):
             if one.knob == BEST:
                 why = one.reason or f"times its perplexity, at the entropy of {one.at}"
                 table.add_row(f"{one.model} against {one.against}", str(one.nats.exp()), why)
+        for name, model in self.models.items():
+            for knob, points in model.curves.items():
+                for point in points if knob not in SHARPNESS else ():  # drawn, not compared
+                    calls = f"entropy {point.entropy.value:.3f}, {point.nfe:g} network calls"
+                    at = point.setting.get(knob, "by default")
+                    table.add_row(f"{name}: {knob} {at}", str(point.gen_ppl), calls)
         judge = f"judge {self.judge}, convention {self.convention.name}; intervals of 95%"
         return [judge, *([str(self.real_text)] if self.real_text else [])]
 
@@ -145,7 +146,7 @@ def evaluate_frontier(
         device: cpu, cuda, or auto.
         out: the JSON file to write, with a picture beside it; on the command line frontier.json in
             the model's directory.
-        options: text, judge, sweep, and the sampler without truncation.
+        options: text, judge, sweep, and the sampler, without truncation by default.
 
     Returns:
         the points and, for each knob, the perplexity at the entropy of real text; ``print`` shows a
@@ -204,11 +205,14 @@ def sweep_models(
         ConfigError: models that cannot be compared.
     """
     comparable(models)
+    # refuses before the work
+    plans = {name: settings_of(lm, config.sweep or {}, config.how) for name, lm in models.items()}
     rules = convention.at(None, judge.limit, judge.name)
     scoring = Scoring(judge, rules, next(iter(models.values())).tokenizer, config.batch, job)
     truth = scoring.point(real, "judge real text")
-    sweep = config.sweep or Sweep()
-    curves = {name: model_curves(name, lm, sweep, config, scoring) for name, lm in models.items()}
+    curves = {
+        name: model_curves(name, lm, *plans[name], config, scoring) for name, lm in models.items()
+    }
     return Frontier(
         judge=judge.name,
         convention=rules,

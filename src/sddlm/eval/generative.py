@@ -17,31 +17,19 @@ from torch import Tensor
 
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval.conventions import CONVENTIONS, Convention, convention_of
+from sddlm.eval.conventions import (
+    Convention,
+    JudgeInput,
+    Samples,
+    convention_of,
+    encode_for_judge,
+    judge_inputs,
+    longest_read,
+)
 from sddlm.eval.judge import Judge, padded
 from sddlm.eval.perplexity import exp
-from sddlm.eval.reading import (
-    Samples,
-    Window,
-    all_windows,
-    counted,
-    longest_read,
-    read,
-)
 from sddlm.jobs import ResumableJob, digest
 from sddlm.sampling.base import finite
-
-__all__ = [
-    "CONVENTIONS",
-    "Convention",
-    "GenerativePerplexity",
-    "Judge",
-    "Scored",
-    "convention_of",
-    "counted",
-    "generative_perplexity",
-    "scored",
-]
 
 
 @dataclass(frozen=True)
@@ -133,14 +121,13 @@ def generative_perplexity(
     Raises:
         ConfigError: see `scored`.
     """
-    rules = convention_of(convention) if isinstance(convention, str) else convention
-    judge.checked_context(context, batch)
-    rules = rules.at(context, judge.limit, judge.name)
-    found = scored(judge, samples, rules, batch, job, tokenizer=tokenizer)
+    found = scored(judge, samples, convention, batch, job, tokenizer=tokenizer, context=context)
     some = found.tokens > 0
     nats, tokens = found.nats[some], found.tokens[some].double()  # [n]
     total = float(nats.sum())
-    nll, nll_stderr = _ratio(nats, tokens)
+    nll = total / float(tokens.sum())
+    error = float((nats - nll * tokens).std()) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
+    nll_stderr = error / float(tokens.mean())
     return GenerativePerplexity(
         ppl=exp(nll),
         ppl_stderr=exp(nll) * nll_stderr,
@@ -158,17 +145,6 @@ def generative_perplexity(
     )
 
 
-def _ratio(nats: Tensor, tokens: Tensor) -> tuple[float, float]:
-    """Sum of nats over sum of tokens, and its standard error by the delta method."""
-    nll = nats.sum() / tokens.sum()
-    return float(nll), _stderr(nats - nll * tokens) / float(tokens.mean())
-
-
-def _stderr(values: Tensor) -> float:
-    """Standard error of a mean; NaN for one value."""
-    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-
-
 def scored(
     judge: Judge,
     samples: Samples,
@@ -178,6 +154,7 @@ def scored(
     label: str = "judge",
     *,
     tokenizer: Tokenizer | None = None,
+    context: int | None = None,
 ) -> Scored:
     """Score each sample by itself.
 
@@ -189,23 +166,24 @@ def scored(
         job: does the batches.
         label: of the bar.
         tokenizer: the sampler's, for conventions that need tokens.
+        context: most tokens that the judge sees at once; None for the convention's own.
 
     Raises:
         ConfigError: no text with a token that counts, a judge or samples that the convention
-            cannot be applied to, or a batch below 1.
+            cannot be applied to, or a context or a batch that is impossible.
     """
     rules = convention_of(convention) if isinstance(convention, str) else convention
-    judge.checked_context(None, batch)
-    rules = rules.at(None, judge.limit, judge.name)
+    judge.checked_context(context, batch)
+    rules = rules.at(context, judge.limit, judge.name)
     if rules.eos != "scored" and judge.eos is None:
         raise ConfigError(
             f"`convention` {rules.name} counts only the first end of text, and judge {judge.name} "
             "has none: set `convention` to sddlm"
         )
-    encoded, characters = read(judge, samples, rules, tokenizer)
+    encoded, characters = encode_for_judge(judge, samples, rules, tokenizer)
     most = longest_read(samples, rules)
     rows = [row[:most] for row in encoded]
-    windows = all_windows(judge, rows, rules)
+    windows = judge_inputs(judge, rows, rules)
     if not windows:
         raise ConfigError("generative perplexity needs text; every sample is empty")
     nats = _score(judge, windows, rules, batch, job or ResumableJob(), label)
@@ -228,13 +206,13 @@ def scored(
 
 def _score(
     judge: Judge,
-    windows: list[Window],
+    windows: list[JudgeInput],
     rules: Convention,
     batch: int,
     job: ResumableJob,
     label: str,
 ) -> list[float]:
-    """Nats of what counts in each window, in a batch per unit."""
+    """Nats of what counts in each window, a batch a shard."""
     order = sorted(range(len(windows)), key=lambda k: len(windows[k].ids))
     parts = [order[k : k + batch] for k in range(0, len(order), batch)]
 
@@ -247,7 +225,7 @@ def _score(
             for row, window in zip(nats, chosen, strict=True)
         ]
 
-    facts = {
+    cache_key = {
         "judge": judge.name,
         "version": judge.version,
         "text": digest([[window.ids, window.at] for window in windows]),
@@ -255,7 +233,7 @@ def _score(
         "batch": batch,
     }
     found = [0.0] * len(windows)
-    for part, nats in zip(parts, job.run(label, len(parts), one, facts), strict=True):
+    for part, nats in zip(parts, job.run(label, len(parts), one, cache_key), strict=True):
         for k, value in zip(part, nats, strict=True):
             found[k] = value
     return found

@@ -1,4 +1,4 @@
-"""Our models for lm-eval: a translation of its requests, and a run of its tasks.
+"""Our models for lm-eval: a translation of its requests.
 
 lm-eval knows the model as ``sddlm`` once this module is imported; it imports lm-eval itself, so
 import it only when tasks are asked for. lm-eval has no entry points (0.4.13). Its own command line
@@ -9,25 +9,22 @@ same arguments; or by a task file that names this module, with the line
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
-from lm_eval.evaluator import evaluate
-from lm_eval.tasks import TaskManager
 
-from sddlm.errors import ConfigError, closest, one_line
+from sddlm.errors import ConfigError
 from sddlm.eval.metrics import fingerprint
-from sddlm.eval.questions import LoglikelihoodScorer, figures
-from sddlm.eval.tasks import check_tasks, task_files
-from sddlm.eval.writing import GenerationConfig, write
+from sddlm.eval.questions import LoglikelihoodScorer
 from sddlm.generation.config import SamplerConfig
+from sddlm.generation.generator import Generator
+from sddlm.generation.request import Request
 from sddlm.jobs import ProcessGroup, ResumableJob, digest
 from sddlm.lm import LanguageModel
 from sddlm.sampling.base import choose_device
@@ -40,7 +37,7 @@ class SDDLM(LM):
     """A model directory as lm-eval sees it.
 
     The requests of one document are one question (`LoglikelihoodScorer`), and questions are the
-    units of `ResumableJob`. No question changes another, so their order and company do not matter.
+    shards of `ResumableJob`. No question changes another, so their order and company do not matter.
 
     Whether a continuation is the greedy one is computed only for questions of one request, such as
     LAMBADA's. A model does not learn from lm-eval which metrics a task has; with several choices
@@ -82,8 +79,8 @@ class SDDLM(LM):
             device = choose_device("auto" if device == "cuda:0" else device)
             path = LanguageModel.load(str(path), device=team.device(device))
         if job is None:
-            facts = {} if keep is None else {"model": fingerprint(path)}
-            job = ResumableJob(None if keep is None else Path(keep), facts, team, show=True)
+            cache_key = {} if keep is None else {"model": fingerprint(path)}
+            job = ResumableJob(None if keep is None else Path(keep), cache_key, team, show=True)
         asked = int(batch_size) if str(batch_size).isdigit() else 1
         self.scorer = LoglikelihoodScorer(path, draws, seed, asked if asked > 1 else batch)
         self.steps = steps
@@ -126,14 +123,14 @@ class SDDLM(LM):
         # refuses before the work
         configs = [GenerationConfig.of(request.args[1]) for request, _ in asked]
 
-        def unit(n: int) -> dict[str, Any]:
+        def shard(n: int) -> dict[str, Any]:
             request, count = asked[n]
             own = self.scorer
             how = {"steps": self.steps, "seed": own.seed, "batch": own.batch}
             return write(own.lm, request.args[0], configs[n], count=count, **how)
 
         texts = [[*request.args, count] for request, count in asked]
-        done = self._run("writing", texts, unit)
+        done = self._run("writing", texts, shard)
         results = [""] * len(requests)
         for (request, _), same, each in zip(asked, places.values(), done, strict=True):
             self.found.setdefault(request.task_name, []).append(each)
@@ -143,16 +140,33 @@ class SDDLM(LM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes into its results beside the model's name."""
-        tasks = {str(task): figures(each) for task, each in self.found.items()}
-        return {NAME: self._settings | {"tasks": tasks}}
+        return {NAME: self._settings | {"tasks": self.figures}}
+
+    @property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Cost and Monte-Carlo error of the questions of each task.
+
+        ``draws``, mean noise levels of a question; ``monte_carlo``, mean standard error of log p,
+        nats; ``cut``, prompts that were cut; ``seconds``, of all processes together.
+        """
+        found = {}
+        for task, questions in self.found.items():
+            errors = [error for each in questions for error in each.get("stderr", ())]
+            found[str(task)] = {
+                "draws": sum(each.get("draws", 0) for each in questions) / len(questions),
+                "monte_carlo": sum(errors) / max(1, len(errors)),
+                "cut": sum(each["cut"] for each in questions),
+                "seconds": round(sum(each["seconds"] for each in questions), 3),
+            }
+        return found
 
     @property
     def _settings(self) -> dict[str, int]:
         return {"draws": self.scorer.draws, "seed": self.scorer.seed, "steps": self.steps}
 
-    def _run(self, name: str, texts: list[Any], unit: Callable[[int], Any]) -> list[Any]:
-        facts = {"texts": digest(texts)} | self._settings
-        return self.job.run(f"tasks {name}", len(texts), unit, facts)
+    def _run(self, name: str, texts: list[Any], shard: Callable[[int], Any]) -> list[Any]:
+        cache_key = {"texts": digest(texts)} | self._settings
+        return self.job.run(f"tasks {name}", len(texts), shard, cache_key)
 
 
 def _documents(requests: Sequence[Any]) -> list[tuple[str | None, list[int]]]:
@@ -165,105 +179,104 @@ def _documents(requests: Sequence[Any]) -> list[tuple[str | None, list[int]]]:
     return list(found.values())
 
 
-def load_tasks(names: Sequence[str], *, limit: int | None = None) -> Any:
-    """Tasks of lm-eval with their questions, before any model is loaded.
+#: names under which lm-eval's tasks state the number of tokens
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
-    Args:
-        names: of tasks, groups and tags of lm-eval; or YAML files of tasks, or folders with some.
-        limit: most questions of a task; only checked here.
 
-    Raises:
-        ConfigError: see `check_tasks`; or a name that lm-eval does not know, or questions that
-            cannot be loaded.
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How a task wants its text written.
+
+    Attributes:
+        until: strings that end it.
+        tokens: how many.
+        temperature: 0 takes the most likely token instead of a draw.
+        top_p: of what is drawn.
     """
-    check_tasks(names, limit)
-    own = [str(path) for name in names for path in task_files(name)]
-    names = [name for name in names if not task_files(name)]
-    with _quiet():
-        # its list of all tasks takes half a minute
-        manager = TaskManager(include_defaults=bool(names))
-        for name in names:
-            if name not in manager.all_tasks:
-                near = closest(name, manager.all_tasks)
-                meant = f"did you mean {near}?" if near else "type: lm_eval ls tasks"
-                raise ConfigError(f"lm-eval has no task {name}: {meant}")
-        try:
-            found = manager.load([*own, *names])
-        except Exception as error:  # anything can be wrong in a file, or missing in its data
+
+    until: tuple[str, ...] = ()
+    tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> GenerationConfig:
+        """From lm-eval's options; a ``temperature`` above 0 samples unless ``do_sample`` is false.
+
+        Raises:
+            ConfigError: an option that would change the text and is not supported here.
+        """
+        given = dict(options)
+        until = given.pop("until", None) or ()
+        tokens = [int(given.pop(name)) for name in _LENGTHS if name in given]
+        temperature = float(given.pop("temperature", None) or 0)
+        sample = bool(given.pop("do_sample", True)) and temperature > 0
+        top_p = float(given.pop("top_p", None) or 1)
+        if given:
             raise ConfigError(
-                f"{', '.join([*own, *names])} cannot be loaded: {one_line(error)} (questions "
-                "in files of your own need a task file: docs/evaluation.md)"
-            ) from error
-    for task in found["tasks"].values():  # as lm-eval's own command line does
-        if task.get_config("num_fewshot") is None:
-            task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=1234)
-    return found
+                f"generation option {', '.join(given)} is unknown, must be until, "
+                f"{', '.join(_LENGTHS)}, do_sample, temperature or top_p: leave it out of the task"
+            )
+        return cls(
+            until=(until,) if isinstance(until, str) else tuple(until),
+            tokens=tokens[0] if tokens else cls.tokens,
+            temperature=temperature if sample else 0.0,
+            top_p=top_p if sample else 1.0,
+        )
+
+    def sampler(self, diffusion: bool, steps: int) -> SamplerConfig:
+        """The sampler.
+
+        A diffusion model writes all its tokens at once and has no greedy decoding: at temperature 0
+        it draws too, but takes the most likely token at each position in the last step.
+        """
+        greedy = not self.temperature
+        temperature = self.temperature or 1.0
+        if diffusion:
+            tail: Literal["sample", "greedy"] = "greedy" if greedy else "sample"
+            return SamplerConfig(steps=steps, tail=tail, temperature=temperature, top_p=self.top_p)
+        # a nucleus of one token is greedy decoding
+        return SamplerConfig(temperature=temperature, top_p=1e-12 if greedy else self.top_p)
 
 
-def run_tasks(
-    loaded: LanguageModel,
-    tasks: Any,
+def write(
+    lm: LanguageModel,
+    context: str,
+    config: GenerationConfig,
     *,
-    limit: int | None = None,
-    draws: int = 128,
+    count: int = 1,
+    steps: int = 64,
     seed: int = 0,
-    batch: int = 64,
-    job: ResumableJob | None = None,
+    batch: int = 16,
 ) -> dict[str, Any]:
-    """Evaluate a model on tasks by lm-eval's own code.
+    """Write texts after a context, each up to the first end of text or stop string.
+
+    What does not fit beside the context is written block by block, as by ``sddlm sample``.
 
     Args:
-        loaded: the model.
-        tasks: of `load_tasks`.
-        limit: most questions of a task, its first ones.
-        draws: most noise levels of a question.
-        seed: of the noise.
-        batch: sequences per network call.
-        job: does the questions; None does them here and keeps nothing.
+        lm: the model.
+        context: what comes before.
+        config: how.
+        count: number of texts.
+        steps: of a diffusion model's sampler.
+        seed: of all randomness.
+        batch: texts drawn together.
 
     Returns:
-        for each task (and group) ``metrics`` and their ``stderr`` over documents, as lm-eval
-        computes them, ``version`` of its definition, ``documents``, and its `figures`.
+        for JSON: ``texts``; ``cut``, 1 if the model did not see the whole context; ``seconds``.
     """
-    lm = SDDLM(loaded, draws=draws, seed=seed, batch=batch, job=job or ResumableJob())
-    with _quiet():
-        result = evaluate(lm, tasks, limit=limit, log_samples=False)
-    return {
-        name: _metrics(values)
-        | {
-            "version": result["versions"].get(name),
-            "documents": result["n-samples"].get(name, {}).get("effective"),
-        }
-        | (figures(lm.found[name]) if name in lm.found else {})
-        for name, values in result["results"].items()
-    }
-
-
-def _metrics(values: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """lm-eval's figures of a task, such as ``acc,none`` and ``acc_stderr,none``."""
-    found: dict[str, dict[str, float]] = {"metrics": {}, "stderr": {}}
-    for key, value in values.items():
-        metric, _, chain = key.partition(",")
-        if not chain or isinstance(value, str):  # an alias, or N/A
-            continue
-        kind = "stderr" if metric.endswith("_stderr") else "metrics"
-        name = metric.removesuffix("_stderr") + (f",{chain}" if chain != "none" else "")
-        found[kind][name] = float(value)
-    return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What lm-eval prints goes to stderr, and it makes no processes."""
-    before = os.environ.get("DISABLE_MULTIPROC")
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.environ.pop("DISABLE_MULTIPROC")
-        os.environ.update({} if before is None else {"DISABLE_MULTIPROC": before})
+    began = time.perf_counter()
+    taken = len(lm.prompt_ids(lm.tokenizer.encode_batch([context])[0]))
+    width = lm.network.length
+    # a task must not end at a character that the tokenizer lacks
+    request = Request(context, length=taken + config.tokens, count=count, allow_unknown=True)
+    how = config.sampler(lm.estimate.diffusion, steps)
+    found = Generator(lm, [request], how, seed, batch).generate()
+    texts = [each.blanks[0] for each in found]
+    for stop in filter(None, config.until):
+        texts = [text.partition(stop)[0] for text in texts]
+    cut = taken > width // 2 and taken + config.tokens > width
+    return {"texts": texts, "cut": int(cut), "seconds": time.perf_counter() - began}
 
 
 def main() -> None:

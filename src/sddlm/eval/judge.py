@@ -23,13 +23,13 @@ from torch.nn import functional as F
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, first_line
 from sddlm.jobs import ResumableJob, digest
+from sddlm.model_dir import is_model_dir
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.rng import Draw
 from sddlm.sampling.base import evaluating
 
 if TYPE_CHECKING:
     from sddlm.lm import LanguageModel
-from sddlm.model_dir import is_model_dir
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class Judge:
             puts there. Without, nothing is added, and judges of ours find none.
         score: ``(ids [B, L], mask [B, L]) -> nats [B, L - 1]`` of ``ids[:, 1:]``, each given the
             tokens before it; ``mask`` is True at real tokens, which come first.
-        last: ``(ids [B, L], mask [B, L]) -> [B, D]``, the last hidden state (after the last norm)
-            at the last real token.
+        hidden: ``(ids [B, L], mask [B, L]) -> [B, L, D]``, the states behind the last norm.
         start: the token that may stand in front of a text: begin-of-text, else end-of-text; None
             for a model of ours whose rows have neither.
         eos: end-of-text; None if it has none.
@@ -56,7 +55,7 @@ class Judge:
     version: str
     encode: Callable[[Sequence[str], bool], list[list[int]]]
     score: Callable[[Tensor, Tensor], Tensor]
-    last: Callable[[Tensor, Tensor], Tensor]
+    hidden: Callable[[Tensor, Tensor], Tensor]
     start: int | None
     eos: int | None
     limit: int
@@ -104,16 +103,13 @@ class Judge:
             with evaluating(model):
                 return objective.bound(model, ids.to(device), draw)[:, 1:].cpu()
 
-        def last(ids: Tensor, mask: Tensor) -> Tensor:
-            at = _last(mask).to(device)  # [B]
+        def hidden(ids: Tensor, mask: Tensor) -> Tensor:
             with evaluating(model):
-                sigma = torch.zeros(len(ids), device=device)
-                hidden = model(ids.to(device), sigma)  # [B, L, D]
-                return hidden[torch.arange(len(ids), device=device), at].float().cpu()
+                return model(ids.to(device), torch.zeros(len(ids), device=device))  # [B, L, D]
 
         version = digest(*(parameter.cpu() for parameter in model.parameters()))
         start, end = loaded.first_id, tokenizer.eos_id
-        return cls(name, version, encode, score, last, start, end, model.length - 1)
+        return cls(name, version, encode, score, hidden, start, end, model.length - 1)
 
     def features(
         self,
@@ -147,12 +143,20 @@ class Judge:
         parts = [order[k : k + batch] for k in range(0, len(order), batch)]
 
         def one(number: int) -> str:
-            found = self.last(*padded([rows[k] for k in parts[number]], self.start or 0))
+            ids, mask = padded([rows[k] for k in parts[number]], self.start or 0)
+            states = self.hidden(ids, mask)  # [B, L, D]
+            last = mask.sum(1).to(states.device) - 1  # [B]
+            found = states[torch.arange(len(ids), device=last.device), last].float().cpu()
             # text of four thirds of a byte a byte, where JSON of floats takes five
             return base64.b64encode(found.numpy().astype("<f4").tobytes()).decode()
 
-        facts = {"judge": self.name, "version": self.version, "text": digest(rows), "batch": batch}
-        done = (job or ResumableJob()).run("features", len(parts), one, facts)
+        cache_key = {
+            "judge": self.name,
+            "version": self.version,
+            "text": digest(rows),
+            "batch": batch,
+        }
+        done = (job or ResumableJob()).run("features", len(parts), one, cache_key)
         flat = [np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32) for text in done]
         found = torch.from_numpy(np.concatenate(flat)).reshape(len(rows), -1)  # [n, D]
         return found[torch.tensor(list(chain(*parts))).argsort()]
@@ -185,11 +189,6 @@ def padded(rows: Sequence[Sequence[int]], filling: int) -> tuple[Tensor, Tensor]
         ids[k, : len(row)] = torch.tensor(row, dtype=torch.int64)
         mask[k, : len(row)] = True
     return ids, mask
-
-
-def _last(mask: Tensor) -> Tensor:
-    """Where the last real token of each row is ``[B]``."""
-    return mask.sum(1) - 1
 
 
 def _with_specials(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -229,19 +228,18 @@ def _hub_judge(spec: str, device: str) -> Judge:
             ]
         return torch.stack(rows).cpu()  # [B, L - 1]
 
-    def last(ids: Tensor, mask: Tensor) -> Tensor:
-        at = _last(mask).to(device)  # [B]
+    def hidden(ids: Tensor, mask: Tensor) -> Tensor:
         with evaluating(network):
             # the network without its vocabulary head, whose output would be thrown away
-            hidden = network.base_model(
+            found: Tensor = network.base_model(
                 input_ids=ids.to(device), attention_mask=mask.long().to(device)
             ).last_hidden_state  # [B, L, D]
-            return hidden[torch.arange(len(ids), device=device), at].float().cpu()
+        return found
 
     limit = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     version = _hub_version(spec, model)
     eos = tokenizer.eos_token_id
-    return Judge(spec, version, encode, score, last, int(start), eos, int(limit))
+    return Judge(spec, version, encode, score, hidden, int(start), eos, int(limit))
 
 
 def _hub_parts(spec: str) -> tuple[Any, Any]:

@@ -9,13 +9,9 @@ equal counts, with one judge, context, scaling factor and seed.
 
 from __future__ import annotations
 
-import os
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from sddlm.errors import ConfigError
 from sddlm.eval.judge import Judge
@@ -86,10 +82,7 @@ def mauve(
             that many real texts.
     """
     try:
-        with warnings.catch_warnings():
-            # of the bindings of faiss, at import under Python 3.12 and later
-            warnings.filterwarnings("ignore", "builtin type [sS]wig", DeprecationWarning)
-            from mauve import compute_mauve
+        from mauve import compute_mauve
     except ImportError as error:
         raise ConfigError("mauve needs mauve-text; type: pip install 'sddlm[mauve]'") from error
     context = judge.checked_context(context, batch)
@@ -104,14 +97,9 @@ def mauve(
     both = [*drawn[:count], *true]
     vectors = judge.features(both, context=context, batch=batch, job=job).numpy()  # [n, D]
     p, q = vectors[count:], vectors[:count]
-
-    def compare(a: Any, b: Any) -> Any:
-        with _silent_stderr():
-            return compute_mauve(
-                p_features=a, q_features=b, seed=seed, mauve_scaling_factor=SCALING
-            )
-
-    found, ceiling = compare(p[:count], q), compare(p[::2][:half], p[1::2][:half])
+    compare = partial(compute_mauve, seed=seed, mauve_scaling_factor=SCALING)
+    found = compare(p_features=p[:count], q_features=q)
+    ceiling = compare(p_features=p[::2][:half], q_features=p[1::2][:half])
     return Mauve(
         mauve=min(float(found.mauve), 1.0),
         real=min(float(ceiling.mauve), 1.0),
@@ -124,21 +112,3 @@ def mauve(
         judge=judge.name,
         context=context,
     )
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Hide faiss's warning of ten texts a bucket, the number that mauve-text chooses.
-
-    faiss is C++ and has no switch for it, so the file descriptor is replaced.
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

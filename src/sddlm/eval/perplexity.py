@@ -25,7 +25,7 @@ READINGS = {
     Estimate.LEAVE_ONE_OUT: "leave-one-out prediction, as trained",
     Estimate.DENOISER: "denoiser, converted to the leave-one-out prediction (exact)",
     Estimate.WITHOUT_X_T: "leave-one-out prediction without x_t, read as if with it (a bias)",
-    Estimate.TRUNCATED: "truncated leave-one-out prediction, read as it is",
+    Estimate.TRUNCATED: "truncated leave-one-out prediction, read without conversion",
     Estimate.SCORE: "score, converted to the leave-one-out prediction",
     Estimate.NEXT_TOKEN: "next-token prediction: exact, no bound",
 }
@@ -172,7 +172,7 @@ def likelihood(
         draws: noise levels per sequence; an autoregressive model needs one and gets one.
         max_rows: score only that many rows, spread evenly over the set.
         estimator: gives the nats; None is the model's own (`nll_estimator`).
-        job: does the batches, and its facts must name the rows; None keeps nothing.
+        job: does the batches, and its key must name the rows; None keeps nothing.
 
     Raises:
         ConfigError: no rows, or ``batch``, ``draws`` or ``max_rows`` below 1.
@@ -270,9 +270,9 @@ def _row_sums(
         sums = [finite(x.where(counted, x.new_zeros(())).sum(1)).tolist() for x in nats]
         return [*sums, counted.sum(1).tolist(), given.sum(1).tolist()]
 
-    facts = {"seed": seed, "draws": draws, "batch": batch, "rows": n}
-    found = job.run("likelihood", draws * len(cuts), one, facts)
-    columns = [[x for unit in found for x in unit[k]] for k in range(4)]
+    cache_key = {"seed": seed, "draws": draws, "batch": batch, "rows": n}
+    found = job.run("likelihood", draws * len(cuts), one, cache_key)
+    columns = [[x for shard in found for x in shard[k]] for k in range(4)]
     sums = torch.tensor(columns[:2], dtype=torch.float64).reshape(2, draws, n)
     counts = torch.tensor(columns[2][:n], dtype=torch.float64)
     return sums, counts, strata, sum(columns[3][:n])

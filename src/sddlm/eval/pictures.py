@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: knob: line, marker, and label of a value
+#: knob: line, marker, and label of a value; no line joins values that have no order
 _STYLES = {
     "temperature": ("-", "o", "T {:g}"),
     "top_p": ("--", "s", "p {:g}"),
@@ -26,9 +26,14 @@ _STYLES = {
     "min_p": ("-", "P", "min {:g}"),
     "tail_cut": ("-.", "^", "cut {:g}"),
     "steps": (":", "D", "{:g} steps"),
-    "kappa": ("-.", "X", "kappa {}"),
     "hold": ("-.", "h", "hold {:g}"),
     "budget": (":", "*", "budget {:g}"),
+    "sampler": ("", "X", "{}"),
+    "tail": ("", "d", "tail {}"),
+    "preset": ("", "p", "{}"),
+    "kappa": ("", "p", "kappa {}"),
+    "criterion": ("", "8", "{}"),
+    "precision": ("", ">", "{}"),
 }
 #: told apart with any colour vision (Okabe and Ito, 2008); black is real text's
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -61,7 +66,7 @@ def draw_frontier(result: Frontier, path: Path) -> None:
     for knob in dict.fromkeys(k for model in result.models.values() for k in model.curves):
         line, marker, _ = _STYLES[knob]
         axes.plot([], [], color="0.3", ls=line, marker=marker, ms=4, label=knob)
-    axes.plot([], [], color="0.3", marker="o", ms=10, mfc="none", ls="", label="as it is")
+    axes.plot([], [], color="0.3", marker="o", ms=10, mfc="none", ls="", label="neutral")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -87,16 +92,18 @@ _ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameo
 def _draw_model(axes: Any, name: str, model: ModelFigures, color: str) -> None:
     """Its curves, and its neutral point in a ring."""
     for knob, points in model.curves.items():
-        line, marker, _ = _STYLES[knob]
+        line, marker, label = _STYLES[knob]
         x, y, bars = _places(points)
         axes.errorbar(
             x, y, **bars, color=color, ls=line, marker=marker, ms=4, lw=1.2, elinewidth=0.6
         )  # fmt: skip
-        for end, point in ((0, points[0]), (-1, points[-1])):
-            if point != model.neutral:
-                text = _STYLES[knob][2].format(point.setting[knob])
+        labelled = (0, len(points) - 1) if line else range(len(points))
+        for k in labelled:
+            if points[k] != model.neutral:
+                value = points[k].setting.get(knob)
+                text = f"no {knob}" if value is None else label.format(value)
                 axes.annotate(
-                    text, (x[end], y[end]), xytext=(4, -9), textcoords="offset points",
+                    text, (x[k], y[k]), xytext=(4, -9), textcoords="offset points",
                     fontsize=7, color=color,
                 )  # fmt: skip
     x, y, bars = _places([model.neutral])

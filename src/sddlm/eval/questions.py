@@ -111,22 +111,3 @@ class LoglikelihoodScorer:
         if cut:
             prompt = [prompt[0], *prompt[cut + 1 :]] if lm.bos_in_rows else prompt[cut:]
         return cut, Choice(prompt, scored, norm)
-
-
-def figures(questions: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Cost and Monte-Carlo error of the questions of a task.
-
-    Args:
-        questions: results of `LoglikelihoodScorer.score`, or of `sddlm.eval.writing.write`.
-
-    Returns:
-        ``draws``, mean noise levels of a question; ``monte_carlo``, mean standard error of log p,
-        nats; ``cut``, prompts that were cut; ``seconds``, of all processes together.
-    """
-    errors = [error for each in questions for error in each.get("stderr", ())]
-    return {
-        "draws": sum(each.get("draws", 0) for each in questions) / len(questions),
-        "monte_carlo": sum(errors) / max(1, len(errors)),
-        "cut": sum(each["cut"] for each in questions),
-        "seconds": round(sum(each["seconds"] for each in questions), 3),
-    }

@@ -98,12 +98,13 @@ class Result(ABC):
         out = Table(
             title=f"{self.provenance.model if self.provenance else ''}{on}".strip(),
             title_justify="left",
+            title_style="bold",
             caption_justify="left",
             box=SIMPLE,
         )
         out.add_column("figure")
-        out.add_column("model", justify="right")
-        out.add_column("reference")
+        out.add_column("model", justify="right", style="bold cyan")
+        out.add_column("reference", style="dim")
         out.caption = "\n".join(self.fill(out))
         return out
 
