@@ -36,21 +36,27 @@ FIGURES = (
 
 INTRO = """# Results
 
-Figures of papers, measured runs of this library, and the cost of what was not run. **No recipe of a paper was run at full size here.**
+Figures of papers, measured runs of this library, and the cost of what was not run. **No recipe of a
+paper was run at full size here.**
 
 | cell | meaning |
 |---|---|
-| a figure | reported by a paper, with its convention and where it was read ([sources](#sources), `results/reported.json`); ≤ marks an upper bound on perplexity |
-| *not known* | the tables of the SDDLM paper could not be obtained; nothing is filled in from memory |
+| a figure | reported by a paper ([sources](#sources)); ≤ marks an upper bound on perplexity |
+| *not known* | the tables of the SDDLM paper could not be obtained |
 | not run | GPU-hours of the run, estimated by `sddlm plan` (`results/plan.json`) |
-| [our small runs](#small-runs-of-our-own) | measured here, each with command, seed, hash of the tokens, commit and machine |
+| [our small runs](#small-runs-of-our-own) | measured here, each with its command |
 | no recipe here | another paper's model |
 
-- Conventions differ between papers, and from ours ([evaluation](evaluation.md)). Columns are not a ranking.
-- GPU-hours are for {devices} {device} at {share:.0%} of their rate. The estimate was not checked on such a device.
-- Several figures were read in notes on a paper, not in the paper.
-- A run in the row of a paper's recipe lists the options in which it differs from that recipe.
-- Objectives at equal time on one GPU: `results/devices/h200.json`, with its table in [performance](performance-tables.md#one-gpu).
+- Reported figures stand in `results/reported.json`, each with its convention and with where it was
+  read. Several were read in notes on a paper, not in the paper. Nothing is filled in from memory.
+- Conventions differ between papers, and from ours ([evaluation](evaluation.md)). Columns are not a
+  ranking.
+- GPU-hours are for {devices} {device} at {share:.0%} of their rate. The estimate was not checked on
+  such a device.
+- A run of ours names command, seed, hash of the tokens, commit and machine. In the row of a paper's
+  recipe it lists the options in which it differs from that recipe.
+- Objectives at equal time on one GPU: `results/devices/h200.json`, with its table in
+  [performance](performance-tables.md#one-gpu).
 
 This page is generated from the files in `results`, and `tests/test_results.py` compares them:
 
