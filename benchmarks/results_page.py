@@ -36,29 +36,35 @@ FIGURES = (
 
 INTRO = """# Results
 
-What papers report, what this library was measured to do, and what nobody has run. This page is made
-from the files in `results` and not written by hand; `tests/test_results.py` compares them.
+Figures of papers, measured runs of this library, and the cost of what was not run. **No recipe of a
+paper was run at full size here.**
+
+| cell | meaning |
+|---|---|
+| a figure | reported by a paper ([sources](#sources)); ≤ marks an upper bound on perplexity |
+| *not known* | the tables of the SDDLM paper could not be obtained |
+| not run | GPU-hours of the run, estimated by `sddlm plan` (`results/plan.json`) |
+| [our small runs](#small-runs-of-our-own) | measured here, each with its command |
+| no recipe here | another paper's model |
+
+- Reported figures stand in `results/reported.json`, each with its convention and with where it was
+  read. Several were read in notes on a paper, not in the paper. Nothing is filled in from memory.
+- Conventions differ between papers, and from ours ([evaluation](evaluation.md)). Columns are not a
+  ranking.
+- GPU-hours are for {devices} {device} at {share:.0%} of their rate. The estimate was not checked on
+  such a device.
+- A run of ours names command, seed, hash of the tokens, commit and machine. In the row of a paper's
+  recipe it lists the options in which it differs from that recipe.
+- Objectives at equal time on one GPU: `results/devices/h200.json`, with its table in
+  [performance](performance-tables.md#one-gpu).
+
+This page is generated from the files in `results`, and `tests/test_results.py` compares them:
 
 ```bash
 python benchmarks/results.py add runs/x --row lm1b/sddlm
 python benchmarks/results.py plan
 python benchmarks/results.py page
 ```
-
-- **Reported** figures stand in `results/reported.json`, each with its convention and with where
-  it was read ([sources](#sources)). Several were read in notes on a paper and not in the paper.
-  The tables of the SDDLM paper itself could not be had: its column says *not known*, and nothing
-  is filled in from memory. A row with no recipe here is another paper's model.
-- **Ours** name their file in `results/runs`. It is made of a run directory by `add`, with the
-  command, seed, hash of the tokens, commit and machine. A run that stands in a row of a paper's
-  recipe says in which options it differs from it.
-- **Not run** says what it would take: GPU-hours on {devices} {device} at {share:.0%} of their
-  rate, by `sddlm plan`, an estimate that nobody has checked on such a device
-  (`results/plan.json`).
-- **Equal time** on one GPU, 40 seconds an objective: `results/devices/h200.json`, with its table in
-  [performance](performance.md#measured-on-one-gpu).
-- Conventions differ between papers, and from ours ([evaluation](evaluation.md)). Columns are not
-  a ranking. ≤ marks an upper bound on perplexity.
 """
 
 

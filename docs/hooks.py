@@ -81,13 +81,14 @@ def _row(action: Action) -> str:
     names = action.option_strings[:1] or [action.dest]
     hint = getattr(action, "_typehint", None)
     default = "" if action.default is None else f"`{action.default}`"
+    default = default.lower() if isinstance(action.default, bool) else default
     required = "required" if getattr(action, "required", False) else default
     cells = (f"`{names[0]}`", values(hint), required, " ".join((action.help or "").split()))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def values(hint: Any) -> str:
-    """The values of a type, as they are typed."""
+    """The values of a type, in the form in which a user types them."""
     if hint is None or hint is str:
         return "text"
     if get_origin(hint) is Literal:

@@ -186,6 +186,20 @@ def test_files_in_the_text_exist():
             assert any(p.exists() for p in places) or path == "config.yaml", f"{page.name}: {path}"
 
 
+def test_names_of_the_architecture_exist():
+    """Classes, functions and options that the page names are words of the sources."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", page))
+    names = {name for span in spans for name in re.findall(r"[A-Za-z]\w{2,}", span)}
+    for _, block in FENCE.findall(page):
+        names |= set(re.findall(r"\b[a-z]\w*_\w+\b|\b[A-Z]\w*[a-z]\w*\b|\b\w+(?=\()", block))
+    names -= {"weight_n", "rows_n"}  # of a formula
+    texts = [f"{p} {p.read_text()}" for p in (ROOT / "src/sddlm").rglob("*.py")]
+    texts += map(str, (ROOT / "tests").rglob("*.py"))
+    assert names - set(re.findall(r"\w+", " ".join(texts))) == set()
+    assert len(names) > 100
+
+
 def test_every_public_name_is_in_the_reference():
     page = (ROOT / "docs" / "reference" / "api.md").read_text()
     shown = re.findall(r"^::: sddlm\.(\w+)$", page, re.MULTILINE)

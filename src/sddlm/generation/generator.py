@@ -1,4 +1,4 @@
-"""From requests to texts: batches of unequal lengths, long texts block by block, ends of texts."""
+"""From requests to texts: batches of unequal lengths, long texts window by window, ends."""
 
 from __future__ import annotations
 

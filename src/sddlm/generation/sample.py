@@ -58,11 +58,11 @@ def sample(
         requests: file of JSON lines with any of prompt, suffix, infill, length, count and seed; -
             is standard input.
         count: number of texts; default: 4, and 1 of each request in a file.
-        length: tokens of a text with its prompt; longer texts than the model was trained for are
-            written block by block. Default: the length that the model was trained for, or where its
-            rows were single documents, the lengths of those.
-        overlap: tokens of what is written that the next block of a long text sees; default: half of
-            the model's length.
+        length: tokens of a text with its prompt; a text longer than the model's rows is generated
+            window by window. Default: the length of these rows, or where each was a single
+            document, the lengths of those.
+        overlap: tokens of the text before that the next window of a long text sees; default: half
+            of the model's length.
         whole: keep what the model writes behind an end of text.
         batch: texts drawn together; changes no text.
         seed: same seed, same text.
