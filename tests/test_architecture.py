@@ -70,7 +70,6 @@ ROOMS = {
 LATE_OF_LM = ("sddlm.sampling", "sddlm.generation", "sddlm.eval")
 #: library: the only files that may import it
 ONLY_IN = {
-    "lightning": {name for name in TREES if name.startswith("training/")},
     "transformers": {"eval/judge.py"},
     "mauve": {"eval/mauve.py"},
     "lm_eval": {"eval/harness.py"},
@@ -154,7 +153,7 @@ dir(sddlm)
 from sddlm.cli import main
 assert main(["--help"]) == main(["--version"]) == main([]) == 0
 assert main(["trian"]) == 2
-heavy = {"torch", "lightning", "jsonargparse", "numpy", "tokenizers", "rich", "yaml"}
+heavy = {"torch", "jsonargparse", "numpy", "tokenizers", "rich", "yaml"}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
