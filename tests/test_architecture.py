@@ -212,7 +212,7 @@ NEGATIVES = [
     sddlm.NoisyToken, sddlm.MixedNegatives,
 ]  # fmt: skip
 KNOBS = [
-    sddlm.TrainArgs, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
+    sddlm.TrainArgs, sddlm.Muon, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
     sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, sddlm.Float32, sddlm.Adaptive,
     sddlm.SamplerConfig, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
@@ -260,7 +260,7 @@ def options() -> str:
                 if option in found
                 for f in fields(kind)
             ]
-        if verb == "training":
+        if verb == "train":
             lines += [
                 f"train --objective {leaf.__name__} --objective.{f.name}"
                 for leaf in LEAVES

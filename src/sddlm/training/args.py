@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
 from typing import Literal
 
 from sddlm.errors import ConfigError, check_choices
+from sddlm.training.optimizers import AdamW, Optimizer, wrong_rates
 
 #: a run's checkpoint, and the one before it
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
-
-
-#: largest learning rate: AdamW moves each weight by about as much
-_LARGEST_LR = 10.0
 
 
 @dataclass
@@ -29,8 +26,10 @@ class TrainArgs:
     """sequences in an optimiser step, over all processes and micro-batches"""
     micro_batch: int | None = None
     """sequences in one forward pass on one process; default: the process's whole share"""
+    optimizer: Optimizer = field(default_factory=AdamW)
+    """AdamW, or Muon for the matrices of the blocks with AdamW for the rest"""
     lr: float = 3e-4
-    """largest learning rate"""
+    """largest learning rate of AdamW"""
     warmup: int = 100
     """steps of linear warm-up"""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -88,13 +87,7 @@ class TrainArgs:
             for name, value in shares.items()
             if not 0 <= value < 1
         ]
-        if not 0 < self.lr <= _LARGEST_LR:
-            wrong.append(f"`lr` is {self.lr}, must be above 0, at most {_LARGEST_LR:g}")
-        elif not 0 <= self.weight_decay <= 1 / self.lr:  # a step takes lr * weight_decay away
-            wrong.append(
-                f"`weight_decay` is {self.weight_decay}, must be at least 0, "
-                f"at most 1 / lr = {1 / self.lr:g}"
-            )
+        wrong += wrong_rates(self.lr, self.weight_decay)
         if not self.clip > 0:
             wrong.append(f"`clip` is {self.clip}, must be above 0")
         if not 0 < self.curriculum_start <= 1:

@@ -214,7 +214,7 @@ def resolved(
     """Configuration of a run, as recorded in ``config.yaml``."""
     return {
         "data": asdict(data), "model": asdict(model), "objective": to_spec(objective),
-        "train": asdict(train), "start": start, "seed": seed,
+        "train": to_spec(train)["init_args"], "start": start, "seed": seed,
     }  # fmt: skip
 
 
@@ -238,7 +238,11 @@ def changed(run: Path, config: dict[str, Any]) -> str:
         ) from error
     now = _flat(config)
     # an option that the run does not record is newer than the run; its default is the old behaviour
-    parts = (("data", asdict(_DATA)), ("model", asdict(_MODEL)), ("train", asdict(_TRAIN)))
+    parts = (
+        ("data", asdict(_DATA)),
+        ("model", asdict(_MODEL)),
+        ("train", to_spec(_TRAIN)["init_args"]),
+    )
     before = _flat(dict(parts)) | before
     if now["start"] is not None:  # it determines the network
         now = {k: v for k, v in now.items() if not k.startswith("model.")}
