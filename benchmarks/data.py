@@ -25,7 +25,7 @@ from sddlm.data import pieces
 from sddlm.data.corpora import CORPORA
 from sddlm.data.packed import PackedTokens
 from sddlm.data.packing import write_tokens
-from sddlm.training.data_module import TrainData
+from sddlm.training.batches import train_batches
 from sddlm.training.ema import EMA
 from sddlm.training.run import train_model
 
@@ -38,7 +38,7 @@ def packed(path: Path, length: int) -> PackedTokens:
 
 def loader(rows: PackedTokens, steps: int, workers: int = 0) -> torch.utils.data.DataLoader:
     args = TrainArgs(steps=steps, batch=BATCH, workers=workers)
-    return TrainData(rows, rows, args, seed=0, start_step=0).train_dataloader()
+    return train_batches(rows, args, seed=0, start_step=0)
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -165,10 +165,9 @@ def overhead(folder: Path, rounds: int, steps: int) -> None:
 
 
 def bare_loop(rows: PackedTokens, model: ModelArgs, args: TrainArgs) -> tuple[float, float]:
-    """Seconds of a step without Lightning, table and bar; of it, waiting for the batch."""
+    """Seconds of a step without the loop, table and bar; of it, waiting for the batch."""
     network = DiT(model.build(vocab_size=257, length=32, causal=False), seed=0)
-    objective, average = SDDLM(), EMA(network, args)
-    average._start()
+    objective, average = SDDLM(), EMA(network)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
     waited, batches, spent = 0.0, iter(loader(rows, args.steps)), 0.0
     for step in range(args.steps):

@@ -1,6 +1,6 @@
 """A whole optimiser step: noise, forward, loss, backward, clip, AdamW, EMA.
 
-The library's step is its own: `TrainModule`, fused AdamW and `EMA` as in ``sddlm train``. The
+The library's step is its own: `TrainModule`, `Update` and `EMA` as in ``sddlm train``. The
 textbook's (``textbook.py``) has the same weights, data and settings, and logits of all positions.
 
     python benchmarks/step.py                                        # small, tiny and char
@@ -35,6 +35,7 @@ from sddlm.objectives.nelbo import NELBO
 from sddlm.training.args import TrainArgs
 from sddlm.training.ema import EMA
 from sddlm.training.module import TrainModule
+from sddlm.training.optimizers import Update
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "NELBO": NELBO,
@@ -56,7 +57,7 @@ CELLS = [(128, 4), (128, 32), (1024, 4)]
 
 
 class LibraryTrainer:
-    """The library's step without Lightning's loop around it, in Lightning's order.
+    """The library's step without the loop around it, in its order.
 
     Args:
         model: what is trained.
@@ -66,9 +67,9 @@ class LibraryTrainer:
     def __init__(self, model: DiT, args: TrainArgs) -> None:
         self.model = model
         self.module = TrainModule(model, SDDLM(), args, seed=0)
-        self.optimizer: torch.optim.Optimizer = self.module.configure_optimizers()["optimizer"]
-        self.ema = EMA(model, args)
-        self.ema.on_fit_start(None, self.module)  # type: ignore[arg-type]
+        self.weights = Update(model, args)
+        (self.optimizer,) = self.weights.optimizers
+        self.ema = EMA(model)
         self.updates = 0
 
     def loss(self, name: str, x0: Tensor) -> Tensor:
@@ -77,14 +78,12 @@ class LibraryTrainer:
         self.model.checkpointing = self.module.args.activation_checkpointing
         step = torch.tensor([self.updates])
         slot = torch.arange(len(x0), device=x0.device)
-        return self.module.training_step({"x0": x0, "step": step, "slot": slot}, 0)
+        return self.module({"x0": x0, "step": step, "slot": slot})
 
     def update(self, loss: Tensor) -> None:
         """Backward, clip, optimiser, EMA."""
         loss.backward()
-        self.module.configure_gradient_clipping(self.optimizer)
-        self.optimizer.step()
-        self.optimizer.zero_grad()  # as in `TrainModule.optimizer_step`
+        self.weights.step(self.updates)
         self.updates += 1
         self.ema.update(self.module.args.ema_decay(self.updates))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-IMPORTED = """jsonargparse._optionals lightning.pytorch torch.distributed.fsdp
+IMPORTED = """jsonargparse._optionals
     sddlm.data.prepare sddlm.eval.report sddlm.generation.sample
     sddlm.training.curves sddlm.training.distill sddlm.training.fit"""
 CONTEXT.set_forkserver_preload(IMPORTED.split())

@@ -69,7 +69,6 @@ ROOMS = {
 LATE_OF_LM = ("sddlm.sampling", "sddlm.generation", "sddlm.eval")
 #: library: the only files that may import it
 ONLY_IN = {
-    "lightning": {name for name in TREES if name.startswith("training/")},
     "transformers": {"eval/judge.py"},
     "mauve": {"eval/mauve.py"},
     "lm_eval": {"eval/harness.py", "eval/tasks.py"},
@@ -153,7 +152,7 @@ dir(sddlm)
 from sddlm.cli import main
 assert main(["--help"]) == main(["--version"]) == main([]) == 0
 assert main(["trian"]) == 2
-heavy = {"torch", "lightning", "jsonargparse", "numpy", "tokenizers", "rich", "yaml"}
+heavy = {"torch", "jsonargparse", "numpy", "tokenizers", "rich", "yaml"}
 print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -212,7 +211,7 @@ NEGATIVES = [
     sddlm.NoisyToken, sddlm.MixedNegatives,
 ]  # fmt: skip
 KNOBS = [
-    sddlm.TrainArgs, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
+    sddlm.TrainArgs, sddlm.Muon, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
     sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, sddlm.Float32, sddlm.Adaptive,
     sddlm.SamplerConfig, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
@@ -255,7 +254,7 @@ def options() -> str:
         if verb.startswith("eval"):
             nested = fields(sddlm.DataArgs) if "--data" in found else ()
             lines += [f"{verb} --data.{f.name}" for f in nested]
-        if verb == "training":
+        if verb == "train":
             lines += [
                 f"train --objective {leaf.__name__} --objective.{f.name}"
                 for leaf in LEAVES

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch  # noqa: F401 - which cannot be imported without matplotlib's figures
 import numpy as np
 import pytest
 import torch

@@ -32,6 +32,7 @@ from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
 from sddlm.training.args import TrainArgs
 from sddlm.training.module import TrainModule
+from sddlm.training.optimizers import Update
 
 V, L = 5, 4
 EXTREMES = [
@@ -81,12 +82,11 @@ def use(made: Any) -> None:
 def _(made: TrainArgs) -> None:
     assert all(math.isfinite(x) for x in (made.t_max(0), made.lr_factor(0), made.ema_decay(1)))
     module = TrainModule(network(), NELBO(), made, seed=0)
-    optimizer = module.configure_optimizers()["optimizer"]
-    for _ in range(3):
+    update = Update(module.model, made)
+    for step in range(3):
         for weight in module.parameters():
             weight.grad = torch.ones_like(weight)
-        torch.nn.utils.clip_grad_norm_(module.parameters(), made.clip)
-        optimizer.step()
+        update.step(step)
     assert all(weight.isfinite().all() for weight in module.parameters())
 
 

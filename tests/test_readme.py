@@ -135,6 +135,7 @@ def test_commands_in_the_text_can_be_typed(inside):
 def test_options_in_the_text_exist(capsys):
     """Every ``--name`` in the documents is an option of some verb, an objective or a benchmark."""
     known = {"--help", "--config", "--resume", "--objective.every", "--objective.negatives.count"}
+    known |= {f"--train.optimizer.{field.name}" for field in fields(sddlm.Muon)}
     known |= {"--nproc", "--model", "--model_args"}  # of torchrun and lm_eval
     known |= {f"--sweep.{field.name}" for field in fields(sddlm.SamplerConfig)}
     for verb in VERBS:

@@ -26,6 +26,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "AdamW": "training.optimizers",
     "Adaptive": "sampling.adaptive",
     "Ancestral": "sampling.ancestral",
     "PaddingMasked": "models.padding",
@@ -52,6 +53,7 @@ _PUBLIC = {
     "Loss": "types",
     "MDLM": "objectives.nelbo",
     "MaskedProcess": "process.masked",
+    "Muon": "training.optimizers",
     "MixedNegatives": "objectives.negatives",
     "ModelArgs": "models.config",
     "LanguageModel": "lm",

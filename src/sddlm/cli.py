@@ -1,6 +1,6 @@
 """The command line: a verb, and the function it calls.
 
-Only the verb's own module is imported, so ``sddlm --help`` needs neither torch nor Lightning.
+Only the verb's own module is imported, so ``sddlm --help`` does not import torch.
 Whatever a user can get wrong ends as one line: what was given, what is allowed, what to type.
 """
 
@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
         return code
     except ConfigError as error:
         return _fail(verb, error, 2)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return _fail(verb, stop, 130) if str(stop) else 130
     except BrokenPipeError:  # the reader of our output has gone; Python's own flush must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -205,8 +205,8 @@ def _with_flags(message: str, verb: str) -> str:
 
 
 def _fail(verb: str, error: BaseException, code: int, traceback: str = "") -> int:
-    """Print one line; a refusal, which all processes of a run come to, by the first one alone."""
-    if code == 2 and not _is_first():
+    """Print one line; what all processes of a run come to, by the first one alone."""
+    if code != 1 and not _is_first():
         return code
     name = f"sddlm {verb}" if _entry(verb)[0] else "sddlm"
     line = visible(_with_flags(" ".join(str(error).split()), verb)) or type(error).__name__

@@ -13,7 +13,7 @@ from processes import together
 from sddlm.data.packed import PackedTokens
 from sddlm.data.shuffle import order, shuffled
 from sddlm.training.args import TrainArgs
-from sddlm.training.data_module import TrainData
+from sddlm.training.batches import train_batches
 
 SEEDS = 20_000
 
@@ -110,11 +110,11 @@ def read_both(small: Path, large: Path) -> None:
 
     few = PackedTokens(small, length=8, vocab_size=50258, characters=1)
     args = TrainArgs(steps=1000, batch=32)
-    next(iter(TrainData(few, few, args, seed=0, start_step=0).train_dataloader()))  # all is loaded
+    next(iter(train_batches(few, args, seed=0, start_step=0)))  # all is loaded
     before, found = peak(), []
     for length in (128, 1024):
         rows = PackedTokens(large, length=length, vocab_size=50258, characters=4 * 10**10)
-        batches = iter(TrainData(rows, rows, args, seed=0, start_step=300).train_dataloader())
+        batches = iter(train_batches(rows, args, seed=0, start_step=300))
         shapes = {tuple(next(batches)["x0"].shape) for _ in range(100)}
         found.append([length, len(rows), sorted(shapes), peak() - before])
     large.with_suffix(".json").write_text(json.dumps(found))

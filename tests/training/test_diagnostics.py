@@ -206,7 +206,7 @@ def plain_norm(value, model):
 def test_gradient_norms_are_those_of_the_two_parts_of_the_loss(objective):
     model, (x0, draw) = network(dropout=0.5).train(), batch()
     model.head.weight.grad = torch.full_like(model.head.weight, 7.0)
-    with torch.inference_mode():  # where Lightning validates
+    with torch.inference_mode():
         found = gradient_norms(model, objective, x0, draw)
     assert model.training
     assert torch.equal(model.head.weight.grad, torch.full_like(model.head.weight, 7.0))

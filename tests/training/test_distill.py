@@ -20,7 +20,7 @@ from sddlm.process.uniform import UniformProcess
 from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.monitor import read_metrics
 
-SIXTEENTH_STEP = ("sddlm.training.module:TrainModule.training_step", 16)
+SIXTEENTH_STEP = ("sddlm.training.module:TrainModule.forward", 16)
 FEW = [
     "--train.batch",
     "8",

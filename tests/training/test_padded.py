@@ -95,7 +95,7 @@ def step_of(objective, rows, *, size=BATCH, world=1, step=2):
     parts = [micro for rank in range(world)
              for micro in micro_batches(rows, step, size, rank, world)]  # fmt: skip
     assert len(parts) == BATCH // size
-    loss = sum(module.training_step(micro, 0) for micro in parts) / len(parts)
+    loss = sum(module(micro) for micro in parts) / len(parts)
     return loss.detach(), gradient(loss, model)
 
 
@@ -158,7 +158,7 @@ def test_a_figure_of_nothing_is_not_recorded(text, tmp_path):
 
 @pytest.mark.parametrize("objective", [SDDLM(), Autoregressive()], ids=lambda o: type(o).__name__)
 def test_what_fills_up_a_row_changes_no_bit(text, objective, tmp_path):
-    """Neither of training nor of validation; run through Lightning."""
+    """Neither of training nor of validation; through the whole loop."""
     prepared = prepare(text)
     args = TrainArgs(
         steps=3, batch=BATCH, micro_batch=4, warmup=0, lr=0.01, accelerator="cpu",

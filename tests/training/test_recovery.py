@@ -22,7 +22,7 @@ from sddlm.training import monitor
 from sddlm.training import run as run_module
 from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.ema import EMA
-from sddlm.training.module import TrainModule
+from sddlm.training.loop import Trainer
 from sddlm.training.monitor import read_metrics
 from test_io import small_files
 
@@ -293,15 +293,15 @@ def test_a_full_disk_leaves_checkpoint_and_model(config, cut, capsys):
 def test_a_kill_at_any_moment_costs_no_figure_and_repeats_none(config, tmp_path, monkeypatch):
     often = ["--train.validate_every", "4", "--train.preview_every", "3"]
     whole, after_preview, in_validation = (tmp_path / name for name in ("whole", "a", "b"))
-    validate = TrainModule.on_validation_epoch_start
+    validate = Trainer._validate
 
     def copied(self):
-        if self.global_step == 8:
+        if self.step == 8:
             shutil.copytree(whole, in_validation)
         validate(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrainModule, "on_validation_epoch_start", copied)
+        patch.setattr(Trainer, "_validate", copied)
         at_step(patch, 7, lambda: shutil.copytree(whole, after_preview))
         assert train(config, whole, *often) == 0
     assert not (in_validation / "model").exists()

@@ -273,7 +273,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_with_advice(
 
 
 #: a run is met behind its seventh step, two behind a checkpoint
-SEVENTH_STEP = ("sddlm.training.module:TrainModule.training_step", 7)
+SEVENTH_STEP = ("sddlm.training.module:TrainModule.forward", 7)
 
 
 def steps(run):

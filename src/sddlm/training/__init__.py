@@ -1,1 +1,1 @@
-"""Training; the only room that knows Lightning."""
+"""Training: options, loop, records, checkpoints."""

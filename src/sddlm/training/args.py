@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
 from typing import Literal
 
 from sddlm.errors import ConfigError, check_choices
+from sddlm.training.optimizers import AdamW, Optimizer, wrong_rates
 
 #: a run's checkpoint, and the one before it
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
-
-
-#: largest learning rate: AdamW moves each weight by about as much
-_LARGEST_LR = 10.0
 
 
 @dataclass
@@ -28,7 +25,8 @@ class TrainArgs:
         batch: sequences in an optimiser step, over all processes and micro-batches.
         micro_batch: sequences in one forward pass on one process; default: the process's whole
             share.
-        lr: largest learning rate.
+        optimizer: AdamW, or Muon for the matrices of the blocks with AdamW for the rest.
+        lr: largest learning rate of AdamW.
         warmup: steps of linear warm-up.
         schedule: learning rate after the warm-up: cosine to a tenth at the last step, or constant.
         weight_decay: AdamW's weight decay.
@@ -57,6 +55,7 @@ class TrainArgs:
     steps: int = 2000
     batch: int = 32
     micro_batch: int | None = None
+    optimizer: Optimizer = field(default_factory=AdamW)
     lr: float = 3e-4
     warmup: int = 100
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -95,13 +94,7 @@ class TrainArgs:
             for name, value in shares.items()
             if not 0 <= value < 1
         ]
-        if not 0 < self.lr <= _LARGEST_LR:
-            wrong.append(f"`lr` is {self.lr}, must be above 0, at most {_LARGEST_LR:g}")
-        elif not 0 <= self.weight_decay <= 1 / self.lr:  # a step takes lr * weight_decay away
-            wrong.append(
-                f"`weight_decay` is {self.weight_decay}, must be at least 0, "
-                f"at most 1 / lr = {1 / self.lr:g}"
-            )
+        wrong += wrong_rates(self.lr, self.weight_decay)
         if not self.clip > 0:
             wrong.append(f"`clip` is {self.clip}, must be above 0")
         if not 0 < self.curriculum_start <= 1:
@@ -154,7 +147,7 @@ def micro_batch(args: TrainArgs, world: int) -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the first process of a run, by the variables of torchrun and Lightning."""
+    """Whether this is the first process of a run, by the variables of torchrun."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 

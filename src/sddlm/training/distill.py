@@ -16,6 +16,7 @@ from sddlm.model_dir import is_model_dir, sweep
 from sddlm.models.config import ModelArgs
 from sddlm.objectives.distillation import DCD, Direction, Prediction
 from sddlm.training.args import TrainArgs, has_checkpoint
+from sddlm.training.checkpoints import newest_checkpoint, step_of
 from sddlm.training.run import changed, resolved, train_model
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def distill(
     Raises:
         ConfigError: a value cannot be used; nothing is left behind.
         FloatingPointError: a gradient is not finite.
+        KeyboardInterrupt: it was stopped, and saved; the message has the command that goes on.
     """
     place = _checked(out, rounds, dt, resume)
     loaded = LanguageModel.load(model_dir)
@@ -82,15 +84,11 @@ def distill(
         objective = DCD(teacher, dt * 2 ** (number - 1), divergence, compare, loaded.process)
         try:
             _round(run, data, objective, train, seed, resume)
-        except KeyboardInterrupt:
-            again = f"sddlm distill {quote(model_dir)} --out {quote(str(place))} --resume true"
-            logger.warning(
-                "stopped in round %d of %d; go on with:  %s, and the same options",
-                number,
-                rounds,
-                again,
-            )
-            raise
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(
+                f"stopped in round {number} of {rounds}; go on with:  sddlm distill "
+                f"{quote(model_dir)} --out {quote(str(place))} --resume true, and the same options"
+            ) from stop
         logger.info("round %d of %d, dt %.4g, is done", number, rounds, objective.dt)
         teacher = str(run)
     with atomic_write(place / "config.yaml") as file:  # the record of the training data
@@ -121,7 +119,7 @@ def _checked(out: str | None, rounds: int, dt: float, resume: bool) -> Path:
 
 
 def _one_process(train: TrainArgs) -> TrainArgs:
-    """Options for one process: Lightning would start others at the first round again."""
+    """Options for one process, which alone writes the files of a distillation."""
     if train.devices not in ("auto", 1):
         raise ConfigError(
             f"`train.devices` is {train.devices}, but a distillation is one process: leave it out, "
@@ -151,8 +149,6 @@ def _round(
     run: Path, data: DataArgs, objective: DCD, train: TrainArgs, seed: int, resume: bool
 ) -> None:
     """Train one round, or the rest of it."""
-    from sddlm.training.checkpoints import newest_checkpoint, step_of  # Lightning takes seconds
-
     model, start = ModelArgs(), objective.teacher
     resume = resume and run.is_dir()
     if resume and has_checkpoint(run):

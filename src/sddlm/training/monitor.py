@@ -12,13 +12,12 @@ from math import inf, log
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sddlm.io import append, atomic_write, current_names
 from sddlm.progress import PlainConsole
 from sddlm.training.alarms import Alarms
-from sddlm.training.args import TrainArgs, is_first
+from sddlm.training.args import TrainArgs
 from sddlm.training.curves import draw_curves
 from sddlm.training.diagnostics import GRADIENT_COLUMNS, OUTPUT_COLUMNS
 
@@ -30,11 +29,14 @@ COLUMNS = (
     "preview_entropy", "text_entropy",
 )  # fmt: skip
 LOG_EVERY = 10
+Metrics = Callable[[], dict[str, float]]
 _REDRAWN = 10.0  # seconds between plots: one costs as much as a hundred steps of a tiny network
 
 
-class Monitor(Callback):
-    """Callback of the first process: progress bar, metrics and curves of a run.
+class Monitor:
+    """Records of a run in the first process: progress bar, metrics, previews, curves.
+
+    A context: the bar closes and the records are written at its end, also after an error.
 
     Args:
         run: run directory.
@@ -57,7 +59,7 @@ class Monitor(Callback):
         start_step: int,
         length: int,
         characters_per_token: float,
-        preview: Callable[[int], tuple[list[str], float]],
+        preview: Callable[[], tuple[list[str], float]],
         averaged: Callable[[], AbstractContextManager[None]],
         probe: Callable[[], dict[str, float]],
         text_entropy: float,
@@ -69,8 +71,7 @@ class Monitor(Callback):
         self.text_entropy = text_entropy
         # keep the records up to the checkpoint: later steps are repeated
         for name in ("previews.jsonl", "alarms.jsonl"):
-            if is_first():
-                _keep_until(run / name, start_step)
+            _keep_until(run / name, start_step)
         self.rows = [row for row in read_metrics(run) if row["step"] <= start_step]
         self.newest = {name: value for row in self.rows for name, value in row.items()}
         self.alarms = Alarms(run, self.rows, vocab_size=vocab_size, warmup=args.warmup)
@@ -79,16 +80,16 @@ class Monitor(Callback):
         self.done = self.first = start_step
         self.started = 0.0
         self.drawn = time.perf_counter()
-        self.earlier_seconds = 0.0
+        self.earlier_seconds = self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
+        self._metrics: Metrics = dict
         self.console = PlainConsole(stderr=True)
         self.bar: Progress | None = None
         self.task: Any = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def __enter__(self) -> Monitor:
         """Open the bar."""
-        self.earlier_seconds = self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
         self.started = time.perf_counter()
-        if trainer.is_global_zero and self.console.is_terminal:
+        if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("training"),
                 BarColumn(),
@@ -98,34 +99,39 @@ class Monitor(Callback):
             )
             self.bar.start()
             self.task = self.bar.add_task("", total=self.args.steps, figures="")
+        return self
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Update the bar; add a row of metrics and write a preview at their intervals."""
-        step = trainer.global_step
-        if step == self.done or not trainer.is_global_zero:
-            return
-        self.done = step
+    def __exit__(self, *error: object) -> None:
+        """Close the bar and write what there is."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+        if self.fresh:
+            try:
+                self.write()
+            except OSError as full:  # which must not cost the model, or hide another error
+                logger.warning("cannot write the figures: %s", full)
+
+    def after_step(self, step: int, metrics: Metrics) -> None:
+        """Update the bar; add a row of metrics and write a preview at their intervals.
+
+        Args:
+            step: optimiser steps that are done.
+            metrics: returns the metrics of the step, which synchronises the device.
+        """
+        self.done, self._metrics = step, metrics
         if step % LOG_EVERY == 0 or step == self.args.steps:
-            self._record(step, pl_module.read_metrics())
+            self._record(step)
         if self.bar is not None:
             self.bar.update(self.task, completed=step, figures=self._figures())
         every = self.args.preview_every
         if every and step % every == 0:
-            self._write_preview(step, pl_module)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Write the table first: a resumed run does not compute these metrics again."""
-        if trainer.is_global_zero:
-            self.write_table()
+            self._write_preview(step)
 
     def _seconds(self) -> float:
         return self.earlier_seconds + time.perf_counter() - self.started
 
-    def _record(self, step: int, metrics: dict[str, float]) -> None:
+    def _record(self, step: int) -> None:
         row = {
             "step": step,
             "tokens": step * self.args.batch * self.length,
@@ -133,8 +139,7 @@ class Monitor(Callback):
             "learning_rate": self.args.lr * self.args.lr_factor(step - 1),
             "t_max": self.args.t_max(step - 1),
         }
-        training = ("loss", "loss_per_row", "gradient_norm")
-        row.update({name: metrics[name] for name in training if name in metrics})
+        row.update({name: value for name, value in self._metrics().items() if name in COLUMNS})
         self.rows.append(row)
         self.newest.update(row)
         self.fresh = True
@@ -147,22 +152,19 @@ class Monitor(Callback):
         shown += [f"{name} {self.newest[name]:.3f}" for name in columns if name in self.newest]
         return "  ".join([*shown, *self.alarms.near])
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def after_validation(self, step: int, found: dict[str, float]) -> None:
         """Add the validation metrics and diagnostics to the table; write it, sometimes the plot.
 
         Validation uses the averaged weights. Diagnostics use the trained weights, where failures
         show first.
+
+        Args:
+            step: optimiser steps that are done.
+            found: metrics of the validation.
         """
-        if not trainer.is_global_zero or trainer.sanity_checking:
-            return
-        step = trainer.global_step
-        with trainer.precision_plugin.forward_context():
-            figures = self.probe()
-        names = [name for name in ("val_loss", "val_nelbo") if name in pl_module.metrics]
-        found = {name: pl_module.metrics[name] for name in names}
         if "val_nelbo" in found:
             found["val_bpc"] = found["val_nelbo"] / self.characters_per_token / log(2)
-        self._add(step, pl_module, {**found, **figures})
+        self._add(step, {**found, **self.probe()})
         self.alarms.check()
         logger.info("step %d: %s", step, self._figures())
         if time.perf_counter() - self.drawn > _REDRAWN:
@@ -170,10 +172,10 @@ class Monitor(Callback):
         else:
             self.write_table()
 
-    def _add(self, step: int, pl_module: Any, found: dict[str, float]) -> None:
+    def _add(self, step: int, found: dict[str, float]) -> None:
         """Add metrics to the row of this step."""
         if not self.rows or self.rows[-1]["step"] != step:
-            self._record(step, pl_module.read_metrics())
+            self._record(step)
         self.rows[-1].update(found)
         self.newest.update(found)
         self.fresh = True
@@ -192,33 +194,15 @@ class Monitor(Callback):
             table.writeheader()
             table.writerows(self.rows)
 
-    def _write_preview(self, step: int, pl_module: Any) -> None:
+    def _write_preview(self, step: int) -> None:
         with self.averaged():
-            texts, entropy = self.preview(step)
-        entropies = {"preview_entropy": entropy, "text_entropy": self.text_entropy}
-        self._add(step, pl_module, entropies)
+            texts, entropy = self.preview()
+        self._add(step, {"preview_entropy": entropy, "text_entropy": self.text_entropy})
         self.alarms.check()
         records = [json.dumps({"step": step, "text": t}, ensure_ascii=False) + "\n" for t in texts]
         append(self.run / "previews.jsonl", "".join(records))
         if self.bar is not None:
             self.console.print(f"step {step}: {' '.join(texts[0].split())[:200]}")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the bar and write what there is."""
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-        if trainer.is_global_zero and self.fresh:
-            try:
-                self.write()
-            except OSError as error:  # which must not cost the model, or hide another error
-                logger.warning("cannot write the figures: %s", error)
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """The same after an error, when Lightning does not tear down."""
-        self.teardown(trainer, pl_module, "fit")
 
 
 def _keep_until(path: Path, last: int) -> None:

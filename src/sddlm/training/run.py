@@ -27,8 +27,11 @@ from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
 from sddlm.sampling.base import choose_device
-from sddlm.training.args import TrainArgs, has_checkpoint, is_first, micro_batch
+from sddlm.training.args import TrainArgs, has_checkpoint, is_first
+from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.directory import CONFIG, ENVIRONMENT, removed_on_failure, run_directory
+from sddlm.training.fit import fit
+from sddlm.training.processes import others, world_size
 from sddlm.training.start import continued, measures, open_start
 
 _SECTIONS: dict[str, type[Any]] = {"data": DataArgs, "model": ModelArgs, "train": TrainArgs}
@@ -75,17 +78,15 @@ def train_model(
     Raises:
         ConfigError: a value cannot be used; nothing is left behind.
         FloatingPointError: a gradient is not finite.
+        KeyboardInterrupt: it was stopped, and saved; the message has the command that goes on.
     """
     run = Path(out)
     _check(data, model, objective, train, seed)
+    world = world_size(train)
     begun = None if start is None else open_start(start, data, model, objective)
     model = model if begun is None else measures(begun)
     config = resolved(data, model, objective, train, start, seed)
     with run_directory(run, resume, lambda: changed(run, config)):
-        # Lightning takes seconds to import; neither --help nor a wrong option need wait for it
-        from sddlm.training.checkpoints import newest_checkpoint
-        from sddlm.training.fit import fit
-
         with removed_on_failure(run):
             state = newest_checkpoint(run) if resume and has_checkpoint(run) else None
             prepared = _prepared(run, data, begun.tokenizer if begun else None)
@@ -96,7 +97,8 @@ def train_model(
                 else _network(model, objective, prepared, data.length, seed)
             )
             _write_config(run, config, prepared)
-        fit(run, train, seed, state, network, objective, prepared)
+        with others(world, train_model, out, data, model, objective, train, start, seed, resume):
+            fit(run, train, seed, state, network, objective, prepared)
     return run
 
 
@@ -134,6 +136,7 @@ def train(
     Raises:
         ConfigError: if a value cannot be used; then nothing is left behind.
         FloatingPointError: if a gradient is not finite.
+        KeyboardInterrupt: it was stopped; with ``out`` the message has the command that goes on.
     """
     data, model, args = _sections(path, options)
     if resume and out is None:
@@ -141,9 +144,14 @@ def train(
     with TemporaryDirectory(prefix="sddlm-") as folder:
         if out is None:
             data.cache = data.cache or str(Path(folder) / "cache")
-        run = train_model(
-            str(out or Path(folder) / "run"), data, model, objective, args, start, seed, resume
-        )
+        try:
+            run = train_model(
+                str(out or Path(folder) / "run"), data, model, objective, args, start, seed, resume
+            )
+        except KeyboardInterrupt:
+            if out is not None:
+                raise
+            raise KeyboardInterrupt("stopped; without `out` nothing is kept") from None
         return LanguageModel.load(run, choose_device(device))
 
 
@@ -183,8 +191,6 @@ def _check(
         raise ConfigError(f"`seed` is {seed}, must be at least 0 and below 2**63")
     objective.check(length=data.length)
     model.build(vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal)
-    if args.devices != "auto":
-        micro_batch(args, args.devices)
     if args.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("`train.accelerator` is gpu, but torch finds none here; use auto or cpu")
     if objective.causal and data.length < 2:
@@ -207,7 +213,7 @@ def resolved(
     """Configuration of a run, as recorded in ``config.yaml``."""
     return {
         "data": asdict(data), "model": asdict(model), "objective": to_spec(objective),
-        "train": asdict(train), "start": start, "seed": seed,
+        "train": to_spec(train)["init_args"], "start": start, "seed": seed,
     }  # fmt: skip
 
 
@@ -231,7 +237,10 @@ def changed(run: Path, config: dict[str, Any]) -> str:
         ) from error
     now = _flat(config)
     # an option that the run does not record is newer than the run; its default is the old behaviour
-    defaults = {name: asdict(section()) for name, section in _SECTIONS.items()}
+    defaults = {
+        "data": asdict(DataArgs()), "model": asdict(ModelArgs()),
+        "train": to_spec(TrainArgs())["init_args"],
+    }  # fmt: skip
     before = _flat(defaults) | before
     if now["start"] is not None:  # it determines the network
         now = {k: v for k, v in now.items() if not k.startswith("model.")}
