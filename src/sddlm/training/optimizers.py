@@ -52,14 +52,16 @@ class Muon(Optimizer):
     Embedding, head, convolution, noise level, norms and biases are AdamW's, with its options. An
     update has the size of AdamW's: 0.2 sqrt(max(rows, columns)) times an orthogonal matrix
     (arXiv:2502.16982), with Nesterov momentum.
+
+    Attributes:
+        lr: largest learning rate of the matrices.
+        momentum: momentum of their gradients.
+        weight_decay: weight decay of the matrices.
     """
 
     lr: float = 5e-3
-    """largest learning rate of the matrices"""
     momentum: float = 0.95
-    """momentum of their gradients"""
     weight_decay: float = 0.0
-    """weight decay of the matrices"""
 
     def __post_init__(self) -> None:
         check_choices(self)
