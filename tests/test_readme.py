@@ -227,7 +227,8 @@ def test_the_reference_shows_a_method_where_it_is_defined(hooks):
     assert "generate" in hooks.members(sddlm.LanguageModel)
     assert "loss" not in hooks.members(sddlm.SDDLM)
     assert "::: sddlm.objectives.base.Objective" in (ROOT / "docs/reference/api.md").read_text()
-    assert "'preset'" in hooks.api("Psi")
+    assert hooks.members(sddlm.Psi) == ["preset"]
+    assert "      members: ['preset']" in hooks.api("Psi").splitlines()
 
 
 @pytest.fixture
