@@ -7,6 +7,7 @@ another host ends the build.
 
 from __future__ import annotations
 
+import inspect
 import re
 from argparse import SUPPRESS, Action
 from typing import Any, Literal, get_args, get_origin
@@ -56,11 +57,12 @@ def api(name: str) -> str:
 
 
 def members(found: Any) -> list[str]:
-    """Public members of a class that are its own: those of a base are documented there."""
+    """Public members of a class that neither a base nor the list of its attributes documents."""
     if not isinstance(found, type):
         return []
-    bases = {each for base in found.__mro__[1:] for each in vars(base)}
-    return [each for each in vars(found) if not each.startswith("_") and each not in bases]
+    known = {each for base in found.__mro__[1:] for each in vars(base)}
+    known |= set(re.findall(r"^    (\w+): ", inspect.getdoc(found) or "", re.MULTILINE))
+    return [each for each in vars(found) if not each.startswith("_") and each not in known]
 
 
 def options(verb: str) -> str:

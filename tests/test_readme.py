@@ -156,11 +156,21 @@ def test_options_in_the_text_exist(capsys):
                 assert option in allowed, f"{page.name}: {option}"
 
 
+def anchors(page):
+    """Anchors of a page's headings, as mkdocs and GitHub make them."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("page", **named(PAGES))
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        path, _, anchor = link.partition("#")
         if not re.match(r"\w+://", link):
-            assert (page.parent / link.partition("#")[0]).exists(), link
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            # the reference makes those of public names
+            assert not anchor or anchor.startswith("sddlm.") or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("page", **named(PAGES))
@@ -217,7 +227,8 @@ def test_the_reference_shows_a_method_where_it_is_defined(hooks):
     assert "generate" in hooks.members(sddlm.LanguageModel)
     assert "loss" not in hooks.members(sddlm.SDDLM)
     assert "::: sddlm.objectives.base.Objective" in (ROOT / "docs/reference/api.md").read_text()
-    assert "'preset'" in hooks.api("Psi")
+    assert hooks.members(sddlm.Psi) == ["preset"]
+    assert "      members: ['preset']" in hooks.api("Psi").splitlines()
 
 
 @pytest.fixture
