@@ -31,12 +31,11 @@ from sddlm.eval.equal_entropy import (
 )
 from sddlm.eval.evaluation import JudgedConfig, Subject, names_in, run
 from sddlm.eval.judge import Judge
-from sddlm.eval.metrics import reference_rows
 from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.resampling import LEVEL, RESAMPLES
 from sddlm.eval.result import Plotted, SeenByJudge
+from sddlm.eval.samples import SampleSet, reference_rows
 from sddlm.eval.sweep import SWEEP, Scoring, model_curves, settings, settings_of
-from sddlm.eval.texts import SampleSet
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import is_model_dir
