@@ -166,12 +166,12 @@ def _measure(config: FrontierConfig, subject: Subject) -> Frontier:
         short[place]: LanguageModel.load(place, device=subject.device) for place in config.others
     }
     text, _ = config.held_out(subject)
-    for_judge = config.real_text(subject, text)
+    rows, seen = config.real_text(subject, text)
     judge = Judge.load(config.judge or "", device=subject.device)
     rules = convention_of(config.convention).at(config.context, judge.limit, judge.name)
-    real = reference_rows(for_judge.rows, len(for_judge.rows), subject.lm.network.length)
+    real = reference_rows(rows, len(rows), subject.lm.network.length)
     found = sweep_models(models, judge, rules, real, config, subject.job)
-    return replace(found, text=text.source, real_text=SeenByJudge(for_judge.seen, for_judge.reason))
+    return replace(found, text=text.source, real_text=seen)
 
 
 def sweep_models(

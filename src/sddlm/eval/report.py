@@ -152,8 +152,9 @@ def _measure(config: ReportConfig, subject: Subject) -> Report:
     text, training = config.held_out(subject)
     if training is None and config.metrics is None:
         names = [name for name in names if name not in ("baselines", "copying")]
-    real = config.real_text(subject, text) if config.judge is not None else None
     found: dict[str, Any] = {}
+    if config.judge is not None:
+        real, found["real_text"] = config.real_text(subject, text)
     if "likelihood" in names:
         found["likelihood"] = likelihood(
             lm, text, seed=config.seed, batch=config.batch, draws=config.draws,
@@ -168,9 +169,8 @@ def _measure(config: ReportConfig, subject: Subject) -> Report:
             found["samples"] = SampleDiversity.of(drawn, reference, training)
         if "copying" in names:
             found["copying"] = _copying(drawn, reference, _need(training, "copying"), subject)
-        if real is not None:
-            found["real_text"] = SeenByJudge(real.seen, real.reason)
-            found |= _judged(config, subject, names, drawn, real.rows)
+        if config.judge is not None:
+            found |= _judged(config, subject, names, drawn, real)
     return Report(text=text.source, metrics=names, **found)
 
 
