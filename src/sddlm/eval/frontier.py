@@ -120,7 +120,7 @@ class Frontier(Plotted):
         for name, model in self.models.items():
             for knob, points in model.curves.items():
                 for point in points if knob not in SHARPNESS else ():  # drawn, not compared
-                    calls = f"entropy {point.entropy.value:.3f}, {point.nfe:g} network calls"
+                    calls = f"entropy {point.entropy.value:.3f}, {point.nfe:g} calls"
                     at = point.setting.get(knob, "by default")
                     table.add_row(f"{name}: {knob} {at}", str(point.gen_ppl), calls)
         judge = f"judge {self.judge}, convention {self.convention.name}; intervals of 95%"
