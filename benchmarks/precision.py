@@ -27,13 +27,13 @@ from shapes import numbers
 from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.eval.diversity import entropies
 from sddlm.lm import LanguageModel
 from sddlm.objectives.autoregressive import Autoregressive
 from sddlm.rng import Draw
 from sddlm.sampling import float32
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.base import choose_device, evaluating
+from sddlm.sampling.entropy import entropies
 from sddlm.sampling.float32 import Float32
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation

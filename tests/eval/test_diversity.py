@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from sddlm.eval.diversity import (
-    distinct_n,
-    entropies,
-    entropy,
-    known_words,
-    repeated_ngrams,
-    words,
-)
+from sddlm.eval.diversity import distinct_n, known_words, repeated_ngrams
+from sddlm.eval.texts import words
+from sddlm.sampling.entropy import entropies, entropy
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "misc.npz"
 

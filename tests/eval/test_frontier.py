@@ -15,14 +15,12 @@ from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval import sweep
 from sddlm.eval.conventions import CONVENTIONS
-from sddlm.eval.diversity import entropy
 from sddlm.eval.frontier import FrontierConfig, comparable, sweep_models
 from sddlm.eval.generative import generative_perplexity
 from sddlm.eval.judge import Judge
-from sddlm.eval.metrics import draw_samples
 from sddlm.eval.resampling import Interval
+from sddlm.eval.samples import SampleSet, draw_samples
 from sddlm.eval.sweep import Scoring, settings, settings_of
-from sddlm.eval.texts import SampleSet
 from sddlm.generation.config import SamplerConfig
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
@@ -30,6 +28,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.sampling.entropy import entropy
 
 ALPHABET = "abcdefgh "
 HOW = SamplerConfig(steps=6, top_p=1.0)

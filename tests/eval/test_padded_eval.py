@@ -13,7 +13,7 @@ from networks import randomised
 from sddlm.data.args import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizers import Tokenizer
-from sddlm.eval.metrics import Diversity
+from sddlm.eval.diversity import Diversity
 from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood
 from sddlm.eval.report import evaluate

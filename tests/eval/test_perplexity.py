@@ -8,7 +8,9 @@ from torch import nn
 from sddlm import exact as worlds
 from sddlm.errors import ConfigError
 from sddlm.eval.nll import NLLEstimate, nll_estimator
-from sddlm.eval.perplexity import likelihood, spread
+from sddlm.eval.perplexity import likelihood
+from sddlm.eval.samples import reference_rows
+from sddlm.eval.texts import HeldOut
 from sddlm.lm import LanguageModel
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
@@ -20,21 +22,9 @@ from sddlm.process.uniform import UniformProcess
 from sddlm.rng import Draw
 
 
-class Rows:
+def rows_of(tokens):
     """Rows of a tensor, two characters a token."""
-
-    characters_per_token = 2.0
-    lengths = None
-    ends = False
-
-    def __init__(self, tokens):
-        self.tokens = tokens
-
-    def __len__(self):
-        return len(self.tokens)
-
-    def __getitem__(self, i):
-        return self.tokens[i]
+    return HeldOut(tokens, ["ab" * tokens.shape[1]] * len(tokens), "a tensor")
 
 
 @dataclass
@@ -56,7 +46,7 @@ class TimesValue:
 
 
 def test_sorted_rows_do_not_bias_the_estimate():
-    rows = Rows(torch.arange(0, 80, 2)[:, None].expand(40, 3))  # sorted: row i is only i
+    rows = rows_of(torch.arange(0, 80, 2)[:, None].expand(40, 3))  # sorted: row i is only i
     result = known(TimesValue(), rows, draws=300, batch=64)
     exact = rows.tokens.double().mean() * (1e-3 + 0.999 / 2)
     # strata in the order of the rows would give 2/3 of the largest value instead of 1/2: 26
@@ -71,7 +61,7 @@ def test_standard_error_is_that_of_the_mean_over_rows():
             return x0.double()
 
     tokens = torch.randint(0, 50, (200, 4), generator=torch.Generator().manual_seed(0)) * 2
-    result = known(Value(), Rows(tokens))
+    result = known(Value(), rows_of(tokens))
     means = tokens.double().mean(1)
     assert result.nll == pytest.approx(float(means.mean()))
     assert result.complete_nll == pytest.approx(2 * float(means.mean()))
@@ -88,7 +78,7 @@ def test_positions_that_do_not_count_are_left_out_even_when_not_a_number():
             return torch.where(x0 % 2 == 0, x0.double(), torch.nan)
 
     tokens = torch.tensor([[2, 1, 4], [3, 5, 6]])
-    result = known(Holes(), Rows(tokens))
+    result = known(Holes(), rows_of(tokens))
     assert (result.nll, result.tokens) == (pytest.approx(4.0), 3)
 
 
@@ -133,7 +123,7 @@ def test_the_errors_cover_the_exact_bound(process):
     found, published = [], []
     for seed in range(100):
         tokens = WORLD.tokens(300, seed=seed)
-        own = scored(model, Rows(tokens), process=process, draws=3, batch=300, seed=seed)
+        own = scored(model, rows_of(tokens), process=process, draws=3, batch=300, seed=seed)
         of_rows = float(exact[worlds.state_id(tokens, 4)].mean()) / 2
         law = (own.complete_nll - of_law) / own.complete_stderr
         rows = (own.complete_nll - of_rows) / own.complete_noise_stderr
@@ -152,7 +142,7 @@ def test_the_errors_cover_the_exact_bound(process):
 
 def test_published_and_complete_are_the_same_integral_but_for_its_ends():
     model, exact = a_network(PROCESS)
-    rows = Rows(worlds.states(4, 2).repeat(2000, 1))
+    rows = rows_of(worlds.states(4, 2).repeat(2000, 1))
     own = scored(model, rows, batch=32000, draws=4)
     error = own.complete_noise_stderr
     assert own.complete_nll == pytest.approx(float(exact.mean()) / 2, abs=4 * error)
@@ -177,14 +167,14 @@ def test_the_complete_bound_of_a_denoiser_that_errs_at_small_times():
         return to_leave_one_out(logits, denoiser, PROCESS, x_t, at).softmax(-1)
 
     exact = float((WORLD.probabilities * worlds.nelbo(PROCESS, read, nodes=400)).sum()) / 2
-    rows = Rows(WORLD.tokens(20_000, seed=0))
+    rows = rows_of(WORLD.tokens(20_000, seed=0))
     own = scored(model, rows, estimate=denoiser, batch=20_000, draws=4)
     assert own.complete_nll == pytest.approx(exact, abs=4 * own.complete_stderr)
     assert own.complete_stderr < 1.1 * own.stderr
 
 
 def test_does_not_depend_on_the_batch():
-    rows = Rows(WORLD.tokens(37, seed=0))
+    rows = rows_of(WORLD.tokens(37, seed=0))
     model = worlds.TabularModel(WORLD.leave_one_out, vocab_size=4, length=2)
     results = [scored(model, rows, batch=b, draws=2) for b in (1, 8, 37, 99)]
     for result in results[1:]:
@@ -195,7 +185,7 @@ def test_does_not_depend_on_the_batch():
 
 
 def test_units():
-    rows = Rows(torch.full((8, 5), 4))
+    rows = rows_of(torch.full((8, 5), 4))
     result = known(TimesValue(), rows)
     assert result.ppl == pytest.approx(math.exp(result.nll))
     assert result.bpc == pytest.approx(result.nll / 2 / math.log(2))
@@ -204,26 +194,27 @@ def test_units():
 
 def test_the_model_is_put_back_into_training():
     model = nn.Dropout()
-    known(TimesValue(), Rows(torch.full((4, 2), 2)), model)
+    known(TimesValue(), rows_of(torch.full((4, 2), 2)), model)
     assert model.training
 
 
 def test_evenly_spread_rows():
-    assert spread(10, None) == spread(10, 99) == list(range(10))
-    assert spread(10, 3) == [0, 3, 6]
-    rows = Rows(torch.full((9, 2), 2))
-    assert known(TimesValue(), rows, max_rows=4).rows == 4
+    text = HeldOut(torch.arange(10)[:, None].repeat(1, 3), list("abcdefghij"), "some")
+    for count, rows in {3: [0, 3, 6], 10: [*range(10)], 99: [*range(10)]}.items():
+        found = reference_rows(text, count, longest=2)
+        assert [row.tolist() for row in found.rows] == [[i, i] for i in rows]
+        assert found.texts == ["abcdefghij"[i] for i in rows]
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 0}, {"draws": 0}, {"max_rows": 0}])
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"draws": 0}])
 def test_impossible_amounts_are_refused(wrong):
     with pytest.raises(ConfigError, match="must be at least 1"):
-        known(TimesValue(), Rows(torch.ones(3, 2).long()), **wrong)
+        known(TimesValue(), rows_of(torch.ones(3, 2).long()), **wrong)
 
 
 def test_no_rows_are_refused():
     with pytest.raises(ConfigError, match="`rows` must be at least 1"):
-        known(TimesValue(), Rows(torch.ones(0, 2).long()))
+        known(TimesValue(), rows_of(torch.ones(0, 2).long()))
 
 
 def test_every_process_has_a_bound():

@@ -19,7 +19,8 @@ from sddlm.errors import ConfigError
 from sddlm.eval.ngram import NGram
 from sddlm.eval.report import evaluate
 from sddlm.eval.result import Plotted, Result
-from sddlm.eval.texts import END, read_samples, with_ends
+from sddlm.eval.samples import read_samples
+from sddlm.eval.texts import END, with_ends
 from sddlm.generation.config import SamplerConfig
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig

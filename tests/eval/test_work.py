@@ -53,6 +53,16 @@ def test_what_was_done_is_not_done_again(tmp_path):
     assert not (tmp_path / "notes").exists()
 
 
+def test_what_a_former_version_kept_is_read(tmp_path):
+    """Name of the file and lines as at bf4a3fe, where the cache key was called facts."""
+    (tmp_path / "thirds-a2af6370222c2119.0.jsonl").write_text(
+        '\n[0, [0, 0.0], "b41eff5fc9067222"]\n[1, [1, 0.3333333333333333], "d85e17263b1b47e9"]\n'
+    )
+    job, done = ResumableJob(tmp_path, {"model": "a"}).about(text="é"), []
+    assert job.run("thirds", 2, counted(done), {"seed": 1}) == EXPECTED[:2]
+    assert done == []
+
+
 @pytest.mark.parametrize(
     "other",
     [

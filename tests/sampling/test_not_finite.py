@@ -19,6 +19,7 @@ from sddlm.errors import ConfigError
 from sddlm.eval.conditional import Choice, conditional_bounds, is_greedy
 from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood
+from sddlm.eval.texts import HeldOut
 from sddlm.generation.config import SamplerConfig
 from sddlm.generation.corrector import Corrector
 from sddlm.lm import LanguageModel
@@ -109,10 +110,8 @@ def test_nothing_is_scored(damage: Callable[[DiT], None], estimate: Estimate) ->
     loaded = spoilt(damage, process, estimate)
     prompt, said = [104, 101], [108, 108, 111]
 
-    class Rows(list[torch.Tensor]):
-        lengths, ends, characters_per_token = None, False, 1.0
-
-    rows = Rows(torch.randint(256, (4, L), generator=torch.Generator().manual_seed(0)))
+    tokens = torch.randint(256, (4, L), generator=torch.Generator().manual_seed(0))
+    rows = HeldOut(tokens, ["a"] * 4, "noise")
     with pytest.raises(FloatingPointError, match="output is not finite"):
         likelihood(loaded, rows)
     with pytest.raises(FloatingPointError, match="output is not finite"):

@@ -14,15 +14,14 @@ from typing import TypeVar
 from sddlm.data.args import DataArgs
 from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.conventions import convention_of
-from sddlm.eval.metrics import fingerprint
-from sddlm.eval.result import Provenance, Result
+from sddlm.eval.result import Provenance, Result, SeenByJudge
 from sddlm.eval.texts import HeldOut, TrainingText, held_out
-from sddlm.eval.unseen import RealText, real_text
+from sddlm.eval.unseen import real_text
 from sddlm.generation.config import SamplerConfig
 from sddlm.io import check_writable
-from sddlm.jobs import ProcessGroup, ResumableJob
+from sddlm.jobs import ProcessGroup, ResumableJob, digest
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import check_exists
+from sddlm.model_dir import check_exists, to_spec
 from sddlm.sampling.base import choose_device, device_of
 
 logger = logging.getLogger(__name__)
@@ -109,17 +108,17 @@ class JudgedConfig(TextConfig, SamplerConfig):
         """The options of the sampler alone."""
         return SamplerConfig(**{f.name: getattr(self, f.name) for f in fields(SamplerConfig)})
 
-    def real_text(self, subject: Subject, text: HeldOut) -> RealText:
+    def real_text(self, subject: Subject, text: HeldOut) -> tuple[HeldOut, SeenByJudge]:
         """Rows that the judge was not trained on either, with a warning where there are none."""
         parts = (text, subject.place, subject.lm, self.data, self.judge or "", self.rows or None)
-        found = real_text(*parts)
-        if subject.job.team.first and found.seen in ("yes", "maybe"):
+        real, found = real_text(*parts)
+        if subject.job.team.first and found.seen_by_judge in ("yes", "maybe"):
             logger.warning(
                 "%s: its perplexity of real text is too low to compare with; train a judge with "
                 "the `data.validation` of the model, or give another text: `data.path`",
                 found.reason,
             )
-        return found
+        return real, found
 
 
 C = TypeVar("C", bound=EvalConfig)
@@ -183,6 +182,12 @@ def run(
     finally:
         team.leave()
     return result
+
+
+def fingerprint(lm: LanguageModel) -> str:
+    """A hash of the weights, the process and the estimate."""
+    meaning = [to_spec(lm.process), lm.estimate.value]
+    return digest(meaning, *lm.network.state_dict().values())
 
 
 def _target(out: Path, picture: bool) -> Path:

@@ -31,12 +31,11 @@ from sddlm.eval.equal_entropy import (
 )
 from sddlm.eval.evaluation import JudgedConfig, Subject, names_in, run
 from sddlm.eval.judge import Judge
-from sddlm.eval.metrics import reference_rows
 from sddlm.eval.pictures import draw_frontier
 from sddlm.eval.resampling import LEVEL, RESAMPLES
 from sddlm.eval.result import Plotted, SeenByJudge
+from sddlm.eval.samples import SampleSet, reference_rows
 from sddlm.eval.sweep import SWEEP, Scoring, model_curves, settings, settings_of
-from sddlm.eval.texts import SampleSet
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import is_model_dir
@@ -121,7 +120,7 @@ class Frontier(Plotted):
         for name, model in self.models.items():
             for knob, points in model.curves.items():
                 for point in points if knob not in SHARPNESS else ():  # drawn, not compared
-                    calls = f"entropy {point.entropy.value:.3f}, {point.nfe:g} network calls"
+                    calls = f"entropy {point.entropy.value:.3f}, {point.nfe:g} calls"
                     at = point.setting.get(knob, "by default")
                     table.add_row(f"{name}: {knob} {at}", str(point.gen_ppl), calls)
         judge = f"judge {self.judge}, convention {self.convention.name}; intervals of 95%"
@@ -171,12 +170,12 @@ def _measure(config: FrontierConfig, subject: Subject) -> Frontier:
         short[place]: LanguageModel.load(place, device=subject.device) for place in config.others
     }
     text, _ = config.held_out(subject)
-    for_judge = config.real_text(subject, text)
+    rows, seen = config.real_text(subject, text)
     judge = Judge.load(config.judge or "", device=subject.device)
     rules = convention_of(config.convention).at(config.context, judge.limit, judge.name)
-    real = reference_rows(for_judge.rows, len(for_judge.rows), subject.lm.network.length)
+    real = reference_rows(rows, len(rows), subject.lm.network.length)
     found = sweep_models(models, judge, rules, real, config, subject.job)
-    return replace(found, text=text.source, real_text=SeenByJudge(for_judge.seen, for_judge.reason))
+    return replace(found, text=text.source, real_text=seen)
 
 
 def sweep_models(

@@ -20,7 +20,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from sddlm.errors import ConfigError
-from sddlm.eval.metrics import fingerprint
+from sddlm.eval.evaluation import fingerprint
 from sddlm.eval.questions import LoglikelihoodScorer
 from sddlm.generation.config import SamplerConfig
 from sddlm.generation.generator import Generator

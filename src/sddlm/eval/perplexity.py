@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from sddlm.errors import ConfigError
 from sddlm.eval.nll import NLLEstimator, nll_estimator
 from sddlm.eval.result import plus_minus
+from sddlm.eval.texts import HeldOut
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.padding import hide_padding
@@ -32,27 +32,6 @@ READINGS = {
 
 #: neighbouring strata that share a mean where errors are estimated
 _BIN = 16
-
-
-class Rows(Sized, Protocol):
-    """What is scored: rows ``[L]`` int64."""
-
-    @property
-    def lengths(self) -> Tensor | None:
-        """Tokens before the padding of each row ``[n]``; None where there is no padding."""
-        ...
-
-    @property
-    def ends(self) -> bool:
-        """Whether rows begin with a token that stands for no text."""
-        ...
-
-    @property
-    def characters_per_token(self) -> float:
-        """Characters of text that a token stands for, on average."""
-        ...
-
-    def __getitem__(self, index: int, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -135,21 +114,13 @@ def exp(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
-def spread(total: int, wanted: int | None) -> list[int]:
-    """``wanted`` numbers (all for None) spread evenly over ``range(total)``."""
-    if wanted is None or wanted >= total:
-        return list(range(total))
-    return [i * total // wanted for i in range(wanted)]
-
-
 def likelihood(
     lm: LanguageModel,
-    rows: Rows,
+    rows: HeldOut,
     *,
     seed: int = 0,
     batch: int = 32,
     draws: int = 1,
-    max_rows: int | None = None,
     estimator: NLLEstimator | None = None,
     job: ResumableJob | None = None,
 ) -> Likelihood:
@@ -166,27 +137,25 @@ def likelihood(
 
     Args:
         lm: the model.
-        rows: packed rows ``[L]``.
+        rows: what is scored.
         seed: of the noise.
         batch: sequences per network call.
         draws: noise levels per sequence; an autoregressive model needs one and gets one.
-        max_rows: score only that many rows, spread evenly over the set.
         estimator: gives the nats; None is the model's own (`nll_estimator`).
         job: does the batches, and its key must name the rows; None keeps nothing.
 
     Raises:
-        ConfigError: no rows, or ``batch``, ``draws`` or ``max_rows`` below 1.
+        ConfigError: no rows, or ``batch`` or ``draws`` below 1.
         FloatingPointError: the network's output is not finite.
     """
-    chosen = spread(len(rows), max_rows)
-    for name, value in (("batch", batch), ("draws", draws), ("rows", len(chosen))):
+    for name, value in (("batch", batch), ("draws", draws), ("rows", len(rows))):
         if value < 1:
             raise ConfigError(f"likelihood: `{name}` must be at least 1, not {value}")
     draws = draws if lm.estimate.diffusion else 1
     estimator = estimator or nll_estimator(lm)
     prior_kl = estimator.prior_kl(lm.network)
     sums, counts, strata, real = _row_sums(
-        lm.network, estimator, rows, chosen, seed, batch, draws, job or ResumableJob()
+        lm.network, estimator, rows, seed, batch, draws, job or ResumableJob()
     )
     tokens = float(counts.sum())
     # a first token that is not scored takes its share of the text with it, if it stands for any
@@ -203,7 +172,7 @@ def likelihood(
         prior_kl=prior_kl,
         tokens=int(tokens),
         characters=covered * rows.characters_per_token,
-        rows=len(chosen),
+        rows=len(rows),
         draws=draws,
         bound=lm.estimate.diffusion,
         reading=READINGS[lm.estimate],
@@ -243,15 +212,14 @@ def _stderrs(sums: Tensor, counts: Tensor, strata: Tensor) -> tuple[float, float
 def _row_sums(
     model: Any,
     estimator: NLLEstimator,
-    rows: Rows,
-    chosen: list[int],
+    rows: HeldOut,
     seed: int,
     batch: int,
     draws: int,
     job: ResumableJob,
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Nats of each row, published and complete ``[2, draws, n]``, positions counted, strata."""
-    n, device = len(chosen), device_of(model)
+    n, device = len(rows), device_of(model)
     cuts = [slice(i, min(i + batch, n)) for i in range(0, n, batch)]
     index = torch.arange(n)
     strata = torch.stack(
@@ -260,8 +228,8 @@ def _row_sums(
 
     def one(number: int) -> list[list[float]]:
         d, part = number // len(cuts), cuts[number % len(cuts)]
-        x0 = torch.stack([rows[j] for j in chosen[part]]).to(device)  # [b, L]
-        lengths = None if rows.lengths is None else rows.lengths[chosen[part]]
+        x0 = rows.tokens[part].to(device)  # [b, L]
+        lengths = None if rows.lengths is None else rows.lengths[part]
         seen, real = hide_padding(model, lengths, x0)
         with evaluating(model):
             nats = estimator.nats(seen, x0, Draw(seed, d, strata[d, part].to(device), n))

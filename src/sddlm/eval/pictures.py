@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,32 +51,49 @@ def draw_frontier(result: Frontier, path: Path) -> None:
         path: of the PNG, 900 pixels wide. Nothing is drawn without matplotlib
             (``pip install 'sddlm[plots]'``).
     """
+
+    def draw(axes: Any) -> None:
+        from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+        for number, (name, model) in enumerate(result.models.items()):
+            _draw_model(axes, _plain(name), model, _COLORS[number % len(_COLORS)])
+        _draw_real(axes, result)
+        for knob in dict.fromkeys(k for model in result.models.values() for k in model.curves):
+            line, marker, _ = _STYLES[knob]
+            axes.plot([], [], color="0.3", ls=line, marker=marker, ms=4, label=knob)
+        axes.plot([], [], color="0.3", marker="o", ms=10, mfc="none", ls="", label="neutral")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter("")
+        axes.set_xlabel("unigram entropy within a text (nats); more is more varied")
+        judge = _plain(Path(result.judge).name)
+        axes.set_ylabel(f"perplexity under {judge}; less is more fluent")
+        axes.figure.supxlabel(_caption(result), fontsize=8, color="0.3")
+
+    _draw(path, (9, 6.5), draw, columns=4)
+
+
+def _draw(path: Path, size: tuple[float, float], draw: Callable[[Any], None], columns: int) -> None:
+    """Write a PNG, or a warning where there is no matplotlib.
+
+    Args:
+        path: of the PNG.
+        size: width and height, 100 pixels each.
+        draw: draws into matplotlib's axes.
+        columns: of the legend, which stands above.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, StrMethodFormatter
     except ImportError:
-        logger.warning("no %s: pip install 'sddlm[plots]' to draw the frontier", path.name)
+        logger.warning("no %s: pip install 'sddlm[plots]' to draw it", path.name)
         return
-    figure = Figure(figsize=(9, 6.5), dpi=100, layout="constrained")
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    for number, (name, model) in enumerate(result.models.items()):
-        _draw_model(axes, _plain(name), model, _COLORS[number % len(_COLORS)])
-    _draw_real(axes, result)
-    for knob in dict.fromkeys(k for model in result.models.values() for k in model.curves):
-        line, marker, _ = _STYLES[knob]
-        axes.plot([], [], color="0.3", ls=line, marker=marker, ms=4, label=knob)
-    axes.plot([], [], color="0.3", marker="o", ms=10, mfc="none", ls="", label="neutral")
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter("")
-    axes.set_xlabel("unigram entropy within a text (nats); more is more varied")
-    judge = _plain(Path(result.judge).name)
-    axes.set_ylabel(f"perplexity under {judge}; less is more fluent")
+    draw(axes)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=4, **_ABOVE)
-    figure.supxlabel(_caption(result), fontsize=8, color="0.3")
+    axes.legend(fontsize=8, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     with atomic_write(path, "wb") as file:
         FigureCanvasAgg(figure).print_png(file)
 
@@ -84,9 +101,6 @@ def draw_frontier(result: Frontier, path: Path) -> None:
 def _plain(name: str) -> str:
     """A name as matplotlib shows it: between two dollars it would read a formula."""
     return name.replace("$", r"\$")
-
-
-_ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False}
 
 
 def _draw_model(axes: Any, name: str, model: ModelFigures, color: str) -> None:
@@ -177,31 +191,24 @@ def draw_correction(found: CorrectionScore, path: Path) -> None:
         found: the score.
         path: of the PNG, 800 pixels wide. Nothing is drawn without matplotlib.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+
+    def draw(axes: Any) -> None:
         from matplotlib.ticker import PercentFormatter
-    except ImportError:
-        logger.warning("no %s: pip install 'sddlm[plots]' to draw the curves", path.name)
-        return
-    figure = Figure(figsize=(8, 5.5), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
-    shares = [share for share in found.shares if 0 < share.wrong < share.tokens]
-    for number, share in enumerate(shares):
-        _draw_share(axes, share, _COLORS[number % len(_COLORS)])
-    axes.set_xscale("log")
-    best = max((point.restored for share in shares for point in share.points), default=0)
-    axes.set_ylim(0, 1.15 * best or 1)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.plot([], [], color="0.3", marker="*", ms=13, ls="", label="t chosen by the model")
-    axes.plot([], [], color="0.3", lw=0.8, ls=":", label="as much damaged as restored")
-    axes.set_xlabel("good tokens that were damaged")
-    axes.set_ylabel("wrong tokens that were restored")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=3, **_ABOVE)
-    with atomic_write(path, "wb") as file:
-        FigureCanvasAgg(figure).print_png(file)
+
+        shares = [share for share in found.shares if 0 < share.wrong < share.tokens]
+        for number, share in enumerate(shares):
+            _draw_share(axes, share, _COLORS[number % len(_COLORS)])
+        axes.set_xscale("log")
+        best = max((point.restored for share in shares for point in share.points), default=0)
+        axes.set_ylim(0, 1.15 * best or 1)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.plot([], [], color="0.3", marker="*", ms=13, ls="", label="t chosen by the model")
+        axes.plot([], [], color="0.3", lw=0.8, ls=":", label="as much damaged as restored")
+        axes.set_xlabel("good tokens that were damaged")
+        axes.set_ylabel("wrong tokens that were restored")
+
+    _draw(path, (8, 5.5), draw, columns=3)
 
 
 def _draw_share(axes: Any, share: ShareScore, color: str) -> None:

@@ -9,14 +9,15 @@ from rich.table import Table
 
 from sddlm.errors import ConfigError, did_you_mean
 from sddlm.eval.copying import Copying, copying
+from sddlm.eval.diversity import SampleDiversity
 from sddlm.eval.evaluation import JudgedConfig, Subject, names_in, run
 from sddlm.eval.generative import GenerativePerplexity, generative_perplexity
 from sddlm.eval.judge import Judge
 from sddlm.eval.mauve import Mauve, mauve
-from sddlm.eval.metrics import Baselines, SampleDiversity, draw_samples, need, reference_rows
 from sddlm.eval.perplexity import Likelihood, likelihood
 from sddlm.eval.result import Result, SeenByJudge, plus_minus
-from sddlm.eval.texts import HeldOut, SampleSet, TrainingText, read_samples
+from sddlm.eval.samples import SampleSet, draw_samples, read_samples, reference_rows
+from sddlm.eval.texts import Baselines, HeldOut, TrainingText
 from sddlm.lm import LanguageModel
 
 METRICS = ("likelihood", "baselines", "samples", "copying", "generative", "mauve")
@@ -154,26 +155,40 @@ def _measure(config: ReportConfig, subject: Subject) -> Report:
     text, training = config.held_out(subject)
     if training is None and config.metrics is None:
         names = [name for name in names if name not in ("baselines", "copying")]
-    real = config.real_text(subject, text) if config.judge is not None else None
     found: dict[str, Any] = {}
+    if config.judge is not None:
+        real, found["real_text"] = config.real_text(subject, text)
     if "likelihood" in names:
         found["likelihood"] = likelihood(
             lm, text, seed=config.seed, batch=config.batch, draws=config.draws,
             job=job.about(text=text.fingerprint),
         )  # fmt: skip
     if "baselines" in names and job.team.first:
-        found["baselines"] = Baselines.of(text, need(training, "baselines"))
+        found["baselines"] = _need(training, "baselines").baselines(text)
     if {"samples", "copying", *JUDGED} & set(names):
         drawn = _samples(config, subject)
         reference = reference_rows(text, len(drawn.rows), max(map(len, drawn.rows)))
         if "samples" in names and job.team.first:
             found["samples"] = SampleDiversity.of(drawn, reference, training)
         if "copying" in names:
-            found["copying"] = _copying(drawn, reference, need(training, "copying"), subject)
-        if real is not None:
-            found["real_text"] = SeenByJudge(real.seen, real.reason)
-            found |= _judged(config, subject, names, drawn, real.rows)
+            found["copying"] = _copying(drawn, reference, _need(training, "copying"), subject)
+        if config.judge is not None:
+            found |= _judged(config, subject, names, drawn, real)
     return Report(text=text.source, metrics=names, **found)
+
+
+def _need(training: TrainingText | None, metric: str) -> TrainingText:
+    """The training text.
+
+    Raises:
+        ConfigError: there is none, and the metric needs it.
+    """
+    if training is None:
+        raise ConfigError(
+            f"metric {metric} needs the training text, which is not recorded or is gone; "
+            "leave it out: `metrics='likelihood,samples'`"
+        )
+    return training
 
 
 def _samples(config: ReportConfig, subject: Subject) -> SampleSet:

@@ -10,17 +10,16 @@ from typing import Any
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, did_you_mean
 from sddlm.eval.conventions import Convention
-from sddlm.eval.diversity import entropies
 from sddlm.eval.equal_entropy import SHARPNESS, Curves, Point
-from sddlm.eval.evaluation import JudgedConfig
+from sddlm.eval.evaluation import JudgedConfig, fingerprint
 from sddlm.eval.generative import scored
 from sddlm.eval.judge import Judge
-from sddlm.eval.metrics import draw_samples, fingerprint
 from sddlm.eval.resampling import mean, ratio, resamples
-from sddlm.eval.texts import SampleSet
+from sddlm.eval.samples import SampleSet, draw_samples
 from sddlm.generation.config import OWN, SamplerConfig
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
+from sddlm.sampling.entropy import entropies
 
 #: Knobs that are turned unless a sweep leaves them alone. In small steps from the neutral setting,
 #: because lines join them, and as far as sharp samples do in practice. Temperature goes above 1

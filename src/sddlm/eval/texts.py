@@ -1,16 +1,16 @@
-"""The texts that an evaluation reads: held-out rows, the training text, samples."""
+"""The texts that an evaluation reads: held-out rows and the training text."""
 
 from __future__ import annotations
 
-import json
 import logging
+import math
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sddlm.data.args import DataArgs, trained_on
@@ -18,7 +18,6 @@ from sddlm.data.packed import Rows
 from sddlm.data.prepare import Prepared, load_prepared, prepare
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.eval.diversity import words
 from sddlm.eval.ngram import NGram
 from sddlm.jobs import digest
 from sddlm.lm import LanguageModel
@@ -32,6 +31,7 @@ END = "\x03"
 MOST_CHARACTERS = 5_000_000
 
 _CHUNK_ROWS = 256
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,23 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.tokens[index]
+
+@dataclass(frozen=True)
+class Baselines:
+    """n-gram models of the training text on the scored text.
+
+    Attributes:
+        bpc: bits per character by model.
+        learnt_from: characters of training text.
+        characters: of the scored text.
+    """
+
+    bpc: dict[str, float]
+    learnt_from: int
+    characters: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.3f}" for name, value in self.bpc.items())
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,22 @@ class TrainingText:
         if order not in self._ngrams:
             self._ngrams[order] = NGram(order).fit(self.texts)
         return self._ngrams[order]
+
+    def baselines(self, text: HeldOut) -> Baselines:
+        """Score each row by itself, as the model does.
+
+        Ends of documents are scored, and not counted as characters, as for the model.
+        """
+        bpc = {
+            name: float(self.ngram(n).nats(text.texts).sum()) / math.log(2) / text.characters
+            for name, n in (("unigram", 1), ("5-gram", 5))
+        }
+        return Baselines(bpc, self.characters, text.characters)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, lower case: runs of letters, apostrophes inside."""
+    return _WORD.findall(text.lower())
 
 
 def with_ends(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -238,51 +269,3 @@ def _readable(own: DataArgs) -> bool:
     """Whether the training text can still be there (what is no plain file is tried)."""
     path = own.path
     return path is None or path.startswith("hf:") or "*" in path or Path(path).exists()
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """Samples with their text and where they come from.
-
-    Attributes:
-        rows: the tokens of each ``[l]`` int64.
-        texts: decoded, special tokens left out.
-        origin: facts for the report (sampler, steps, nfe, seconds; or the file).
-    """
-
-    rows: list[Tensor]
-    texts: list[str]
-    origin: dict[str, Any]
-
-
-def read_samples(path: str | Path, tokenizer: Tokenizer) -> SampleSet:
-    """Samples from JSON lines with ``text`` and, best, ``tokens``.
-
-    Where one is without tokens, all texts are encoded again and cut to the shortest.
-
-    Raises:
-        ConfigError: no such file, or a line that is no sample.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"`samples` {path} cannot be read: {error.strerror}") from error
-    texts, rows = [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            sample = json.loads(line)
-            texts.append(str(sample["text"]))
-            rows.append(sample.get("tokens"))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f'`samples` {path}, line {number} is no sample such as {{"text": "..."}}'
-            ) from error
-    if not texts:
-        raise ConfigError(f"`samples` {path} is empty")
-    origin = {"file": str(path)}
-    if None in rows:
-        rows, origin["tokens"] = tokenizer.encode_batch(texts), "encoded again"
-        rows = [row[: min(map(len, rows))] for row in rows]
-    if not all(rows):
-        raise ConfigError(f"`samples` {path} has a sample without a token")
-    return SampleSet([torch.tensor(row) for row in rows], texts, origin)

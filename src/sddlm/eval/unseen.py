@@ -10,37 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sddlm.data.args import DataArgs, all_trained_on, trained_on
 from sddlm.data.corpora import CORPORA
 from sddlm.data.texts import is_corpus, share_held_out
 from sddlm.errors import ConfigError
+from sddlm.eval.result import SeenByJudge
 from sddlm.eval.texts import HeldOut, other_text, same_text
 from sddlm.lm import LanguageModel
 
 #: options that decide what the documents of a text are
 _DOCUMENTS = ("field", "separator", "limit")
-
-
-@dataclass(frozen=True)
-class RealText:
-    """The rows that a judge reads beside samples.
-
-    Attributes:
-        rows: the rows.
-        seen: whether the judge was trained on them: no, yes, maybe or unknown.
-        reason: how that is known.
-    """
-
-    rows: HeldOut
-    seen: str
-    reason: str
-
-    def as_dict(self) -> dict[str, str]:
-        """For the file of results."""
-        return {"seen_by_judge": self.seen, "reason": self.reason}
 
 
 def real_text(
@@ -50,7 +32,7 @@ def real_text(
     data: DataArgs | None,
     judge: str,
     rows: int | None,
-) -> RealText:
+) -> tuple[HeldOut, SeenByJudge]:
     """Rows that neither the model nor the judge was trained on, as far as there are any.
 
     Args:
@@ -60,28 +42,32 @@ def real_text(
         data: the text that was asked for; None for the held-out part of the training text.
         judge: run or model directory, or a hub name.
         rows: most rows, spread evenly; None for all.
+
+    Returns:
+        the rows, and whether the judge was trained on them.
     """
     learnt = all_trained_on(Path(judge)) if Path(judge).is_dir() else None
     if learnt is None:
-        return RealText(text, "unknown", f"no run states what judge {judge} was trained on")
+        return text, SeenByJudge("unknown", f"no run states what judge {judge} was trained on")
     scored, shares = _scored(place, data)
     found = [pair for other in learnt for pair in _shared(scored, shares, other)]
     if not found:
-        return RealText(text, "no", f"judge {judge} was trained on other text")
+        return text, SeenByJudge("no", f"judge {judge} was trained on other text")
     if any(held == 0 for _, held in found):
-        return RealText(text, "yes", f"judge {judge} was trained on all of this text")
+        return text, SeenByJudge("yes", f"judge {judge} was trained on all of this text")
     if all(_nested(share, held) for share, held in found):
-        return RealText(text, "no", f"judge {judge} holds out these rows too")
+        return text, SeenByJudge("no", f"judge {judge} holds out these rows too")
     least = min(held for _, held in found)
     nested = all(_nested(least, share) for share in shares.values())
     if not nested or any(math.isnan(held) for _, held in found):
-        return RealText(text, "maybe", f"judge {judge} was trained on this text, split otherwise")
+        split = f"judge {judge} was trained on this text, split otherwise"
+        return text, SeenByJudge("maybe", split)
     try:
         both = other_text(loaded, replace(scored, validation=least), rows, split="validation")
     except ConfigError as error:
         reason = f"what judge {judge} holds out too ({least:g}) gives no rows: {error}"
-        return RealText(text, "maybe", reason)
-    return RealText(both, "no", f"only rows that judge {judge} holds out too ({least:g})")
+        return text, SeenByJudge("maybe", reason)
+    return both, SeenByJudge("no", f"only rows that judge {judge} holds out too ({least:g})")
 
 
 def _nested(a: float, b: float) -> bool:
