@@ -17,7 +17,7 @@ def prepare_text(data: DataArgs = _DATA) -> Prepared:
     """Tokenise text into the cache, where training finds it.
 
     ``sddlm train`` does the same if necessary; this verb does it ahead and reports document and
-    token counts. An interrupted call is resumed by the next one.
+    token counts. After a kill the next call starts over.
 
     Args:
         data: text, tokenizer and length of the rows.
