@@ -80,6 +80,11 @@ def open_source(
         raise ConfigError("`data.separator` is empty; leave it out, or give what to cut at")
     if spec == "-" or spec.startswith("-."):
         return StandardInput(spec[1:] or ".txt", field=field, separator=separator)
+    if spec.startswith("dataset:"):
+        raise ConfigError(
+            f"`data.path` {spec}: the rows came from a Dataset in Python; give a text: "
+            "`data.path='FILE'`"
+        )
     from sddlm.data.hf import HubDataset, is_saved
 
     if spec.startswith("hf:"):

@@ -20,7 +20,7 @@ from sddlm.data.sources import Limited, Source, open_source
 from sddlm.data.split import Split
 from sddlm.errors import ConfigError
 
-_SHARE = 0.05  # default share that is held out
+SHARE = 0.05  # default share that is held out
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,9 @@ def share_held_out(args: DataArgs, name: str) -> float:
     if args.validation_path is not None:
         return 0.0
     if args.validation is not None or not is_corpus(args, name):
-        return args.validation or _SHARE
+        return args.validation or SHARE
     corpus = CORPORA[name]
-    return 0.0 if "validation" in corpus.roles else corpus.last or _SHARE
+    return 0.0 if "validation" in corpus.roles else corpus.last or SHARE
 
 
 def _whole(args: DataArgs, until_done: ExitStack) -> DataSource:
@@ -168,7 +168,7 @@ def known_source(args: DataArgs, name: str) -> DataSource | None:
 def _data_source(
     args: DataArgs, name: str, weight: float, read: Callable[..., SplitSource]
 ) -> DataSource:
-    rule = args.validation or _SHARE
+    rule = args.validation or SHARE
     held_out: Source | None = None
     if is_corpus(args, name):
         corpus = CORPORA[name]
