@@ -23,7 +23,7 @@ from measure import interleaved, machine, show
 from sddlm import SDDLM, DataArgs, DiT, Draw, ModelArgs, Tokenizer, TrainArgs, UniformProcess
 from sddlm.data.corpora import CORPORA
 from sddlm.data.packed import PackedTokens
-from sddlm.data.packing import write_tokens
+from sddlm.data.tokenize import write_tokens
 from sddlm.training.data_module import TrainData
 from sddlm.training.ema import EMA
 from sddlm.training.run import train_model

@@ -16,7 +16,7 @@ import sddlm.data.prepare as prepare_room
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import DocumentRows, PackedTokens, Rows
 from sddlm.data.prepare import Prepared, load_prepared, prepare
-from sddlm.data.scan import hash_fraction
+from sddlm.data.split import hash_fraction
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 

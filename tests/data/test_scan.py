@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from memory_source import MemorySource
 
-from sddlm.data.scan import hash_fraction, scan, valid_documents
+from sddlm.data.split import hash_fraction, scan, valid_documents
 from sddlm.errors import ConfigError
 
 

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_source import MemorySource
 
-from sddlm.data.scan import scan, valid_documents
-from sddlm.data.split import Split
+from sddlm.data.split import Split, scan, valid_documents
 
 docs = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=60)
 some = docs.filter(lambda docs: docs and not any(doc.startswith("!") for doc in docs))

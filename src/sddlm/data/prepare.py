@@ -24,8 +24,8 @@ from sddlm.data.cache import build_once, check_writable, damage, naming
 from sddlm.data.files import digest
 from sddlm.data.mixture import Mixture
 from sddlm.data.packed import DocumentRows, PackedTokens, Rows
-from sddlm.data.packing import FORMAT, write_tokens
 from sddlm.data.texts import DataSource, data_sources
+from sddlm.data.tokenize import FORMAT, write_tokens
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.progress import bar
@@ -244,7 +244,7 @@ def _row_lengths(train: Rows | None) -> dict[str, Any]:
 def _rows(
     folder: Path,
     name: str,
-    said: dict[str, Any],
+    counts: dict[str, Any],
     args: DataArgs,
     tokenizer: Tokenizer,
     whole: bool,
@@ -255,7 +255,7 @@ def _rows(
     shape: dict[str, Any] = {
         "length": args.length,
         "vocab_size": tokenizer.vocab_size,
-        "characters": said["characters"],
+        "characters": counts["characters"],
         "bos_eos": bos_eos,
     }
     rows = (
@@ -303,6 +303,6 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
 
 def _summed(metas: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """Sum the counts of a split over all texts."""
-    said = [meta["splits"][name] for meta in metas if name in meta["splits"]]
-    sums = {what: sum(s[what] for s in said) for what in ("tokens", "characters", "documents")}
-    return sums | ({"sha256": said[0]["sha256"]} if len(said) == 1 else {})
+    counts = [meta["splits"][name] for meta in metas if name in meta["splits"]]
+    sums = {what: sum(c[what] for c in counts) for what in ("tokens", "characters", "documents")}
+    return sums | ({"sha256": counts[0]["sha256"]} if len(counts) == 1 else {})

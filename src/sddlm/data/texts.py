@@ -15,9 +15,8 @@ from sddlm.data.args import DataArgs
 from sddlm.data.cache import UNFINISHED
 from sddlm.data.corpora import CORPORA
 from sddlm.data.documents import Document
-from sddlm.data.scan import Scan, remembered, scan, valid_documents
 from sddlm.data.sources import Limited, Source, open_source
-from sddlm.data.split import Split
+from sddlm.data.split import Scan, Split, remembered, scan, valid_documents
 from sddlm.errors import ConfigError
 
 SHARE = 0.05  # default share that is held out

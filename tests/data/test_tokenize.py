@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import sddlm.data.packing as room
+import sddlm.data.tokenize as room
 from processes import Command
 from sddlm.data import tokenizers
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import INDEX_DTYPE
-from sddlm.data.packing import write_tokens
 from sddlm.data.prepare import prepare
+from sddlm.data.tokenize import write_tokens
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 
@@ -63,7 +63,7 @@ def test_threads_and_pieces_change_nothing(tmp_path: Path, monkeypatch) -> None:
         assert write(tmp_path / f"{workers}", tokenizer, workers=workers) == first
 
 
-HOLD = "sddlm.data.packing:_SplitFiles.append"
+HOLD = "sddlm.data.tokenize:_SplitFiles.append"
 
 
 @pytest.mark.parametrize("moment", [(HOLD, 0), (HOLD, 7), ("sddlm.data.cache:os.rename", 0)])
