@@ -276,7 +276,7 @@ def sized(tmp_path: Path, rows: Rows) -> Corpus:
 def test_text8_is_three_documents_of_any_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
 ) -> None:
-    monkeypatch.setattr(documents, "LIMIT", 4)  # what text8 exceeds
+    monkeypatch.setattr(documents, "LONGEST", 4)  # what text8 exceeds
     corpus = sized(tmp_path, three([" anarchis"], ["be "], ["e a"]))
     for role, text in (("train", " anarchis"), ("validation", "be "), ("test", "e a")):
         source = corpus.source(role, streaming=streaming)

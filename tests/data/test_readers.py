@@ -99,13 +99,13 @@ def test_documents_are_what_is_between_separators_cut_at_the_limit(
     pieces = [piece for document in plain.split(mark) for piece in cut(document, limit)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "CHUNK", chunk)
-        patch.setattr(documents, "LIMIT", limit)
+        patch.setattr(documents, "LONGEST", limit)
         found = list(readers.text(Input("some.txt", ".txt", path=path), "text", separator))
     assert found == [Document(piece) for piece in pieces if piece.strip()]
 
 
 def test_a_document_beyond_the_limit_is_cut_near_it(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(documents, "LIMIT", 10_000)
+    monkeypatch.setattr(documents, "LONGEST", 10_000)
     text = "word " * 7000 + "x" * 12_000
     found = read(write(tmp_path / "a.txt", text))
     assert "".join(found) == text
@@ -194,7 +194,7 @@ LONG = "x" * 200
 def test_records_that_are_too_long_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(documents, "LIMIT", 100)
+    monkeypatch.setattr(documents, "LINE", 100)
     monkeypatch.setattr(readers, "CHUNK", chunk)
     rows = [{"text": "a"}, {"text": LONG}, {"text": "b"}, {"text": LONG}]
     found = read(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))
@@ -258,7 +258,7 @@ from pathlib import Path
 from sddlm.data import documents
 from sddlm.data.sources import open_source
 import zstandard
-documents.LIMIT = 1 << 23
+documents.LONGEST = documents.LINE = 1 << 23
 def peak():  # getrusage's begins with that of the parent
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak()

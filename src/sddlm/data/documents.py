@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from textwrap import shorten
 from typing import NamedTuple
 
-#: bytes of a line of JSON, and characters of a document of a text file: a longer line is malformed,
-#: a longer document becomes several
-LIMIT = 1 << 26
+#: characters of a document of a text file; a longer one becomes several
+LONGEST = 1 << 24
+#: bytes of a line of JSON; a longer one is malformed
+LINE = 1 << 26
 
 _NEAR = 1000  # characters back to the next line end or blank
 _CUT = re.compile(r"(?<=\S)(?=[ \n]\S)")  # before a lone blank no byte-level word ends elsewhere
@@ -108,11 +109,11 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def cut_near(text: str, at: int, start: int = 0) -> int:
-    """Position from ``start`` to ``at``: after a line end or a blank nearby, or exactly there."""
+def cut_near(text: str, at: int) -> int:
+    """Position at most ``at``: after a line end or a blank nearby, or exactly there."""
     for mark in ("\n", " "):
-        near = text.rfind(mark, max(start, at - _NEAR), at)
-        if near > start:
+        near = text.rfind(mark, max(0, at - _NEAR), at)
+        if near > 0:
             return near + 1
     return at
 

@@ -77,7 +77,7 @@ def require(package: str, name: str) -> None:
 def text(file: Input, field: str, separator: str | None) -> Iterator[Document]:
     r"""Read the documents of a text file; those of white space alone are skipped.
 
-    A document of more than `documents.LIMIT` characters becomes several, cut at a line end or a
+    A document of more than `documents.LONGEST` characters becomes several, cut at a line end or a
     blank.
 
     Args:
@@ -106,27 +106,32 @@ def _split(stream: IO[bytes], mark: str) -> Iterator[tuple[str, bool]]:
         while chunk := decoder.read(CHUNK):
             *whole, rest = (rest + chunk).split(mark)
             for end in whole:
-                yield from _cut("".join([*held, end]), separated=True)
-                held, size = [], 0
+                held.append(end)
+                yield from _cut(held)
+                yield held.pop(), True
+                size = 0
             ready = max(0, len(rest) - len(mark) + 1)
             held.append(rest[:ready])
             size, rest = size + ready, rest[ready:]
-            if size > documents.LIMIT:
-                *cut, (last, _) = _cut("".join(held), separated=False)
-                yield from cut
-                held, size = [last], len(last)
-        yield from _cut("".join([*held, rest]), separated=False)
+            if size > documents.LONGEST:
+                yield from _cut(held)
+                size = len(held[0])
+        held.append(rest)
+        yield from _cut(held)
+        yield held.pop(), False
     finally:
         decoder.detach()  # else it closes standard input
 
 
-def _cut(found: str, *, separated: bool) -> Iterator[tuple[str, bool]]:
-    start = 0
-    while len(found) - start > documents.LIMIT:
-        end = cut_near(found, start + documents.LIMIT, start)
-        yield found[start:end], False
-        start = end
-    yield found[start:], separated
+def _cut(held: list[str]) -> Iterator[tuple[str, bool]]:
+    """Take texts of at most `documents.LONGEST` characters out of ``held``, but for the rest."""
+    text = "".join(held)
+    held.clear()  # copies of a long text are what takes memory
+    while len(text) > documents.LONGEST:
+        end = cut_near(text, documents.LONGEST)
+        piece, text = text[:end], text[end:]
+        yield piece, False
+    held.append(text)
 
 
 # ------------------------------------------------------------------ JSON lines
@@ -143,7 +148,7 @@ def json_lines(file: Input, field: str, separator: str | None) -> Iterator[Docum
     with _decompressed(file) as stream:
         for number, line in enumerate(_lines(stream), start=1):
             if line is None:
-                limit = f"longer than {documents.LIMIT >> 20} MiB"
+                limit = f"longer than {documents.LINE >> 20} MiB"
                 advice = "cut the line into several, or give it as a text file"
                 yield malformed(f"{limit}; {advice}", file.name, "line", number)
             elif line and not line.isspace():
@@ -151,10 +156,10 @@ def json_lines(file: Input, field: str, separator: str | None) -> Iterator[Docum
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
-    """Iterate over lines; None stands for one longer than `documents.LIMIT`, which is not held."""
+    """Iterate over lines; None stands for one longer than `documents.LINE`, which is not held."""
     mark = b"\xef\xbb\xbf"  # UTF-8's byte order mark
-    while line := stream.readline(documents.LIMIT + 1):
-        if len(line) > documents.LIMIT and not line.endswith(b"\n"):
+    while line := stream.readline(documents.LINE + 1):
+        if len(line) > documents.LINE and not line.endswith(b"\n"):
             while line and not line.endswith(b"\n"):
                 line = stream.readline(CHUNK)
             yield None
