@@ -21,10 +21,9 @@ import torch
 from measure import interleaved, machine, show
 
 from sddlm import SDDLM, DataArgs, DiT, Draw, ModelArgs, Tokenizer, TrainArgs, UniformProcess
-from sddlm.data import pieces
 from sddlm.data.corpora import CORPORA
 from sddlm.data.packed import PackedTokens
-from sddlm.data.packing import write_tokens
+from sddlm.data.tokenize import write_tokens
 from sddlm.training.batches import train_batches
 from sddlm.training.ema import EMA
 from sddlm.training.run import train_model
@@ -125,8 +124,8 @@ def tokens(folder: Path, rounds: int, texts: list[str]) -> None:
 
 def packed_into(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
     folder.mkdir()
-    parts = (("train", part) for text in texts for part in pieces.text_chunks(text))
-    write_tokens(folder, parts, tokenizer, splits=["train"], characters=sum(map(len, texts)))
+    documents = (("train", text) for text in texts)
+    write_tokens(folder, documents, tokenizer, splits=["train"], characters=sum(map(len, texts)))
 
 
 def overhead(folder: Path, rounds: int, steps: int) -> None:

@@ -73,9 +73,8 @@ ONLY_IN = {
     "mauve": {"eval/mauve.py"},
     "lm_eval": {"eval/harness.py", "eval/tasks.py"},
     "matplotlib": {"training/curves.py", "eval/pictures.py"},
-    "pyarrow": {"data/parquet_files.py"},
-    "zstandard": {"data/streams.py"},
-    "datasets": {"data/hub.py"},
+    "zstandard": {"data/readers.py"},
+    "datasets": {"data/hf.py"},
     "filelock": {"data/cache.py", "io.py"},
     "jsonargparse": {"cli.py"},
     "tokenizers": {"data/tokenizers.py", "data/tokenizer_files.py", "data/prepare.py"},
@@ -86,7 +85,7 @@ ONLY_IN = {
 #: what the core install may import anywhere
 CORE = {"torch", "numpy", "rich", "yaml"}
 #: what only one file of an extra may import, and only when it is needed
-LATE = {"transformers", "matplotlib", "pyarrow", "zstandard", "datasets", "jsonargparse", "mauve"}
+LATE = {"transformers", "matplotlib", "zstandard", "datasets", "jsonargparse", "mauve"}
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:

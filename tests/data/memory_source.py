@@ -1,25 +1,23 @@
-"""A source in memory, for tests: documents, cut into parts where the test says."""
+"""A source in memory, for tests."""
 
 from collections.abc import Iterator, Sequence
 
-from sddlm.data.sources import Source, TextChunk
+from sddlm.data.documents import Document
+from sddlm.data.sources import Source
 
 
 class MemorySource(Source):
-    """Documents as lists of pieces; a piece that begins with ``!`` is a problem."""
+    """Documents in memory; one that begins with ``!`` is a problem."""
 
-    def __init__(self, documents: Sequence[Sequence[str] | str], name: str = "memory") -> None:
-        self.pieces = [[doc] if isinstance(doc, str) else list(doc) for doc in documents]
-        self.name = name
+    def __init__(self, texts: Sequence[str], signature: str | None = None) -> None:
+        self.texts, self.state = texts, signature
+        self.name = "memory"
         self.readings = 0
-        self.state: str | None = None
 
-    def chunks(self) -> Iterator[TextChunk]:
+    def read(self) -> Iterator[Document]:
         self.readings += 1
-        for pieces in self.pieces:
-            for i, piece in enumerate(pieces):
-                problem = piece if piece.startswith("!") else ""
-                yield TextChunk("" if problem else piece, i == len(pieces) - 1, problem)
+        for text in self.texts:
+            yield Document("", text) if text.startswith("!") else Document(text)
 
     def signature(self) -> str | None:
         return self.state

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from sddlm.data import streams
+from sddlm.data import documents
 from sddlm.data.builtin import Builtin, builtin_documents
 from sddlm.data.corpora import CORPORA, Corpus, Role, Split, markdown, names
-from sddlm.data.corpus_adapters import Articles, Text8
-from sddlm.data.pieces import TextChunk
+from sddlm.data.corpus import Articles, Text8
+from sddlm.data.documents import Document
 from sddlm.data.sources import Source
 from sddlm.errors import ConfigError
 
@@ -227,20 +227,20 @@ def test_a_signature_tells_detokenizers_apart(tmp_path: Path) -> None:
     assert lines(True).signature() is None
 
 
-class Conditioned(Source):
+class Given(Source):
     name = "given"
 
-    def __init__(self, *parts: TextChunk) -> None:
-        self.given = parts
+    def __init__(self, *rows: Document) -> None:
+        self.rows = rows
 
-    def chunks(self):
-        return iter(self.given)
+    def read(self):
+        return iter(self.rows)
 
 
 @pytest.mark.parametrize("ends", ["\n", ""])
 def test_articles_are_the_file_cut_before_titles(ends: str) -> None:
     rows = [row.removesuffix("\n") + ends if row else "" for row in LOBSTER + BILLIARDS + LOBSTER]
-    found = list(Articles(Conditioned(*map(TextChunk, rows))).documents())
+    found = list(Articles(Given(*map(Document, rows))).documents())
     assert [text.count(" = ") > 0 and text.split("\n")[0] for text in found] == [
         " = Homarus gammarus = ",
         " = The <unk> ( film ) = ",
@@ -250,23 +250,14 @@ def test_articles_are_the_file_cut_before_titles(ends: str) -> None:
     assert " \n" + "".join(found) == whole  # what is before the first title is blank
 
 
-def test_articles_of_rows_that_come_in_parts_or_with_problems() -> None:
-    rows = [TextChunk(row) for row in LOBSTER[:4]]
-    cut = [
-        TextChunk(" Homarus", is_last=False),
-        TextChunk(" gammarus is", is_last=False),
-        TextChunk(" red . \n"),
-    ]
-    (whole,) = Articles(Conditioned(*rows[:3], *cut)).documents()
-    assert whole == " = Homarus gammarus = \n \n Homarus gammarus is red . \n"
-    bad = TextChunk("", True, "given, row 4: null")
-    blank = TextChunk("")
-    found = list(
-        Articles(Conditioned(*rows, bad, *rows, blank, *map(TextChunk, BILLIARDS))).chunks()
-    )
+def test_articles_of_rows_with_problems() -> None:
+    rows = [Document(row) for row in LOBSTER[:4]]
+    bad = Document("", "given, row 4: null")
+    blank = Document("", "given, row 5: the field 'text' is empty or blank; remove the row")
+    found = list(Articles(Given(*rows, bad, *rows, blank, *map(Document, BILLIARDS))).read())
     assert found[0] == bad  # once, in place of its article
-    assert [part.problem for part in found[1:]] == ["", ""]
-    assert list(Articles(Conditioned(blank, blank)).chunks()) == []
+    assert [document.problem for document in found[1:]] == ["", ""]
+    assert list(Articles(Given(blank, blank)).read()) == []
 
 
 def sized(tmp_path: Path, rows: Rows) -> Corpus:
@@ -285,7 +276,7 @@ def sized(tmp_path: Path, rows: Rows) -> Corpus:
 def test_text8_is_three_documents_of_any_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
 ) -> None:
-    monkeypatch.setattr(streams, "RECORD", 4)  # what text8 exceeds
+    monkeypatch.setattr(documents, "LONGEST", 4)  # what text8 exceeds
     corpus = sized(tmp_path, three([" anarchis"], ["be "], ["e a"]))
     for role, text in (("train", " anarchis"), ("validation", "be "), ("test", "e a")):
         source = corpus.source(role, streaming=streaming)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import sddlm.data.prepare as prepare_room
 from sddlm.data.args import DataArgs
 from sddlm.data.packed import DocumentRows, PackedTokens, Rows
 from sddlm.data.prepare import Prepared, load_prepared, prepare
-from sddlm.data.scan import hash_fraction
+from sddlm.data.split import hash_fraction
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 
@@ -354,7 +353,7 @@ def test_standard_input_is_read_once(tmp_path: Path) -> None:
         path=str(tmp_path / "docs.txt"), cache=str(tmp_path), vocab_size=300, length=16
     )
     assert {*keys} == {prepare(from_file).key + "\n"}
-    assert not list((tmp_path / "a").glob(".unfinished-*/parts.jsonl"))  # the copy is gone
+    assert not list((tmp_path / "a").glob(".unfinished-*/documents.jsonl"))  # the copy is gone
 
 
 def test_a_second_process_waits_for_the_first(args: DataArgs) -> None:
@@ -369,19 +368,6 @@ def test_a_second_process_waits_for_the_first(args: DataArgs) -> None:
     assert [process.returncode for process in both] == [0, 0]
     assert len(keys) == 1
     assert [n for n in folders(args) if "tokens" in n] == [f"tokens-{keys.pop().strip()}"]
-
-
-def test_what_nobody_went_on_with_is_removed_after_a_week(args: DataArgs) -> None:
-    for name, days in (("new", 6), ("old", 8)):
-        left = args.cache_folder / f".unfinished-tokens-{name}"
-        left.mkdir(parents=True)
-        (left / "train.bin").write_bytes(b"half")
-        for path in (left / "train.bin", left):
-            os.utime(path, (time.time() - days * 24 * 3600,) * 2)
-    prepare(args)
-    names = folders(args)
-    assert ".unfinished-tokens-new" in names
-    assert ".unfinished-tokens-old" not in names
 
 
 def test_a_vocabulary_is_learnt_from_an_even_sample(args: DataArgs, monkeypatch) -> None:

@@ -5,42 +5,22 @@ from pathlib import Path
 import pytest
 from memory_source import MemorySource
 
-from sddlm.data.scan import scan, valid_documents
+from sddlm.data.split import hash_fraction, scan, valid_documents
 from sddlm.errors import ConfigError
 
 
-def text_of(parts) -> list[str]:
-    documents, now = [], ""
-    for part in parts:
-        now += part.text
-        if part.is_last:
-            documents.append(now)
-            now = ""
-    assert not now
-    return documents
-
-
-def test_what_a_scan_tells() -> None:
-    found = scan(MemorySource(["one", ["tw", "o ", "three"], "é"]))
+def test_counts_and_key() -> None:
+    texts = ["one", "two three", "é"]
+    found = scan(MemorySource(texts))
     assert (found.documents, found.characters, found.bad) == (3, 13, {})
-    assert found.lengths == [3, 9, 1]
-    assert list(found.long) == [1]
-    digest = hashlib.sha256()
-    for text in ("one", "two three", "é"):
-        digest.update(hashlib.sha256(text.encode()).digest())
-    assert found.key == digest.hexdigest()
-    assert scan(MemorySource([f"{i}" for i in range(20)])).lengths == []
+    digests = [hashlib.sha256(text.encode()).digest() for text in texts]
+    assert found.key == hashlib.sha256(b"".join(digests)).hexdigest()
+    assert found.least == min(map(hash_fraction, digests))
+    assert found.key != scan(MemorySource(["one", "two thre", "eé"])).key
+    assert found.key != scan(MemorySource(["two three", "one", "é"])).key
 
 
-def test_where_a_document_is_cut_into_parts_does_not_matter() -> None:
-    one, other = scan(MemorySource(["ab", "cde"])), scan(MemorySource([["a", "b"], ["cd", "e"]]))
-    assert one.key == other.key
-    assert one.least == other.least
-    assert one.key != scan(MemorySource(["abc", "de"])).key
-    assert one.key != scan(MemorySource(["cde", "ab"])).key
-
-
-BAD = ["good", "!file, line 2: broken", ["begun", "!file, line 3: broken"], "last"]
+BAD = ["good", "!file, line 2: broken", "!file, line 3: broken", "last"]
 
 
 @pytest.mark.parametrize("limit", [0, 1])
@@ -49,15 +29,15 @@ def test_bad_documents_end_the_scan(limit: int) -> None:
         scan(MemorySource(BAD), limit)
 
 
-def test_bad_documents_up_to_the_limit_are_left_out_and_told(
+def test_bad_documents_up_to_the_limit_are_left_out_and_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = MemorySource(BAD)
     with caplog.at_level(logging.WARNING):
         found = scan(source, 2)
     assert found.bad == {1: "!file, line 2: broken", 2: "!file, line 3: broken"}
-    assert (found.documents, found.characters, found.lengths) == (2, 8, [4, 4])
-    assert text_of(valid_documents(source, found)) == ["good", "last"]
+    assert (found.documents, found.characters) == (2, 8)
+    assert list(valid_documents(source, found)) == ["good", "last"]
     assert "2 bad documents of 4" in caplog.text
     assert caplog.text.count("left out: ") == 2
     assert found.key == scan(MemorySource(["good", "last"])).key
@@ -72,15 +52,14 @@ def test_nothing_good_is_an_error() -> None:
 def test_a_source_that_changes_between_readings_is_found_out() -> None:
     source = MemorySource(["one", "two"])
     found = scan(source)
-    for documents in ([["one"], ["twa"]], [["one"]], [["one"], ["two"], ["three"]], [["!one"]]):
-        source.pieces = documents
+    for texts in (["one", "twa"], ["one"], ["one", "two", "three"], ["!one", "two"]):
+        source.texts = texts
         with pytest.raises(ConfigError, match="memory has changed"):
             list(valid_documents(source, found))
 
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
-    source = MemorySource(BAD)
-    source.state = "a" * 64
+    source = MemorySource(BAD, "a" * 64)
     first = scan(source, 2, remember=tmp_path / "cache")
     second = scan(source, 2, remember=tmp_path / "cache")
     assert source.readings == 1

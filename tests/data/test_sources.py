@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from memory_source import MemorySource
 
-from sddlm.data import pieces
-from sddlm.data.hub import HubDataset
-from sddlm.data.sources import Limited, Mapped, Source, StandardInput, TextChunk, open_source
+from sddlm.data.documents import Document
+from sddlm.data.hf import HubDataset
+from sddlm.data.sources import Limited, Mapped, StandardInput, open_source
 from sddlm.errors import ConfigError
 
 zstandard = pytest.importorskip("zstandard")
@@ -35,21 +37,6 @@ def lines(*records: object) -> str:
 
 def documents(spec: str, **options: Any) -> list[str]:
     return list(open_source(spec, **options).documents())
-
-
-class Conditioned(Source):
-    """Parts in memory."""
-
-    name = "given"
-
-    def __init__(self, *parts: TextChunk, signature: str | None = "s") -> None:
-        self.given, self.state = parts, signature
-
-    def chunks(self) -> Iterator[TextChunk]:
-        yield from self.given
-
-    def signature(self) -> str | None:
-        return self.state
 
 
 # ------------------------------------------------------------------ files
@@ -124,7 +111,7 @@ def test_a_problem_is_an_error_where_documents_are_wanted(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "package"), [("a.txt.zst", "zstandard"), ("a.parquet", "pyarrow")]
+    ("name", "package"), [("a.txt.zst", "zstandard"), ("a.parquet", "datasets")]
 )
 def test_missing_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
@@ -198,8 +185,8 @@ def test_signatures_change_with_the_options_and_wait_for_the_clock(tmp_path: Pat
     source = open_source(str(path))
     wrapped = [Limited(source, 1), Limited(source, 2), Mapped(source, str, "s"), source]
     assert len({one.signature() for one in wrapped}) == 4
-    assert Limited(Conditioned(signature=None), 1).signature() is None
-    assert Mapped(Conditioned(signature=None), str, "s").signature() is None
+    assert Limited(MemorySource([]), 1).signature() is None
+    assert Mapped(MemorySource([]), str, "s").signature() is None
 
 
 # ------------------------------------------------------------------ standard input
@@ -209,13 +196,13 @@ PRINT = """
 import sys
 from sddlm.data.sources import open_source
 source = open_source(sys.argv[1], separator="|")
-print([*source.chunks()][-1].text, source.name, source.once, source.signature())
+print([*source.read()][-1].text, source.name, source.once, source.signature())
 """
 
 
 @pytest.mark.parametrize(
     ("spec", "content"),
-    [("-", "one|two"), ("-.md", "two"), ("-.jsonl", '{"text": "two"}'), ("-.csv", "text\ntwo\n")],
+    [("-", "one|two"), ("-.md", "two"), ("-.jsonl", '{"text": "two"}')],
 )
 @pytest.mark.parametrize("packing", ["", ".zst"])
 def test_standard_input(spec: str, content: str, packing: str) -> None:
@@ -228,21 +215,21 @@ def test_standard_input(spec: str, content: str, packing: str) -> None:
 def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff\n|b")))
     source = open_source("-", separator="|")
-    assert [part.problem or part.text for part in source.chunks()] == [
+    assert [document.problem or document.text for document in source.read()] == [
         "standard input, line 1: not UTF-8 (byte 0xff); convert the file, for example: "
         "iconv -f LATIN1 -t UTF-8",
         "b",
     ]
     assert not sys.stdin.closed
     with pytest.raises(ConfigError, match=r"can be read only once.*save it in a file"):
-        list(source.chunks())
+        list(source.read())
 
 
 def test_nothing_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     with pytest.raises(ConfigError, match="no documents in standard input"):
         documents("-")
-    with pytest.raises(ConfigError, match=r"-\.parquet: .*save it in a file"):
+    with pytest.raises(ConfigError, match=r"-\.parquet: standard input is .*save it in a file"):
         documents("-.parquet")
     with pytest.raises(ConfigError, match=r"-\.pdf: unknown kind of file.*\.jsonl"):
         open_source("-.pdf")
@@ -266,43 +253,36 @@ def test_specs_of_the_hub() -> None:
         "owner/name", "config", field="body", streaming=True
     )
     assert open_source("hf:./folder") == HubDataset("./folder")
-    with pytest.raises(ConfigError, match="names no data set; use hf:OWNER/NAME"):
+    revision = HubDataset("owner/name", revision="v1.0")
+    assert open_source("hf:owner/name@v1.0") == revision
+    assert open_source("hf:owner/name@v1.0:small") == replace(revision, config="small")
+    assert revision.name == "hf:owner/name@v1.0, split train"
+    with pytest.raises(ConfigError, match="names no dataset; use hf:OWNER/NAME"):
         open_source("hf:")
 
 
 # ------------------------------------------------------------------ wrappers
 
 
-def test_mapped_documents_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "MIN_CHUNK", 6)
+def test_mapped_documents() -> None:
     seen = []
 
     def function(text: str) -> str:
         seen.append(text)
         return text.upper() if text != "gone" else " "
 
-    source = Conditioned(
-        TextChunk("one two", False), TextChunk(" three"), TextChunk("x", False),
-        TextChunk("", True, "bad"), TextChunk("gone"), TextChunk("four"),
-    )  # fmt: skip
-    assert list(Mapped(source, function, "shout").chunks()) == [
-        TextChunk("ONE TWO", False), TextChunk(" THREE"), TextChunk("", True, "bad"),
-        TextChunk("", True, "given, document 3: shout leaves nothing of it; leave it out"),
-        TextChunk("FOUR"),
+    source = MemorySource(["one two", "!bad", "gone", "four"])
+    assert list(Mapped(source, function, "shout").read()) == [
+        Document("ONE TWO"), Document("", "!bad"),
+        Document("", "memory, document 3: shout leaves nothing of it; leave it out"),
+        Document("FOUR"),
     ]  # fmt: skip
-    assert seen == ["one two three", "gone", "four"]
+    assert seen == ["one two", "gone", "four"]
 
 
 def test_limited_counts_documents_good_and_bad() -> None:
-    given = [
-        TextChunk("a", False),
-        TextChunk("b"),
-        TextChunk("", True, "bad"),
-        TextChunk("c"),
-        TextChunk("d"),
-    ]
-    assert list(Limited(Conditioned(*given), 1).chunks()) == given[:2]
-    assert list(Limited(Conditioned(*given), 2).chunks()) == given[:3]
-    assert list(Limited(Conditioned(*given), 9).chunks()) == given
+    source = MemorySource(["a", "!bad", "c"])
+    for count in (1, 2, 9):
+        assert list(Limited(source, count).read()) == list(source.read())[:count]
     with pytest.raises(ConfigError, match=r"`data.limit` is 0, must be at least 1"):
-        Limited(Conditioned(), 0)
+        Limited(source, 0)

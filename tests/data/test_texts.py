@@ -30,10 +30,9 @@ def read(
     found: dict[str, list[str]] = {}
     with ExitStack() as until_done:
         for text in data_sources(DataArgs(corpus="corpus", **options), split, until_done):
-            for side, part in text.chunks():
+            for side, document in text.documents():
                 assert side in text.splits
-                assert part.is_last
-                found.setdefault(side, []).append(part.text)
+                found.setdefault(side, []).append(document)
     return found
 
 

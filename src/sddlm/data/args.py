@@ -58,7 +58,7 @@ class DataArgs:
     """Use only the first N documents of each text."""
     max_errors: int = 0
     """Largest number of malformed documents (not UTF-8, broken JSON, a missing field, a NUL byte,
-    only white space, a line of more than 64 MiB) that are reported and left out."""
+    only white space, a line of JSON of more than 64 MiB) that are reported and left out."""
     workers: int | None = None
     """Threads that make tokens. Without it one a core."""
     cache: str | None = None

@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from sddlm.data.paths import digest, state
-from sddlm.data.pieces import TextChunk
+from sddlm.data.documents import Document
+from sddlm.data.files import digest, state
 from sddlm.data.sources import Source
 from sddlm.errors import ConfigError
 
@@ -39,9 +39,9 @@ class Builtin(Source):
 
     name = "builtin"
 
-    def chunks(self) -> Iterator[TextChunk]:
-        """See `Source.chunks`."""
-        return (TextChunk(document) for document in builtin_documents())
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`."""
+        return map(Document, builtin_documents())
 
     def signature(self) -> str | None:
         """See `Source.signature`; changes with this Python, the files and the cleaning code.

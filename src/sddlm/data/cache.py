@@ -1,4 +1,4 @@
-"""Atomic, resumable cache directories with checksums."""
+"""Atomic cache directories with checksums."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sddlm.data.paths import FRESH
+from sddlm.data.files import FRESH
 from sddlm.errors import ConfigError
 from sddlm.io import atomic_write, make_durable, name_file, sha256
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished-"
-_STALE = 7 * 24 * 3600  # seconds after which an unfinished folder is removed
 _CHECKSUMS = "checksums.json"
 _LARGE = ".bin"  # files too large to be read at every start
 
@@ -63,8 +62,9 @@ def damage(folder: Path, *, verify: bool = False) -> str:
 def build_once(folder: Path, *, verify: bool = False) -> Iterator[Path | None]:
     """Build a folder once, in one process at a time; it gets its name when complete.
 
-    A killed or failed process leaves a temporary folder, which the next one may continue. Other
-    processes wait. A damaged folder is replaced, with a warning, when the new one is complete.
+    Other processes wait. A failure leaves nothing; a kill leaves the temporary folder, which the
+    next process that builds the folder removes, with a warning, before it starts over. A damaged
+    folder is replaced, with a warning, when the new one is complete.
 
     Args:
         folder: final name; named by its content, a folder is built once.
@@ -74,7 +74,6 @@ def build_once(folder: Path, *, verify: bool = False) -> Iterator[Path | None]:
         the temporary folder to fill, or None if the folder exists.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder.parent)
     if folder.is_dir() and not damage(folder, verify=verify):
         yield None
         return
@@ -86,13 +85,16 @@ def build_once(folder: Path, *, verify: bool = False) -> Iterator[Path | None]:
         if folder.is_dir():
             logger.warning("%s is damaged and made anew: %s", folder, wrong)
         temporary = folder.parent / f"{UNFINISHED}{folder.name}"
-        temporary.mkdir(exist_ok=True)
+        if temporary.is_dir():
+            logger.warning("%s: an earlier preparation was interrupted; starting over", folder)
+            shutil.rmtree(temporary)
+        temporary.mkdir()
         try:
             yield temporary
-        except ConfigError:  # continuing would not help
+            _seal(temporary, folder.name)
+        except BaseException:
             shutil.rmtree(temporary)
             raise
-        _seal(temporary, folder.name)
         if folder.is_dir():
             shutil.rmtree(folder)
         os.rename(temporary, folder)
@@ -118,9 +120,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _seal(temporary: Path, name: str) -> None:
     """Flush a folder to disk, with checksums of its files."""
-    for path in temporary.glob(".*"):  # half written, then killed
-        path.unlink()
-    paths = sorted(path for path in temporary.iterdir() if path.name != _CHECKSUMS)
+    paths = sorted(temporary.iterdir())
     sums = {path.name: sha256(path) for path in paths}
     stamps = {path.name: _stamp(path) for path in paths if path.name.endswith(_LARGE)}
     _write_checksums(temporary, {"folder": name, "sha256": sums, "stamps": stamps})
@@ -168,14 +168,3 @@ def check_writable(folder: Path) -> None:
             f"`data.cache` {folder} cannot be written to ({error.strerror}); give a folder that "
             "can, or set SDDLM_CACHE"
         ) from error
-
-
-def _remove_stale(parent: Path) -> None:
-    """Remove unfinished folders that no process has changed for a week."""
-    for path in parent.glob(f"{UNFINISHED}*"):
-        if path.is_dir() and time.time() - _last_work(path) > _STALE:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _last_work(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import get_args
 
 from sddlm.data.builtin import Builtin
-from sddlm.data.corpus import Corpus, Role, Split
-from sddlm.data.corpus_adapters import Articles, LongRows, Text8
+from sddlm.data.corpus import Articles, Corpus, Role, Split, Text8
 from sddlm.data.detokenizers import (
     Detokenizer,
     lambada,
@@ -128,8 +127,7 @@ _ROWS = (
         hub="afmck/text8",
         # its card states 90,000,000, 5,000,000 and 5,000,000 bytes in one row each: cut as usual
         roles={
-            role: Split("afmck/text8", role, kind=LongRows, adapter=Text8(size))
-            for role, size in _TEXT8.items()
+            role: Split("afmck/text8", role, adapter=Text8(size)) for role, size in _TEXT8.items()
         },
         scored="test",
     ),

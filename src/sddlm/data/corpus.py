@@ -1,13 +1,17 @@
-"""Named corpora: splits, and their conversion to documents."""
+"""Named corpora: splits, and the conversion of their rows to documents."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from sddlm.data.detokenizers import Detokenizer
-from sddlm.data.hub import HubDataset
+from sddlm.data.documents import Document
+from sddlm.data.files import digest
+from sddlm.data.hf import HubDataset
 from sddlm.data.sources import Mapped, Source
 from sddlm.errors import ConfigError
 
@@ -77,7 +81,6 @@ class Split:
         config: configuration of the repository.
         revision: branch or commit.
         field: column with the text.
-        kind: class of the source.
         adapter: converts rows to documents, if a row is not a document.
         detokenizer: applied to each document.
     """
@@ -87,13 +90,12 @@ class Split:
     config: str | None = None
     revision: str | None = None
     field: str = "text"
-    kind: type[HubDataset] = HubDataset
     adapter: Callable[[Source], Source] | None = None
     detokenizer: Detokenizer | None = None
 
     def __call__(self, streaming: bool) -> Source:
         """Open the source of the split."""
-        source: Source = self.kind(
+        source: Source = HubDataset(
             dataset=self.dataset,
             config=self.config,
             split=self.split,
@@ -106,3 +108,88 @@ class Split:
         if self.detokenizer:
             source = Mapped(source, self.detokenizer, self.detokenizer.tag)
         return source
+
+
+# ------------------------------------------------------------------ rows that are no documents
+
+
+class Articles(Source):
+    r"""Source of WikiText's articles, from its lines.
+
+    An article goes from one title (`` = Title = `` between two blank lines) to the next; sections
+    have more signs (`` = = Section = = ``), and a table's legend (`` = Played , W = ``) has no
+    blank lines around it. The rows on the hub are lines; an empty one becomes the line with a blank
+    that it is in the original file, of which the articles are cut without a loss.
+    """
+
+    _TITLE = re.compile(r" = [^=].* = \n")
+    _BLANK = "is empty or blank"  # in the problem of a row without text: here a blank line
+
+    def __init__(self, lines: Source) -> None:
+        self._lines = lines
+        self.name = lines.name
+        self.once = lines.once
+
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`."""
+        article: list[str] = []
+        before = problem = ""
+        row: Document | None = None
+        for after in chain(map(self._line, self._lines.read()), [Document("")]):
+            if row is not None:
+                alone = not (before.strip() or after.text.strip())
+                if alone and self._TITLE.fullmatch(row.text):
+                    yield from self._article(article, problem)
+                    article, problem = [], ""
+                article.append(row.text)
+                problem = problem or row.problem
+                before = row.text
+            row = after
+        yield from self._article(article, problem)
+
+    def _article(self, lines: list[str], problem: str) -> Iterator[Document]:
+        text = "".join(lines)
+        if problem:
+            yield Document("", problem)
+        elif text.strip():
+            yield Document(text)
+
+    def _line(self, row: Document) -> Document:
+        r"""A whole line with its ``\n``."""
+        problem = "" if self._BLANK in row.problem else row.problem
+        return Document((row.text.removesuffix("\n") or " ") + "\n", problem)
+
+    def signature(self) -> str | None:
+        """See `Source.signature`; changes with that of the lines."""
+        inner = self._lines.signature()
+        return inner and digest("articles", inner)
+
+
+@dataclass(frozen=True)
+class Text8:
+    """Checks that a source is text8: one document of the expected length and 27 characters.
+
+    Attributes:
+        characters: expected length.
+    """
+
+    characters: int
+
+    def __call__(self, source: Source) -> Source:
+        """The source with each document checked."""
+        return Mapped(source, self.checked, f"text8-{self.characters}")
+
+    def checked(self, text: str) -> str:
+        """Return the text if it is text8.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        other = re.search(r"[^a-z ]", text)
+        if other or len(text) != self.characters:
+            found = f"the character {other[0]!r}" if other else f"{len(text):,} characters"
+            raise ConfigError(
+                f"this is not text8: it has {found}, where {self.characters:,} of a-z and blank "
+                "are expected; give your own copy of the corpus as `data.path`"
+            )
+        return text

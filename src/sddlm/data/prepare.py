@@ -1,6 +1,6 @@
 """Preparation of text: scan, split, tokenizer and packed tokens, all cached.
 
-A text is read up to three times, and never held in memory: to scan it for its contents and its
+A text is read up to three times, a document at a time: to scan it for its contents and its
 problems, to learn a vocabulary if needed, and to tokenise it. The cache holds three kinds of
 entries: scans, keyed by names, sizes and times of the files; learnt tokenizers, keyed by texts and
 options; and packed tokens, keyed by texts, split and *fingerprint* of the tokenizer. So a run and a
@@ -21,11 +21,11 @@ import tokenizers as hf
 
 from sddlm.data.args import DataArgs
 from sddlm.data.cache import build_once, check_writable, damage, naming
+from sddlm.data.files import digest
 from sddlm.data.mixture import Mixture
 from sddlm.data.packed import DocumentRows, PackedTokens, Rows
-from sddlm.data.packing import FORMAT, write_tokens
-from sddlm.data.paths import digest
 from sddlm.data.texts import DataSource, data_sources
+from sddlm.data.tokenize import FORMAT, write_tokens
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.progress import bar
@@ -86,7 +86,7 @@ def prepare(
     Raises:
         ConfigError: see ``DataArgs``, ``open_source``, ``scan`` and ``Tokenizer``; or a split
             shorter than one row; or a cache that cannot be written to.
-        OSError: the cache's disk is full; what was done is kept, and gone on with.
+        OSError: the cache's disk is full; nothing half-made is left.
     """
     args.check()
     cache = args.cache_folder
@@ -132,7 +132,7 @@ def _tokens(args: DataArgs, text: DataSource, tokenizer: Tokenizer, verify: bool
             return folder
         splits = write_tokens(
             temporary,
-            text.chunks(),
+            text.documents(),
             tokenizer,
             splits=text.splits,
             characters=text.characters,
@@ -159,7 +159,7 @@ def _tokens(args: DataArgs, text: DataSource, tokenizer: Tokenizer, verify: bool
 def _tokenizer(args: DataArgs, found: list[DataSource]) -> Tokenizer:
     """Make the tokenizer of the options; a learnt one is cached."""
     if args.tokenizer == "characters":
-        return Tokenizer.characters(part.text for text in found for _, part in text.chunks())
+        return Tokenizer.characters(text for source in found for _, text in source.documents())
     if args.tokenizer != "bpe":
         return Tokenizer.choose(args.tokenizer, (), args.vocab_size)
     keys = [text.key for text in found]
@@ -185,14 +185,14 @@ def _some(found: list[DataSource], share: float) -> Iterator[str]:
     """Iterate over an evenly spread share of the training text, with a progress bar."""
     seen = taken = 0
     with bar("learning a vocabulary", total=sum(text.characters for text in found)) as advance:
-        for text in found:
-            for side, part in text.chunks():
-                advance(len(part.text))
-                if side == "train" or "train" not in text.splits:
-                    seen += len(part.text)
+        for source in found:
+            for split, text in source.documents():
+                advance(len(text))
+                if split == "train" or "train" not in source.splits:
+                    seen += len(text)
                     if taken < share * seen:
-                        taken += len(part.text)
-                        yield part.text
+                        taken += len(text)
+                        yield text
 
 
 def _open(
@@ -244,7 +244,7 @@ def _row_lengths(train: Rows | None) -> dict[str, Any]:
 def _rows(
     folder: Path,
     name: str,
-    said: dict[str, Any],
+    counts: dict[str, Any],
     args: DataArgs,
     tokenizer: Tokenizer,
     whole: bool,
@@ -255,7 +255,7 @@ def _rows(
     shape: dict[str, Any] = {
         "length": args.length,
         "vocab_size": tokenizer.vocab_size,
-        "characters": said["characters"],
+        "characters": counts["characters"],
         "bos_eos": bos_eos,
     }
     rows = (
@@ -303,6 +303,6 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
 
 def _summed(metas: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """Sum the counts of a split over all texts."""
-    said = [meta["splits"][name] for meta in metas if name in meta["splits"]]
-    sums = {what: sum(s[what] for s in said) for what in ("tokens", "characters", "documents")}
-    return sums | ({"sha256": said[0]["sha256"]} if len(said) == 1 else {})
+    counts = [meta["splits"][name] for meta in metas if name in meta["splits"]]
+    sums = {what: sum(c[what] for c in counts) for what in ("tokens", "characters", "documents")}
+    return sums | ({"sha256": counts[0]["sha256"]} if len(counts) == 1 else {})

@@ -17,7 +17,7 @@ def prepare_text(data: DataArgs = _DATA) -> Prepared:
     """Tokenise text into the cache, where training finds it.
 
     ``sddlm train`` does the same if necessary; this verb does it ahead and reports document and
-    token counts. An interrupted call is resumed by the next one.
+    token counts. After a kill the next call starts over.
 
     Args:
         data: text, tokenizer and length of the rows.
@@ -54,8 +54,10 @@ def _texts(meta: dict[str, Any]) -> Table:
     for name in ("documents", "left out", "characters", "tokens"):
         table.add_column(name, justify="right")
     for text in meta["texts"]:
-        for name, said in text["splits"].items():
-            figures = (said["documents"], text["out"], said["characters"], said["tokens"])
+        for name, counts in text["splits"].items():
+            figures = (
+                counts["documents"], text["out"], counts["characters"], counts["tokens"],
+            )  # fmt: skip
             table.add_row(text["name"], name, *(f"{figure:,}" for figure in figures))
     return table
 
@@ -64,7 +66,7 @@ def _special(meta: dict[str, Any]) -> Table:
     table = Table()
     for name in ("special token", "id", "sampled", "scored"):
         table.add_column(name)
-    for name, said in meta["special"].items():
-        marks = ("yes" if said[what] else "no" for what in ("sampled", "scored"))
-        table.add_row(name, str(said["id"]), *marks)
+    for name, kind in meta["special"].items():
+        marks = ("yes" if kind[what] else "no" for what in ("sampled", "scored"))
+        table.add_row(name, str(kind["id"]), *marks)
     return table

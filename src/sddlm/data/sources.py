@@ -1,4 +1,4 @@
-"""Sources of documents: files, standard input, datasets of the hub.
+"""Sources of documents: files, standard input, datasets.
 
 A problem of one document is recorded in its place, and reading continues. A problem of a source as
 a whole is an error.
@@ -6,32 +6,20 @@ a whole is an error.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
-from sddlm.data.formats import known_suffixes, read
-from sddlm.data.paths import digest, find, state
-from sddlm.data.pieces import TextChunk, text_chunks
-from sddlm.data.streams import Input, standard_input
+from sddlm.data.documents import Document
+from sddlm.data.files import digest, find, known_suffixes, state
+from sddlm.data.readers import READERS, Input
 from sddlm.errors import ConfigError
-
-__all__ = [
-    "Files",
-    "Limited",
-    "Mapped",
-    "Source",
-    "StandardInput",
-    "TextChunk",
-    "digest",
-    "open_source",
-    "require_any"
-]  # fmt: skip
 
 
 class Source(ABC):
-    """Source of documents. Reading it again gives the same chunks (unless ``once``).
+    """Source of documents. Reading it again gives the same ones (unless ``once``).
 
     Attributes:
         name: name in messages and reports.
@@ -42,8 +30,8 @@ class Source(ABC):
     once: bool = False
 
     @abstractmethod
-    def chunks(self) -> Iterator[TextChunk]:
-        """Iterate over all documents, in chunks.
+    def read(self) -> Iterator[Document]:
+        """Iterate over all documents, malformed ones included.
 
         Raises:
             ConfigError: the source as a whole cannot be read, or has no document.
@@ -57,19 +45,15 @@ class Source(ABC):
         return None
 
     def documents(self) -> Iterator[str]:
-        """Iterate over whole documents.
+        """Iterate over the texts.
 
         Raises:
-            ConfigError: see ``chunks``; or a document with a problem.
+            ConfigError: see ``read``; or a document with a problem.
         """
-        held: list[str] = []
-        for chunk in self.chunks():
-            if chunk.problem:
-                raise ConfigError(chunk.problem)
-            held.append(chunk.text)
-            if chunk.is_last:
-                yield "".join(held)
-                held = []
+        for document in self.read():
+            if document.problem:
+                raise ConfigError(document.problem)
+            yield document.text
 
 
 def open_source(
@@ -79,14 +63,15 @@ def open_source(
 
     Args:
         spec: ``-`` is standard input, as plain text; ``-.jsonl`` or another suffix gives its
-            format. ``hf:NAME`` or ``hf:NAME:CONFIG`` is a Hugging Face data set (its ``train``
-            split), by its name on the hub or as a local folder. All else is a file, a folder
-            (searched to any depth for files of known suffixes, hidden ones left out, links to
-            folders not followed) or a glob pattern; the files are read in sorted order.
+            format. ``hf:NAME``, ``hf:NAME@REVISION`` or ``hf:NAME:CONFIG`` is a Hugging Face
+            dataset (its ``train`` split), by its name on the hub or as a local folder. All else is
+            a file, a folder (searched to any depth for files of known suffixes, hidden ones left
+            out, links to folders not followed; or a dataset that ``save_to_disk`` wrote) or a glob
+            pattern; the files are read in sorted order.
         field: key or column that holds the text.
         separator: what stands between two documents of a text file, taken literally. Without it
             ``<|endoftext|>`` does, and a file in which that does not occur is one document.
-        streaming: read a data set of the hub while it is downloaded, and keep nothing of it.
+        streaming: read a dataset of the hub while it is downloaded, and keep nothing of it.
 
     Raises:
         ConfigError: there is no such thing, a file is empty or of an unknown kind.
@@ -95,11 +80,17 @@ def open_source(
         raise ConfigError("`data.separator` is empty; leave it out, or give what to cut at")
     if spec == "-" or spec.startswith("-."):
         return StandardInput(spec[1:] or ".txt", field=field, separator=separator)
-    if spec.startswith("hf:"):
-        from sddlm.data.hub import HubDataset
+    if spec.startswith("dataset:"):
+        raise ConfigError(
+            f"`data.path` {spec}: the rows came from a Dataset in Python; give a text: "
+            "`data.path='FILE'`"
+        )
+    from sddlm.data.hf import HubDataset, is_saved
 
-        name, _, config = spec[3:].partition(":")
-        return HubDataset(name, config or None, field=field, streaming=streaming)
+    if spec.startswith("hf:"):
+        return HubDataset.of(spec.removeprefix("hf:"), field=field, streaming=streaming)
+    if is_saved(Path(spec).expanduser()):
+        return HubDataset(spec, field=field)
     return Files(spec, field=field, separator=separator)
 
 
@@ -116,23 +107,26 @@ class Files(Source):
         """
         self.name = path
         self.field, self.separator = field, separator
-        self.files = [Input(str(file), *known_suffixes(str(file)), file) for file in find(path)]
-        for file in self._paths:
+        self.paths = find(path)
+        self.files = [Input(str(file), *known_suffixes(str(file)), file) for file in self.paths]
+        for file in self.paths:
             if file.stat().st_size == 0:
                 raise ConfigError(f"{file} is empty; remove it or give `data.path` another file")
 
-    @property
-    def _paths(self) -> list[Path]:
-        return [file.path for file in self.files if file.path]
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`."""
+        return require_any(chain.from_iterable(map(self._read, self.files)), self.name)
 
-    def chunks(self) -> Iterator[TextChunk]:
-        """See `Source.chunks`."""
-        found = (read(file, self.field, self.separator) for file in self.files)
-        return require_any(chain.from_iterable(found), self.name)
+    def _read(self, file: Input) -> Iterator[Document]:
+        if file.suffix in READERS:
+            return READERS[file.suffix](file, self.field, self.separator)
+        from sddlm.data.hf import TableFile
+
+        return TableFile(file, self.field).read()
 
     def signature(self) -> str | None:
         """See `Source.signature`; from path, size, time and inode of the files."""
-        found = state(self._paths)
+        found = state(self.paths)
         return found and digest("files", found, self.field, self.separator)
 
 
@@ -153,22 +147,33 @@ class StandardInput(Source):
             separator: what stands between two documents of a text.
         """
         self.field, self.separator = field, separator
-        self._input = standard_input(*known_suffixes(f"-{suffix}"))
+        kind, packing = known_suffixes(f"-{suffix}")
+        if kind not in READERS:
+            raise ConfigError(
+                f"`data.path` -{suffix}: standard input is text or JSON lines; save it in a file"
+            )
+        if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+            raise ConfigError(
+                "`data.path` - reads standard input, and nothing is piped into it; for example: "
+                "cat FILE | sddlm prepare --data.path -, or give a file"
+            )
+        self._input = Input(self.name, kind, packing)
         self._read = False
 
-    def chunks(self) -> Iterator[TextChunk]:
-        """See `Source.chunks`; a second call has nothing to read."""
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`; a second call has nothing to read."""
         if self._read:
             raise ConfigError(
                 "standard input can be read only once, and has been; save it in a file and give "
                 "`data.path='FILE'`"
             )
         self._read = True
-        return require_any(read(self._input, self.field, self.separator), self.name)
+        reader = READERS[self._input.suffix]
+        return require_any(reader(self._input, self.field, self.separator), self.name)
 
 
 class Mapped(Source):
-    """Source that applies a function to each document, which must fit into memory."""
+    """Source that applies a function to each document."""
 
     def __init__(self, source: Source, function: Callable[[str], str], tag: str) -> None:
         """Wrap a source.
@@ -181,24 +186,17 @@ class Mapped(Source):
         self.name, self.once = source.name, source.once
         self.source, self.function, self.tag = source, function, tag
 
-    def chunks(self) -> Iterator[TextChunk]:
-        """See `Source.chunks`; an empty result is a problem."""
-        held: list[str] = []
-        number = 1
-        for chunk in self.source.chunks():
-            held.append(chunk.text)
-            if not chunk.is_last:
-                continue
-            text = "" if chunk.problem else self.function("".join(held))
-            if text and not text.isspace():
-                yield from text_chunks(text)
-            elif chunk.problem:
-                yield chunk
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`; an empty result is a problem."""
+        for number, document in enumerate(self.source.read(), start=1):
+            text = "" if document.problem else self.function(document.text)
+            if document.problem:
+                yield document
+            elif text and not text.isspace():
+                yield Document(text)
             else:
                 where = f"{self.name}, document {number}"
-                yield TextChunk("", True, f"{where}: {self.tag} leaves nothing of it; leave it out")
-            held = []
-            number += 1
+                yield Document("", f"{where}: {self.tag} leaves nothing of it; leave it out")
 
     def signature(self) -> str | None:
         """See `Source.signature`; changes with that of the source and with the tag."""
@@ -221,14 +219,9 @@ class Limited(Source):
         self.name, self.once = source.name, source.once
         self.source, self.count = source, count
 
-    def chunks(self) -> Iterator[TextChunk]:
-        """See `Source.chunks`."""
-        left = self.count
-        for chunk in self.source.chunks():
-            yield chunk
-            left -= chunk.is_last
-            if not left:
-                return
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`."""
+        return islice(self.source.read(), self.count)
 
     def signature(self) -> str | None:
         """See `Source.signature`; changes with that of the source and with the count."""
@@ -236,16 +229,15 @@ class Limited(Source):
         return inner and digest("limited", inner, self.count)
 
 
-def require_any(found: Iterator[TextChunk], name: str) -> Iterator[TextChunk]:
-    """Pass chunks through; raise an error if there is no valid document."""
+def require_any(found: Iterator[Document], name: str) -> Iterator[Document]:
+    """Pass documents through; raise an error if there is no valid one."""
     first, bad = "", 0
-    for chunk in found:
-        yield chunk
-        if chunk.problem:
-            first, bad = first or chunk.problem, bad + 1
-        elif chunk.is_last:
+    for document in found:
+        yield document
+        if not document.problem:
             yield from found
             return
+        first, bad = first or document.problem, bad + 1
     if bad:
         raise ConfigError(f"no documents in {name}: {bad} with problems; {first}")
     raise ConfigError(f"no documents in {name}: nothing but white space; give `data.path` text")

@@ -14,13 +14,12 @@ from typing import Literal
 from sddlm.data.args import DataArgs
 from sddlm.data.cache import UNFINISHED
 from sddlm.data.corpora import CORPORA
-from sddlm.data.scan import Scan, remembered, scan, valid_documents
-from sddlm.data.sources import Limited, Source, TextChunk, open_source
-from sddlm.data.split import Split
+from sddlm.data.documents import Document
+from sddlm.data.sources import Limited, Source, open_source
+from sddlm.data.split import Scan, Split, remembered, scan, valid_documents
 from sddlm.errors import ConfigError
-from sddlm.progress import bar
 
-_SHARE = 0.05  # default share that is held out
+SHARE = 0.05  # default share that is held out
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class SplitSource:
     """A source with its scan and its split.
 
     Attributes:
-        source: the source, read again for each call of `chunks`.
+        source: the source, read again for each call of `documents`.
         scan: scan of the source.
         rule: `Split`, or the name of a single split.
         only: the split to read; None is all.
@@ -39,12 +38,12 @@ class SplitSource:
     rule: Split | str
     only: str | None = None
 
-    def chunks(self) -> Iterator[tuple[str, TextChunk]]:
-        """Iterate over the chunks of valid documents, each with its split."""
-        parts = valid_documents(self.source, self.scan)
+    def documents(self) -> Iterator[tuple[str, str]]:
+        """Iterate over the valid documents: split and text."""
+        texts = valid_documents(self.source, self.scan)
         if isinstance(self.rule, str):
-            return ((self.rule, chunk) for chunk in parts)
-        assigned = self.rule.assign(parts)
+            return ((self.rule, text) for text in texts)
+        assigned = self.rule.assign(texts)
         return (found for found in assigned if self.only in (None, found[0]))
 
 
@@ -79,10 +78,10 @@ class DataSource:
         """Problems of the documents that are left out."""
         return [problem for part in self.split_sources for problem in part.scan.bad.values()]
 
-    def chunks(self) -> Iterator[tuple[str, TextChunk]]:
-        """Iterate over the chunks of valid documents, each with its split."""
+    def documents(self) -> Iterator[tuple[str, str]]:
+        """Iterate over the valid documents: split and text."""
         for part in self.split_sources:
-            yield from part.chunks()
+            yield from part.documents()
 
 
 def data_sources(
@@ -123,9 +122,9 @@ def share_held_out(args: DataArgs, name: str) -> float:
     if args.validation_path is not None:
         return 0.0
     if args.validation is not None or not is_corpus(args, name):
-        return args.validation or _SHARE
+        return args.validation or SHARE
     corpus = CORPORA[name]
-    return 0.0 if "validation" in corpus.roles else corpus.last or _SHARE
+    return 0.0 if "validation" in corpus.roles else corpus.last or SHARE
 
 
 def _whole(args: DataArgs, until_done: ExitStack) -> DataSource:
@@ -168,7 +167,7 @@ def known_source(args: DataArgs, name: str) -> DataSource | None:
 def _data_source(
     args: DataArgs, name: str, weight: float, read: Callable[..., SplitSource]
 ) -> DataSource:
-    rule = args.validation or _SHARE
+    rule = args.validation or SHARE
     held_out: Source | None = None
     if is_corpus(args, name):
         corpus = CORPORA[name]
@@ -215,7 +214,7 @@ def _split_source(
     if args.limit is not None:
         source = Limited(source, args.limit)
     if source.once:
-        source = _copied(source, args, until_done)
+        source = _Copied(source, _temporary(args.cache_folder, until_done))
     found = find(source, args.max_errors, remember=args.cache_folder)
     if isinstance(rule, str):
         return SplitSource(source, found, rule)
@@ -227,28 +226,26 @@ def _split_source(
     return SplitSource(source, found, Split(rule, found), only)
 
 
-class _Copy(Source):
-    """Copy of a source that can be read only once, problems included."""
+class _Copied(Source):
+    """A source that can be read only once: its first reading writes what the others read."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path = name, path
+    def __init__(self, source: Source, folder: Path) -> None:
+        self.name, self._source = source.name, source
+        self._copy = folder / "documents.jsonl"
 
-    def chunks(self) -> Iterator[TextChunk]:
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                yield TextChunk(*json.loads(line))
+    def read(self) -> Iterator[Document]:
+        if self._copy.exists():
+            with self._copy.open(encoding="utf-8") as file:
+                for line in file:
+                    yield Document(*json.loads(line))
+            return
+        with self._copy.open("x", encoding="utf-8") as file:
+            for document in self._source.read():
+                file.write(json.dumps(document) + "\n")
+                yield document
 
 
-def _copied(source: Source, args: DataArgs, until_done: ExitStack) -> Source:
-    cache = args.cache_folder
+def _temporary(cache: Path, until_done: ExitStack) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     folder = tempfile.TemporaryDirectory(dir=cache, prefix=UNFINISHED)
-    copy = _Copy(source.name, Path(until_done.enter_context(folder)) / "parts.jsonl")
-    with (
-        copy.path.open("w", encoding="utf-8") as file,
-        bar(f"copying {source.name}", total=None) as advance,
-    ):
-        for chunk in source.chunks():
-            file.write(json.dumps(chunk) + "\n")
-            advance(len(chunk.text))
-    return copy
+    return Path(until_done.enter_context(folder))

@@ -15,7 +15,7 @@ from pathlib import Path
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from sddlm.data.pieces import cut
+from sddlm.data.documents import cut
 from sddlm.data.tokenizer_files import FILE_NAME, byte_level, download, read, vocabulary
 from sddlm.errors import ConfigError, closest
 from sddlm.io import atomic_write

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
-import subprocess
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import yaml
+from torch.utils.data import Dataset
 
-from sddlm import __version__
 from sddlm.data.args import DataArgs
+from sddlm.data.dataset_rows import described, prepare_dataset, row_length
 from sddlm.data.prepare import Prepared, load_prepared, prepare
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError, check_arguments, closest
-from sddlm.io import atomic_write, current_names, read_yaml
+from sddlm.io import current_names, read_yaml
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
 from sddlm.sampling.base import choose_device
-from sddlm.training.args import TrainArgs, has_checkpoint, is_first
+from sddlm.training.args import TrainArgs, has_checkpoint
 from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.directory import CONFIG, ENVIRONMENT, removed_on_failure, run_directory
+from sddlm.training.environment import write_records
 from sddlm.training.fit import fit
 from sddlm.training.processes import others, world_size
 from sddlm.training.start import continued, measures, open_start
@@ -48,7 +46,6 @@ FREE = frozenset(
 ) | {"data.workers", "data.cache"}  # fmt: skip
 
 
-@check_arguments
 def train_model(
     out: str,
     data: DataArgs = DataArgs(),
@@ -80,6 +77,22 @@ def train_model(
         FloatingPointError: a gradient is not finite.
         KeyboardInterrupt: it was stopped, and saved; the message has the command that goes on.
     """
+    return _train_model(out, data, model, objective, train, start, seed, resume)
+
+
+@check_arguments
+def _train_model(
+    out: str,
+    data: DataArgs,
+    model: ModelArgs,
+    objective: Objective,
+    train: TrainArgs,
+    start: str | None,
+    seed: int,
+    resume: bool,
+    dataset: Dataset[Any] | None = None,
+) -> Path:
+    """See `train_model`; rows are those of ``dataset``, if there is one."""
     run = Path(out)
     _check(data, model, objective, train, seed)
     world = world_size(train)
@@ -89,21 +102,22 @@ def train_model(
     with run_directory(run, resume, lambda: changed(run, config)):
         with removed_on_failure(run):
             state = newest_checkpoint(run) if resume and has_checkpoint(run) else None
-            prepared = _prepared(run, data, begun.tokenizer if begun else None)
+            prepared = _prepared(run, data, begun.tokenizer if begun else None, dataset)
             objective.check(length=data.length, tokenizer=prepared.tokenizer.fingerprint)
             network = (
                 continued(begun, data.length, seed)
                 if begun
                 else _network(model, objective, prepared, data.length, seed)
             )
-            _write_config(run, config, prepared)
-        with others(world, train_model, out, data, model, objective, train, start, seed, resume):
+            write_records(run, config, prepared.meta)
+        arguments = (out, data, model, objective, train, start, seed, resume, dataset)
+        with others(world, _train_model, *arguments):
             fit(run, train, seed, state, network, objective, prepared)
     return run
 
 
 def train(
-    path: str | Path | None = None,
+    path: str | Path | Dataset[Any] | None = None,
     *,
     out: str | Path | None = None,
     objective: Objective = SDDLM(),
@@ -113,14 +127,16 @@ def train(
     device: str = "auto",
     **options: Any,
 ) -> LanguageModel:
-    """Train a model on text and return it: `train_model` for a notebook.
+    """Train a model on text or rows of tokens and return it: `train_model` for a notebook.
 
     Without ``out`` nothing is left on disk; with it the run's directory holds checkpoints, curves
     and the model. A terminal shows the progress.
 
     Args:
         path: text as ``DataArgs.path``: a file, a folder, a pattern, ``hf:NAME``; None is the
-            built-in corpus.
+            built-in corpus. Or a map-style ``torch.utils.data.Dataset`` whose items are rows of
+            token ids ``[L]``; ``tokenizer`` then names the tokenizer that made them, and the last
+            rows (``validation``, a share or a number) are held out.
         out: the run directory, new or empty.
         objective: the loss.
         start: run or model directory to begin from, instead of a new network.
@@ -138,16 +154,19 @@ def train(
         FloatingPointError: if a gradient is not finite.
         KeyboardInterrupt: it was stopped; with ``out`` the message has the command that goes on.
     """
-    data, model, args = _sections(path, options)
+    dataset = path if isinstance(path, Dataset) else None
+    if dataset is not None:
+        options.setdefault("length", row_length(dataset))
+    name = described(path) if isinstance(path, Dataset) else path
+    data, model, args = _sections(name, options)
     if resume and out is None:
         raise ConfigError("`resume` needs `out`, the directory of the run that goes on")
     with TemporaryDirectory(prefix="sddlm-") as folder:
         if out is None:
             data.cache = data.cache or str(Path(folder) / "cache")
+        place = str(out or Path(folder) / "run")
         try:
-            run = train_model(
-                str(out or Path(folder) / "run"), data, model, objective, args, start, seed, resume
-            )
+            run = _train_model(place, data, model, objective, args, start, seed, resume, dataset)
         except KeyboardInterrupt:
             if out is not None:
                 raise
@@ -277,48 +296,24 @@ def _network(
     return DiT(config, seed=seed)
 
 
-def _prepared(run: Path, data: DataArgs, tokenizer: Tokenizer | None) -> Prepared:
+def _prepared(
+    run: Path, data: DataArgs, tokenizer: Tokenizer | None, dataset: Dataset[Any] | None
+) -> Prepared:
     """Prepare the tokens, or load those that the run began with.
 
     A resumed run and further processes therefore read no text, which may be readable only once, or
     take hours.
     """
-    path, found = run / ENVIRONMENT, None
+    path, found, meta = run / ENVIRONMENT, None, {}
     if path.is_file():
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))["data"]
             found = load_prepared(data, meta, tokenizer)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             logger.warning("%s cannot be used (%s): the text is prepared again", path, error)
-    return found or prepare(data, tokenizer)
-
-
-def _write_config(run: Path, config: dict[str, Any], prepared: Prepared) -> None:
-    """Write the resolved configuration and the environment, in the first process."""
-    if not is_first():
-        return
-    with atomic_write(run / CONFIG) as file:
-        file.write(yaml.safe_dump(config, sort_keys=False))
-    environment = {
-        "command": sys.argv,
-        "sddlm": __version__,
-        "commit": _git("rev-parse", "HEAD"),
-        "changed": None if (status := _git("status", "--porcelain")) is None else bool(status),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "data": prepared.meta,
-    }
-    with atomic_write(run / ENVIRONMENT) as file:  # other processes may be reading it
-        file.write(json.dumps(environment, indent=2) + "\n")
-
-
-def _git(*arguments: str) -> str | None:
-    """Output of git for the source tree, or None if it is none."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    if dataset is None:
+        return found or prepare(data, tokenizer)
+    rows = prepare_dataset(dataset, data, tokenizer)
+    if meta.get("key", rows.key) != rows.key:
+        raise ConfigError(f"the rows of {data.path} are not those that {run} was trained on")
+    return rows

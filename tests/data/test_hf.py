@@ -1,5 +1,8 @@
-"""Data sets through the real library: from folders here, and none from the network."""
+"""Datasets and tables through the real library: from folders here, and none from the network."""
 
+import csv
+import gzip
+import io
 import json
 import os
 import subprocess
@@ -10,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from sddlm.data.hub import HubDataset
-from sddlm.data.sources import open_source
+from sddlm.data.hf import HubDataset
+from sddlm.data.sources import Source, open_source
 from sddlm.errors import ConfigError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
+zstandard = pytest.importorskip("zstandard")
 datasets = pytest.importorskip("datasets")
 
 README = (
@@ -54,8 +58,8 @@ def old(folder: Path, seconds: int = 100) -> None:
         os.utime(file, ns=(then, then))
 
 
-def read(source: HubDataset) -> list[str]:
-    return [part.problem or part.text for part in source.chunks()]
+def read(source: Source) -> list[str]:
+    return [document.problem or document.text for document in source.read()]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -182,7 +186,7 @@ def test_signatures_of_splits_and_fields(tmp_path: Path) -> None:
 
 QUIET = """
 import sys
-from sddlm.data.hub import HubDataset
+from sddlm.data.hf import HubDataset
 print(len(list(HubDataset(sys.argv[1]).documents())))
 import datasets
 print(datasets.are_progress_bars_disabled())
@@ -197,3 +201,141 @@ def test_nothing_is_drawn_where_there_is_no_terminal(tmp_path: Path) -> None:
         capture_output=True, text=True, env=environment,
     )  # fmt: skip
     assert (done.stdout.split(), done.stderr) == (["600", "False"], "")
+
+
+# ------------------------------------------------------------------ saved datasets
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["one", "splits"])
+def test_saved_datasets(tmp_path: Path, split: bool) -> None:
+    one = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["a", None, "c"]})
+    folder = tmp_path / "saved"
+    (datasets.DatasetDict(train=one, dev=one.select([0])) if split else one).save_to_disk(folder)
+    for spec in (str(folder), f"hf:{folder}"):
+        source = open_source(spec)
+        found = read(source)
+        assert (found[0], found[2]) == ("a", "c")
+        assert "row 2: the field 'text' is null" in found[1]
+    assert [text for text in read(HubDataset(str(folder), streaming=True)) if len(text) == 1] == [
+        "a",
+        "c",
+    ]
+    assert open_source(str(folder)).signature() is None  # changed just now
+    old(folder)
+    assert open_source(str(folder)).signature() == source.signature() is not None
+    if split:
+        assert read(HubDataset(str(folder), split="dev")) == ["a"]
+        with pytest.raises(ConfigError, match="has no split 'test'; there are: train, dev"):
+            read(HubDataset(str(folder), split="test"))
+
+
+# ------------------------------------------------------------------ tables
+
+
+TEXTS = ['one, "two"\nthree', "é\t世", " x ", "NA", "5", "null"]
+
+
+def csv_of(texts: list[str], delimiter: str) -> bytes:
+    file = io.StringIO()
+    csv.writer(file, delimiter=delimiter).writerows([("id", "text"), *enumerate(texts)])
+    return file.getvalue().encode()
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_csv_is_text_whatever_it_looks_like(tmp_path: Path, suffix: str, packing: str) -> None:
+    data = csv_of(TEXTS * 5000, "," if suffix == ".csv" else "\t")
+    path = tmp_path / f"a{suffix}{packing}"
+    pack: Any = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[packing]
+    path.write_bytes(pack(data))
+    assert list(open_source(str(path)).documents()) == TEXTS * 5000
+    path.write_bytes(pack(b"\xef\xbb\xbf" + csv_of(TEXTS, "," if suffix == ".csv" else "\t")))
+    assert read(open_source(str(path), field="id")) == list(map(str, range(len(TEXTS))))
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_columns_of_files(tmp_path: Path, suffix: str) -> None:
+    texts = [f"row {i}" for i in range(3000)]
+    rows = pa.table({"id": list(range(3000)), "text": texts})
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(rows, path, row_group_size=700)
+    else:
+        with pa.ipc.new_stream(path, rows.schema) as file:
+            file.write_table(rows)
+    assert list(open_source(str(path)).documents()) == texts
+    with pytest.raises(
+        ConfigError, match=rf"a\{suffix}: no field 'body'; there are: id, text;.*`dat"
+    ):
+        read(open_source(str(path), field="body"))
+
+
+def test_files_of_a_folder_keep_their_order(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_bytes(csv_of(["B"], ","))
+    (tmp_path / "a.txt").write_text("A")
+    table(tmp_path / "c" / "c.parquet", ["C"])
+    source = open_source(str(tmp_path))
+    assert read(source) == ["A", "B", "C"]
+    old(tmp_path)
+    assert source.signature() is not None
+
+
+def test_a_parquet_file_reads_no_other_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table(path, ["x"] * 999, other=[f"{i:x}" * 5 for i in range(999)])
+    column = pq.read_metadata(path).row_group(0).column(0)
+    start, data = column.data_page_offset, bytearray(path.read_bytes())
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    assert read(open_source(str(path))) == ["x"] * 999
+    with pytest.raises(ConfigError, match=r"a.parquet cannot be read: .*; repair it, or get it ag"):
+        read(open_source(str(path), field="other"))
+
+
+def test_problems_have_a_row(tmp_path: Path) -> None:
+    raw = pa.array([b"good", None, b"", b"\xff", b"a\0", b"more"], pa.binary())
+    column = pa.Array.from_buffers(pa.string(), 6, raw.buffers(), null_count=1)
+    pq.write_table(pa.table({"text": column, "id": range(6)}), tmp_path / "a.parquet")
+    found = read(open_source(str(tmp_path / "a.parquet")))
+    assert (found[0], found[5]) == ("good", "more")
+    assert "a.parquet, row 2: the field 'text' is null" in found[1]
+    assert "a.parquet, row 3: the field 'text' is empty or blank; remove the row" in found[2]
+    assert "a.parquet, row 4: not UTF-8 (byte 0xff)" in found[3]
+    assert "a.parquet, row 5: the field 'text' holds a NUL" in found[4]
+    (tmp_path / "b.csv").write_bytes(b"id,text\n1,good\n2,\n3\n4,a\0b\n5,more\n")
+    found = read(open_source(str(tmp_path / "b.csv")))
+    assert (found[0], found[4]) == ("good", "more")
+    assert "b.csv, row 2: the field 'text' is empty or blank" in found[1]
+    assert "b.csv, row 3: the field 'text' is empty or blank" in found[2]
+    assert "b.csv, row 4: the field 'text' holds a NUL" in found[3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"id,body\n1,a\n", "a.csv: no field 'text'; there are: id, body; .*`data.field`"),
+        ("a.tsv", b"id,text\n1,a\n", "a.tsv: no field 'text'; there are: id,text; choose"),
+        (
+            "a.csv",
+            b"id,text\n1,a\n2,b,c\n3,d\n",
+            "a.csv cannot be read: .*2 fields in line 3, saw 3",
+        ),
+        ("a.csv", b"id,text\n1,a\n2,\xe9\n", "a.csv cannot be read: .*can't decode byte 0xe9"),
+        ("a.csv", b'id,text\n1,a\n2,"b\n', "a.csv cannot be read: .*EOF inside string"),
+        (
+            "a.csv.gz",
+            b"id,text",
+            "a.csv.gz cannot be decompressed: .*; get it again",
+        ),
+        ("a.parquet", b"PAR", "a.parquet cannot be read: .*; repair it, or get it again"),
+        ("a.arrow", b"PAR", "a.arrow cannot be read: .*; repair it, or get it again"),
+    ],
+)
+def test_tables_that_cannot_be_read(
+    tmp_path: Path, name: str, content: bytes, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read(open_source(str(tmp_path / name)))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,262 @@
+"""Everything that Hugging Face `datasets` reads: the hub, saved datasets, tables."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from dataclasses import field as attribute
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sddlm.data.documents import Document, no_field, to_document
+from sddlm.data.files import digest, state, visible
+from sddlm.data.readers import Input, first_record, require
+from sddlm.data.sources import Source, require_any
+from sddlm.errors import ConfigError, first_line
+
+_ROWS = 256  # read at once
+_REPAIR = "repair it, or get it again"
+
+
+@dataclass
+class HubDataset(Source):
+    """Source from one column of one split; each row is a document.
+
+    `datasets` downloads the dataset once into its cache (``HF_HOME``), and copies a local folder
+    into the same cache. With ``streaming`` nothing is stored.
+
+    Attributes:
+        dataset: name on the hub, such as ``owner/name``; or a folder of Parquet, JSON lines, CSV
+            or text files (of a text file, each line is a row), or one that ``save_to_disk`` wrote.
+        config: which part of the dataset, where it has several.
+        split: which split, or a slice of one (``train[:-1000]``), for which ``streaming`` must be
+            off.
+        field: column that holds the text.
+        streaming: read while downloading.
+        revision: branch, tag or commit of the repository.
+    """
+
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    field: str = "text"
+    streaming: bool = False
+    revision: str | None = None
+    _opened: Any = attribute(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, spec: str, *, field: str, streaming: bool) -> HubDataset:
+        """Open ``NAME``, ``NAME@REVISION``, ``NAME:CONFIG`` or ``NAME@REVISION:CONFIG``."""
+        name, _, config = spec.partition(":")
+        revision = ""
+        if not Path(name).expanduser().exists():
+            name, _, revision = name.partition("@")
+        return cls(
+            name, config or None, field=field, streaming=streaming, revision=revision or None
+        )
+
+    def __post_init__(self) -> None:
+        if not self.dataset:
+            raise ConfigError(
+                "`data.path` hf: names no dataset; use hf:OWNER/NAME, hf:OWNER/NAME@REVISION, "
+                "hf:OWNER/NAME:CONFIG or hf:./FOLDER"
+            )
+        revision = f"@{self.revision}" if self.revision else ""
+        config = f":{self.config}" if self.config else ""
+        self.name = f"hf:{self.dataset}{revision}{config}, split {self.split}"
+        self.once = self.streaming
+
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`."""
+        return require_any(
+            _documents(self._dataset, self.name, self.field, self._advice), self.name
+        )
+
+    def signature(self) -> str | None:
+        """See `Source.signature`; the fingerprint of `datasets`, None when streaming."""
+        if self.streaming:
+            return None
+        found = digest("hub", self._dataset()._fingerprint, self.field)
+        if self._folder is None:
+            return found
+        files = state(visible(self._folder))
+        return files and digest(found, files)
+
+    @property
+    def _folder(self) -> Path | None:
+        folder = Path(self.dataset).expanduser()
+        return folder if folder.is_dir() else None
+
+    @property
+    def _advice(self) -> str:
+        if self.streaming and "[" in self.split:
+            return "a slice of a split cannot be streamed: leave out `data.streaming`"
+        return "check the name, the split and the network, or give files: `data.path='FILE'`"
+
+    def _dataset(self) -> Any:
+        """The dataset, opened once."""
+        if self._opened is None:
+            require("datasets", self.name)
+            with _one_line_errors(self.name, self._advice):
+                self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> Any:
+        from datasets import config, load_dataset, load_dataset_builder
+
+        if self._folder is not None and is_saved(self._folder):
+            return _saved(self._folder, self.split, self.streaming)
+        name = self.dataset if self._folder is None else str(self._folder)
+        options: dict[str, Any] = {"split": self.split, "streaming": self.streaming}
+        options["revision"] = self.revision
+        if self._folder is not None:
+            # `datasets` identifies a folder by its name, even after its files have changed, if a
+            # README.md lists the files
+            key = state(visible(self._folder)) or digest(time.time_ns())
+            options["cache_dir"] = Path(config.HF_DATASETS_CACHE, "folders", key[:16])
+        found = load_dataset(name, self.config, **options)
+        if self.streaming and self.field in _columns(found):  # Parquet can leave out the others
+            builder = load_dataset_builder(name, self.config, revision=self.revision)
+            if hasattr(builder.config, "columns"):
+                return load_dataset(name, self.config, columns=[self.field], **options)
+        return found
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds a dataset that ``save_to_disk`` wrote."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _saved(folder: Path, split: str, streaming: bool) -> Any:
+    """Open a saved dataset; ``split`` of one that was saved without splits is all of it."""
+    from datasets import DatasetDict, load_from_disk
+
+    found = load_from_disk(str(folder))
+    if isinstance(found, DatasetDict):
+        if split not in found:
+            raise ConfigError(f"{folder} has no split {split!r}; there are: {', '.join(found)}")
+        found = found[split]
+    return found.to_iterable_dataset() if streaming else found
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A CSV, TSV, Parquet or Arrow file; each row is a document.
+
+    It is streamed, so nothing is copied to the cache of `datasets`.
+
+    Attributes:
+        file: its path and format.
+        field: column that holds the text.
+    """
+
+    file: Input
+    field: str
+
+    def read(self) -> Iterator[Document]:
+        """Read the documents."""
+        return _documents(self._dataset, self.file.name, self.field, _REPAIR)
+
+    def _dataset(self) -> Any:
+        require("datasets", self.file.name)
+        with _one_line_errors(self.file.name, _REPAIR):
+            if self.file.suffix in (".csv", ".tsv"):
+                return self._table()
+            kind = self.file.suffix.removeprefix(".")
+            found = _stream(kind, self.file.name)
+            if kind == "parquet" and self.field in _columns(found):
+                return _stream(kind, self.file.name, columns=[self.field])
+            return found
+
+    def _table(self) -> Any:
+        """Columns of text alone: inferred, a text "NA" is missing and "1" a number.
+
+        All columns are named, since pandas cuts rows that are too long where only some are.
+        """
+        from datasets import Features, Value
+
+        sep = "\t" if self.file.suffix == ".tsv" else ","
+        names = first_record(self.file, sep)
+        if self.field not in names:  # `datasets` leaves the file open if it is not read to its end
+            raise ConfigError(f"{self.file.name}: {no_field(self.field, names)}")
+        text = Features({name: Value("string") for name in names})
+        return _stream("csv", self.file.name, sep=sep, features=text, keep_default_na=False)
+
+
+def _stream(kind: str, path: str, **options: Any) -> Any:
+    from datasets import load_dataset
+
+    return load_dataset(kind, data_files=[path], split="train", streaming=True, **options)
+
+
+def _columns(dataset: Any) -> list[str]:
+    """Names of the columns."""
+    names: list[str] | None = dataset.column_names
+    if names is None:  # a stream of JSON or CSV has no schema before its first rows
+        names = list(next(iter(dataset), {}))
+    return names
+
+
+def _documents(opened: Callable[[], Any], name: str, field: str, advice: str) -> Iterator[Document]:
+    """Documents of one column, a few rows at a time."""
+    dataset = opened()
+    with _one_line_errors(name, advice):
+        names = _columns(dataset)
+        if field not in names:
+            raise ConfigError(f"{name}: {no_field(field, names)}")
+        rows = dataset.select_columns([field]).with_format("arrow").iter(batch_size=_ROWS)
+    numbers = count(1)
+    while True:
+        with _one_line_errors(name, advice):
+            batch = next(rows, None)
+        if batch is None:
+            return
+        for value in _values(batch.column(0)):
+            yield to_document(value, field, name, "row", next(numbers))
+
+
+def _values(column: Any) -> Iterable[object]:
+    """Values of an Arrow array; one that is no UTF-8 is the error."""
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        return map(_value, column)
+
+
+def _value(scalar: Any) -> object:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error
+
+
+@contextmanager
+def _one_line_errors(name: str, advice: str) -> Iterator[None]:
+    """Convert errors of `datasets`, which raises many kinds, to one line.
+
+    Its own report of them, and its progress bars except on a terminal, are hidden.
+    """
+    import datasets
+
+    log, hide = logging.getLogger("datasets"), not sys.stderr.isatty()
+    level, hide = log.level, hide and not datasets.are_progress_bars_disabled()
+    log.setLevel(logging.CRITICAL)
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        cause = error.__cause__
+        reason = first_line(error).rstrip(".") + (f" ({first_line(cause)})" if cause else "")
+        raise ConfigError(f"{name} cannot be read: {reason}; {advice}") from error
+    finally:
+        log.setLevel(level)
+        if hide:
+            datasets.enable_progress_bars()
