@@ -253,6 +253,14 @@ def test_csv_is_text_whatever_it_looks_like(tmp_path: Path, suffix: str, packing
     assert read(open_source(str(path), field="id")) == list(map(str, range(len(TEXTS))))
 
 
+def test_other_columns_of_csv_may_mix_numbers_and_words(tmp_path: Path) -> None:
+    """Pandas infers types block by block."""
+    path = tmp_path / "a.csv"
+    rows = "".join(f"{i},{'long ' * 20}\n" for i in range(9000))
+    path.write_text(f"id,text\n{rows}end,last\n")
+    assert read(open_source(str(path)))[-1] == "last"
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
 def test_columns_of_files(tmp_path: Path, suffix: str) -> None:
     texts = [f"row {i}" for i in range(3000)]

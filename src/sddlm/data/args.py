@@ -19,7 +19,8 @@ class DataArgs:
 
     path: str | None = None
     """Text to use instead of the corpus: a file, a folder, a quoted pattern ('texts/*.txt'),
-    '-' for standard input, or hf:NAME, a Hugging Face dataset (a name on the hub or a folder)."""
+    '-' for standard input, or hf:NAME, a Hugging Face dataset (on the hub, where hf:NAME@REVISION
+    names a branch, tag or commit, or a folder)."""
     corpus: str | None = None
     """Corpus known by name, if no path is given. Without either it is builtin, the documentation
     that comes with Python; docs/data.md lists the others."""

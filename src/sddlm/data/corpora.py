@@ -24,12 +24,7 @@ from sddlm.data.detokenizers import (
 )
 from sddlm.data.sources import Source
 
-__all__ = ["CORPORA", "Corpus", "Role", "Split", "markdown", "names"]
-
-
-def names(role: Role | None = None) -> list[str]:
-    """Names of the corpora that have a split for the role."""
-    return [corpus.name for corpus in CORPORA.values() if role is None or role in corpus.roles]
+__all__ = ["CORPORA", "Corpus", "Role", "Split", "markdown"]
 
 
 def _hub(

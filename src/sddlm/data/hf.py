@@ -174,17 +174,14 @@ class TableFile:
             return found
 
     def _table(self) -> Any:
-        """Columns of text alone: inferred, a text "NA" is missing and "1" a number.
-
-        All columns are named, since pandas cuts rows that are too long where only some are.
-        """
+        """The column as text: pandas infers types block by block, and takes "NA" as missing."""
         from datasets import Features, Value
 
         sep = "\t" if self.file.suffix == ".tsv" else ","
         names = first_record(self.file, sep)
         if self.field not in names:  # `datasets` leaves the file open if it is not read to its end
             raise ConfigError(f"{self.file.name}: {no_field(self.field, names)}")
-        text = Features({name: Value("string") for name in names})
+        text = Features({self.field: Value("string")})
         return _stream("csv", self.file.name, sep=sep, features=text, keep_default_na=False)
 
 
