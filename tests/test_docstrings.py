@@ -12,7 +12,7 @@ import sddlm
 
 NAMES = sorted(sddlm._PUBLIC)
 #: names whose rooms are being rewritten; the list only shrinks
-LATER = ("DataArgs", "make_plan", "prepare")
+LATER = ("DataArgs", "make_plan")
 SECTION = re.compile(r"^(Args|Attributes|Returns|Raises):\n", re.MULTILINE)
 ENTRY = re.compile(r"^    \*{0,2}(\w+): \S", re.MULTILINE)
 

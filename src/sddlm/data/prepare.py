@@ -83,6 +83,9 @@ def prepare(
         verify: read prepared tokens whole and compare their checksums, also where no time stamp
             has changed since that was done.
 
+    Returns:
+        rows of training and held-out text (``train``, ``validation``), tokenizer and figures.
+
     Raises:
         ConfigError: see ``DataArgs``, ``open_source``, ``scan`` and ``Tokenizer``; or a split
             shorter than one row; or a cache that cannot be written to.
