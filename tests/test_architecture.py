@@ -73,6 +73,8 @@ ONLY_IN = {
     "transformers": {"eval/judge.py"},
     "mauve": {"eval/mauve.py"},
     "lm_eval": {"eval/harness.py"},
+    "wandb": {"training/loggers.py"},
+    "mlflow": {"training/loggers.py"},
     "matplotlib": {"training/curves.py", "eval/pictures.py"},
     "pyarrow": {"data/parquet_files.py"},
     "zstandard": {"data/streams.py"},
@@ -88,6 +90,7 @@ ONLY_IN = {
 CORE = {"torch", "numpy", "rich", "yaml"}
 #: what only one file of an extra may import, and only when it is needed
 LATE = {"transformers", "matplotlib", "pyarrow", "zstandard", "datasets", "jsonargparse", "mauve"}
+LATE |= {"wandb", "mlflow"}
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:

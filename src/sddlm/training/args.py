@@ -8,12 +8,14 @@ from math import cos, pi
 from pathlib import Path
 from typing import Literal
 
-from sddlm.errors import ConfigError, check_choices
+from sddlm.errors import ConfigError, check_choices, did_you_mean
 from sddlm.training.optimizers import AdamW, Optimizer, wrong_rates
 
 #: a run's checkpoint, and the one before it
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
+
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
 
 @dataclass
@@ -57,6 +59,11 @@ class TrainArgs:
     """steps between validations"""
     validation_rows: int = 512
     """held-out sequences in a validation during training (fewer if there are fewer)"""
+    logger: str = "csv"
+    """records of the metrics, separated by commas: csv (always written), tensorboard, wandb,
+    mlflow"""
+    compile: bool = False
+    """compile the network with torch.compile: a slower start, faster steps, other last digits"""
     preview_every: int = 500
     """steps between sample previews, 0 for none"""
     checkpoint_every: int = 500
@@ -96,8 +103,18 @@ class TrainArgs:
             )
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
             wrong.append(f"`micro_batch` is {self.micro_batch}, must divide `batch` {self.batch}")
+        wrong += [
+            f"`logger` is {name}, must be some of {', '.join(LOGGERS)}{did_you_mean(name, LOGGERS)}"
+            for name in self.logger.split(",")
+            if name not in LOGGERS
+        ]
         if wrong:
             raise ConfigError("; ".join(wrong))
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """Loggers beside the table."""
+        return tuple(name for name in LOGGERS[1:] if name in self.logger.split(","))
 
     def t_max(self, step: int) -> float:
         """Largest time sampled at a step (0-based)."""
