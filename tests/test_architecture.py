@@ -72,6 +72,8 @@ ONLY_IN = {
     "transformers": {"eval/judge.py"},
     "mauve": {"eval/mauve.py"},
     "lm_eval": {"eval/harness.py", "eval/tasks.py"},
+    "wandb": {"training/loggers.py"},
+    "mlflow": {"training/loggers.py"},
     "matplotlib": {"training/curves.py", "eval/pictures.py"},
     "zstandard": {"data/readers.py"},
     "datasets": {"data/hf.py"},
@@ -85,7 +87,16 @@ ONLY_IN = {
 #: what the core install may import anywhere
 CORE = {"torch", "numpy", "rich", "yaml"}
 #: what only one file of an extra may import, and only when it is needed
-LATE = {"transformers", "matplotlib", "zstandard", "datasets", "jsonargparse", "mauve"}
+LATE = {
+    "transformers",
+    "matplotlib",
+    "zstandard",
+    "datasets",
+    "jsonargparse",
+    "mauve",
+    "wandb",
+    "mlflow",
+}
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:

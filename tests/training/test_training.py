@@ -279,3 +279,26 @@ SEVENTH_STEP = ("sddlm.training.module:TrainModule.forward", 7)
 def steps(run):
     with (run / "metrics.csv").open() as file:
         return [(row["step"], row["val_nelbo"] != "") for row in csv.DictReader(file)]
+
+
+def test_a_compiled_network_trains_alike_and_keeps_the_names_of_its_weights(
+    config, tmp_path, monkeypatch
+):
+    """With the backend that needs no compiler of C++."""
+    used = []
+
+    def compiled(module, *args, **options):
+        used.append(module)
+        real(module, *args, backend="eager", **options)
+
+    real = torch.nn.Module.compile
+    few = ["--train.steps", "3", "--train.preview_every", "0"]
+    assert train(config, tmp_path / "plain", *few) == 0
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    assert train(config, tmp_path / "run", *few, "--train.compile", "true") == 0
+    assert [type(module).__name__ for module in used] == ["DiT"]
+    assert used[0]._compiled_call_impl is not None
+    states = [newest_checkpoint(tmp_path / name)["state_dict"] for name in ("plain", "run")]
+    assert states[0].keys() == states[1].keys()
+    for name, value in weights(tmp_path / "plain").items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-3, atol=1e-4)

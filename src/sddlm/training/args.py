@@ -8,12 +8,14 @@ from math import cos, pi
 from pathlib import Path
 from typing import Literal
 
-from sddlm.errors import ConfigError, check_choices
+from sddlm.errors import ConfigError, check_choices, did_you_mean
 from sddlm.training.optimizers import AdamW, Optimizer, wrong_rates
 
 #: a run's checkpoint, and the one before it
 LAST = Path("checkpoints") / "last.ckpt"
 PREVIOUS = LAST.with_name("previous.ckpt")
+
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 
 
 @dataclass
@@ -45,6 +47,10 @@ class TrainArgs:
         validate_every: steps between validations.
         validation_rows: held-out sequences in a validation during training (fewer if there are
             fewer).
+        logger: records of the metrics, separated by commas: csv (always written), tensorboard,
+            wandb, mlflow.
+        compile: compile the network with torch.compile: a slower start, faster steps, other last
+            digits.
         preview_every: steps between sample previews, 0 for none.
         checkpoint_every: steps between checkpoints.
         workers: processes that load data, beside the training process.
@@ -69,6 +75,8 @@ class TrainArgs:
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     validate_every: int = 500
     validation_rows: int = 512
+    logger: str = "csv"
+    compile: bool = False
     preview_every: int = 500
     checkpoint_every: int = 500
     workers: int = 0
@@ -103,8 +111,18 @@ class TrainArgs:
             )
         if self.micro_batch is not None and (self.micro_batch < 1 or self.batch % self.micro_batch):
             wrong.append(f"`micro_batch` is {self.micro_batch}, must divide `batch` {self.batch}")
+        wrong += [
+            f"`logger` is {name}, must be some of {', '.join(LOGGERS)}{did_you_mean(name, LOGGERS)}"
+            for name in self.logger.split(",")
+            if name not in LOGGERS
+        ]
         if wrong:
             raise ConfigError("; ".join(wrong))
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """Loggers beside the table."""
+        return tuple(name for name in LOGGERS[1:] if name in self.logger.split(","))
 
     def t_max(self, step: int) -> float:
         """Largest time sampled at a step (0-based)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from sddlm.training.args import LAST, has_checkpoint, is_first
 
 logger = logging.getLogger(__name__)
 
-CONFIG, ENVIRONMENT = "config.yaml", "environment.json"
+CONFIG, ENVIRONMENT, LOGS = "config.yaml", "environment.json", "logs"
 
 #: what a run writes before its first checkpoint
 _FILES = (CONFIG, ENVIRONMENT, "metrics.csv", "curves.png", "previews.jsonl", "alarms.jsonl")
@@ -103,7 +104,7 @@ def _check(run: Path, resume: bool, changed: Callable[[], str]) -> None:
 
 def _others(run: Path) -> Sequence[str]:
     """Names in a directory other than the files of a run without a checkpoint."""
-    names = {path.name for path in run.iterdir()} - {*_FILES, _LOCK, LAST.parent.name}
+    names = {path.name for path in run.iterdir()} - {*_FILES, _LOCK, LOGS, LAST.parent.name}
     names |= {path.name for path in (run / LAST.parent).glob("*") if path.suffix != ".tmp"}
     return sorted(name for name in names if not name.startswith(_UNFINISHED))
 
@@ -125,6 +126,7 @@ def _clear(run: Path) -> None:
             logger.info("%s was stopped before its first checkpoint: starting over", run)
         for name in _FILES:
             (run / name).unlink(missing_ok=True)
+        shutil.rmtree(run / LOGS, ignore_errors=True)
     for path in run.iterdir():
         if path.is_file() and path.name.startswith(_UNFINISHED):
             path.unlink()

@@ -39,6 +39,8 @@ class Trainer:
 
     def __init__(self, module: TrainModule, args: TrainArgs, processes: Processes) -> None:
         self.module, self.args, self.processes = module.to(processes.device), args, processes
+        if args.compile:
+            module.model.compile()  # in place, so that no name of a weight changes
         self.ema = EMA(module.model)
         self.update = Update(module.model, args)
         self.step = 0

@@ -20,6 +20,7 @@ from sddlm.training.alarms import Alarms
 from sddlm.training.args import TrainArgs
 from sddlm.training.curves import draw_curves
 from sddlm.training.diagnostics import GRADIENT_COLUMNS, OUTPUT_COLUMNS
+from sddlm.training.loggers import Loggers
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Monitor:
         # keep the records up to the checkpoint: later steps are repeated
         for name in ("previews.jsonl", "alarms.jsonl"):
             _keep_until(run / name, start_step)
+        self.loggers = Loggers(run, args.loggers, start_step)
         self.rows = [row for row in read_metrics(run) if row["step"] <= start_step]
         self.newest = {name: value for row in self.rows for name, value in row.items()}
         self.alarms = Alarms(run, self.rows, vocab_size=vocab_size, warmup=args.warmup)
@@ -106,6 +108,7 @@ class Monitor:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+        self.loggers.close()
         if self.fresh:
             try:
                 self.write()
@@ -142,6 +145,7 @@ class Monitor:
         row.update({name: value for name, value in self._metrics().items() if name in COLUMNS})
         self.rows.append(row)
         self.newest.update(row)
+        self.loggers.log(step, {name: value for name, value in row.items() if name != "step"})
         self.fresh = True
 
     def _figures(self) -> str:
@@ -178,6 +182,7 @@ class Monitor:
             self._record(step)
         self.rows[-1].update(found)
         self.newest.update(found)
+        self.loggers.log(step, found)
         self.fresh = True
 
     def write(self) -> None:

@@ -29,6 +29,7 @@ from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.directory import CONFIG, ENVIRONMENT, removed_on_failure, run_directory
 from sddlm.training.environment import write_records
 from sddlm.training.fit import fit
+from sddlm.training.loggers import check_installed
 from sddlm.training.processes import others, world_size
 from sddlm.training.start import continued, measures, open_start
 
@@ -41,7 +42,7 @@ FREE = frozenset(
     f"train.{name}"
     for name in (
         "validate_every", "validation_rows", "preview_every", "checkpoint_every", "micro_batch",
-        "workers", "devices", "accelerator", "activation_checkpointing",
+        "workers", "devices", "accelerator", "activation_checkpointing", "compile", "logger",
     )
 ) | {"data.workers", "data.cache"}  # fmt: skip
 
@@ -208,6 +209,7 @@ def _check(
     """Check all options before any work."""
     if not 0 <= seed < 2**63:
         raise ConfigError(f"`seed` is {seed}, must be at least 0 and below 2**63")
+    check_installed(args.loggers)
     objective.check(length=data.length)
     model.build(vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal)
     if args.accelerator == "gpu" and not torch.cuda.is_available():
