@@ -1,22 +1,25 @@
 """Is ``sddlm plan`` right? Predicted against real, seconds of a step and peak memory.
 
-Each prediction and each real run has a process of its own. The real one is the library's step
-(``step.py``): noise, forward, loss, backward, clip, AdamW, EMA. Memory is what comes to a process
-that has imported everything and gone through a step of a network of no size. With one thread
-(``OMP_NUM_THREADS=1``) seconds are those of the process, whatever else the machine does.
+Each prediction and each real run has a process of its own, one after the other, several times: the
+ratio of their seconds is formed within such a pair, because a shared machine drifts. The real run
+is the library's step (``step.py``): noise, forward, loss, backward, clip, AdamW, EMA. Its memory is
+what comes to a process that has imported everything and gone through a step of a network of no
+size. With one thread (``OMP_NUM_THREADS=1``) seconds are those of the process.
 
     python benchmarks/plan.py                    # mini, tiny and small; minutes
-    python benchmarks/plan.py --rounds 10 --cells mini:4096:64:32 --objective NELBO
+    python benchmarks/plan.py --pairs 5 --cells mini:4096:64:32 --objective NELBO
     python benchmarks/plan.py --checkpointing full
-    python benchmarks/plan.py --recipes recipes/paper    # the table of docs/plan.md; ten minutes
+    python benchmarks/plan.py --recipes recipes/paper    # the table of docs/plan.md
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +31,8 @@ from sddlm.cli import _parse
 from sddlm.data.args import DataArgs
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
-from sddlm.plan.run import make_plan, recipe_table
+from sddlm.objectives import Objective
+from sddlm.plan.run import make_plan, short
 from sddlm.training.args import TrainArgs
 
 CELLS = "mini:4096:64:32,tiny:4096:128:32,small:50257:128:4"
@@ -44,22 +48,23 @@ def settings(cell: str, checkpointing: str) -> tuple[ModelArgs, int, TrainArgs, 
 
 
 def predicted(cell: str, objective: str, checkpointing: str) -> dict[str, float]:
-    """What the plan says: seconds, bytes, and seconds to say it."""
+    """Figures of the plan: seconds, bytes, and seconds that the plan took."""
     model, L, args, V = settings(cell, checkpointing)
     started = time.perf_counter()
     made = make_plan(
         DataArgs(length=L), model, OBJECTIVES[objective](), args, device="here", vocab_size=V
     )
     took = time.perf_counter() - started
-    return {"seconds": made.seconds["step"], "bytes": made.memory["all"], "took": took}
+    assert made.step_seconds is not None, f"{cell} does not fit"
+    return {"seconds": made.step_seconds, "bytes": made.memory["all"], "took": took}
 
 
 def real(cell: str, objective: str, checkpointing: str, rounds: int) -> dict[str, float]:
-    """What a training does: seconds of the fastest step, bytes above import and first use."""
+    """What a training does: seconds of the median step, bytes above import and first use."""
     several_steps("toy:300:8:2", objective, checkpointing, 1)
     before = peak()
     seconds = several_steps(cell, objective, checkpointing, rounds)
-    return {"seconds": min(seconds), "bytes": (peak() - before) * 2**20}
+    return {"seconds": statistics.median(seconds), "bytes": (peak() - before) * 2**20}
 
 
 def several_steps(cell: str, objective: str, checkpointing: str, rounds: int) -> list[float]:
@@ -77,6 +82,14 @@ def several_steps(cell: str, objective: str, checkpointing: str, rounds: int) ->
     return seconds[1:]
 
 
+Recipe = tuple[str, DataArgs, ModelArgs, Objective, TrainArgs]
+
+COLUMNS = (
+    "recipe", "parameters", "tokens", "FLOPs", "memory a GPU", "micro-batch", "GPU-hours",
+    "days on {devices}", "disk",
+)  # fmt: skip
+
+
 def recipes(folder: Path) -> str:
     """A table of what each recipe in a folder would cost, on 8 GPUs."""
     found = []
@@ -88,6 +101,22 @@ def recipes(folder: Path) -> str:
     return recipe_table(found)
 
 
+def recipe_table(recipes: Iterable[Recipe], device: str = "h100-sxm", devices: int = 8) -> str:
+    """Markdown table with a row for each recipe."""
+    rows = []
+    for name, *options in recipes:
+        made = make_plan(*options, device=device, devices=devices)
+        rows.append(
+            [name, short(made.parameters["all"]), short(made.tokens), short(made.run_flops),
+             short(made.memory["all"], "B") + ("" if made.fits else " (does not fit)"),
+             str(made.micro_batch), f"{made.device_hours:,.0f}", f"{made.days:,.2f}",
+             short(sum(made.disk.values()), "B")]
+        )  # fmt: skip
+    head = [column.format(devices=devices) for column in COLUMNS]
+    lines = [head, ["---"] * len(COLUMNS), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(
@@ -96,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.add_argument("--cells", default=CELLS, help="preset:V:L:B, by commas [%(default)s]")
     options.add_argument("--objective", default="SDDLM", choices=list(OBJECTIVES))
     options.add_argument("--checkpointing", default="none", choices=["none", "selective", "full"])
-    options.add_argument("--rounds", type=int, default=5, help="real steps [%(default)s]")
+    options.add_argument("--rounds", type=int, default=3, help="real steps [%(default)s]")
+    options.add_argument("--pairs", type=int, default=3, help="runs of each [%(default)s]")
     options.add_argument("--recipes", type=Path, help="plan the recipes in this folder instead")
     options.add_argument("--one", choices=["predicted", "real"], help="for this process")
     chosen = options.parse_args(argv)
@@ -109,22 +139,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(predicted(cell, *same) if chosen.one == "predicted"
                          else real(cell, *same, chosen.rounds)))  # fmt: skip
         return
-    rows = []
-    for cell in chosen.cells.split(","):
-        said, was = (
-            fresh(__file__, "--one", one, "--cells", cell, "--objective", same[0],
-                  "--checkpointing", same[1], "--rounds", chosen.rounds)
-            for one in ("predicted", "real")
-        )  # fmt: skip
-        rows.append(
-            [cell, f"{said['seconds']:.3g}", f"{was['seconds']:.3g}",
-             f"{said['seconds'] / was['seconds']:.2f}", f"{said['bytes'] / 2**20:,.0f}",
-             f"{was['bytes'] / 2**20:,.0f}", f"{said['bytes'] / max(1, was['bytes']):.2f}",
-             f"{said['took']:.1f}"]
-        )  # fmt: skip
     columns = ["preset:V:L:B", "s/step predicted", "real", "ratio", "MiB predicted", "real",
                "ratio", "s to predict"]  # fmt: skip
-    show(f"plan: {same[0]}, checkpointing {same[1]}; {machine()}", columns, rows)
+    rows = []
+    for cell in chosen.cells.split(","):
+        runs: dict[str, list[dict[str, float]]] = {"predicted": [], "real": []}
+        for _ in range(chosen.pairs):
+            for one in runs:
+                runs[one].append(
+                    fresh(__file__, "--one", one, "--cells", cell, "--objective", same[0],
+                          "--checkpointing", same[1], "--rounds", chosen.rounds)
+                )  # fmt: skip
+        told, was = ([run["seconds"] for run in runs[one]] for one in runs)
+        ratios = [a / b for a, b in zip(told, was, strict=True)]
+        MiB, own = (statistics.median(r["bytes"] for r in runs[one]) / 2**20 for one in runs)
+        rows.append(
+            [cell, f"{statistics.median(told):.3g}", f"{statistics.median(was):.3g}",
+             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+             f"{MiB:,.0f}", f"{own:,.0f}", f"{MiB / max(1, own):.2f}",
+             f"{runs['predicted'][0]['took']:.1f}"]
+        )  # fmt: skip
+    show(f"plan: {same[0]}, checkpointing {same[1]}; {machine()}; "
+         f"load {os.getloadavg()[0]:.1f}", columns, rows)  # fmt: skip
 
 
 if __name__ == "__main__":

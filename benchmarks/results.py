@@ -64,9 +64,9 @@ def options(config: Path) -> dict[str, Any]:
 def planned(name: str) -> dict[str, float]:
     """What the training of a row would take on `DEVICES` of `DEVICE`."""
     made = make_plan(**options(RECIPES / f"{name}.yaml"), device=DEVICE, devices=DEVICES)
-    hours = next(row["device_hours"] for row in made.scaling if row["devices"] == DEVICES)
+    assert made.device_hours is not None
     return {
-        "gpu_hours": round(hours, 1),
+        "gpu_hours": round(made.device_hours, 1),
         "parameters": made.parameters["all"],
         "tokens": made.tokens,
     }

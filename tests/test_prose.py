@@ -37,8 +37,6 @@ LATER_MESSAGES = (
     "src/sddlm/data/cache.py",
     "src/sddlm/models/config.py",
     "src/sddlm/models/convert.py",
-    "src/sddlm/plan/report.py",
-    "src/sddlm/plan/sizes.py",
     "src/sddlm/training/alarms.py",
     "src/sddlm/training/distill.py",
 )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: a subcommand, the first one listed of its kind is what the first word alone means
 VERBS: dict[str, tuple[str, str, bool, str]] = {
     "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
-    "plan": ("sddlm.plan.run", "plan", False, "estimate memory, time and GPU-hours of a run"),
+    "plan": ("sddlm.plan.run", "make_plan", False, "estimate memory, time and GPU-hours of a run"),
     "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
     "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),
     "sample": ("sddlm.generation.sample", "sample", True, "write text with a trained model"),
@@ -145,6 +145,8 @@ def _show(verb: str, result: Any, chosen: dict[str, Any]) -> None:
 
             PlainConsole().print(result)
         _write(f"{'' if styled else result}written to {chosen['out']}\n")
+    if verb == "plan" and first:
+        _write(str(result))
     if verb == "sample" and first:
         _write("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)) + "\n")
     if verb == "correct" and chosen.get("out") is None:

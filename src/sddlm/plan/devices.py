@@ -1,15 +1,24 @@
-"""What a run may be planned for: peak rates as their makers publish them, and this machine."""
+"""Devices of a plan: GPUs with their published rates, and this machine's CPU, which is measured."""
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 
 import torch
 
 from sddlm.errors import ConfigError
+from sddlm.models.config import DiTConfig
+from sddlm.models.dit import DiT
+from sddlm.objectives import Objective
+from sddlm.rng import Draw
+from sddlm.training.args import TrainArgs
 
 #: the machine that plans
 HERE = "here"
+#: FLOPs of a measured forward and backward pass, at most: seconds on a core
+_MEASURED = 5e11
 
 
 @dataclass(frozen=True)
@@ -17,52 +26,46 @@ class Device:
     """A GPU as published; dense rates, without sparsity.
 
     Attributes:
-        name: what is typed.
+        name: name of the option.
         bf16: matrix products with sums in float32, FLOP/s.
         fp32: without TF32, as torch does by default, FLOP/s.
-        memory: bytes (powers of ten, a little less than what it has).
-        bandwidth: of the memory, bytes/s.
+        memory: bytes (powers of ten, slightly less than the device has).
+        driver: words in the name that its driver reports.
     """
 
     name: str
     bf16: float
     fp32: float
     memory: float
-    bandwidth: float
+    driver: str
 
 
-def _row(name: str, bf16: float, fp32: float, gigabytes: float, terabytes: float) -> Device:
-    return Device(name, bf16 * 1e12, fp32 * 1e12, gigabytes * 1e9, terabytes * 1e12)
+def _row(name: str, bf16: float, fp32: float, gigabytes: float, driver: str) -> Device:
+    return Device(name, bf16 * 1e12, fp32 * 1e12, gigabytes * 1e9, driver)
 
 
 DEVICES = {
     device.name: device
     for device in (
-        _row("a100-40", 312, 19.5, 40, 1.555),
-        _row("a100-80", 312, 19.5, 80, 2.039),
-        _row("h100-sxm", 989, 67, 80, 3.35),
-        _row("h100-pcie", 756, 51, 80, 2.0),
-        _row("h200", 989, 67, 141, 4.8),
-        _row("b200", 2250, 75, 180, 7.7),
-        _row("mi300x", 1307, 163.4, 192, 5.3),
-        _row("l40s", 362, 91.6, 48, 0.864),
-        _row("l4", 121, 30.3, 24, 0.3),
-        _row("rtx-4090", 165, 82.6, 24, 1.008),
-        _row("rtx-3090", 71, 35.6, 24, 0.936),
+        _row("a100-40", 312, 19.5, 40, "A100 40GB"),
+        _row("a100-80", 312, 19.5, 80, "A100"),
+        _row("h100-pcie", 756, 51, 80, "H100 PCIe"),
+        _row("h100-sxm", 989, 67, 80, "H100"),
+        _row("h200", 989, 67, 141, "H200"),
+        _row("b200", 2250, 75, 180, "B200"),
+        _row("mi300x", 1307, 163.4, 192, "MI300X"),
+        _row("l40s", 362, 91.6, 48, "L40S"),
+        _row("l4", 121, 30.3, 24, "L4"),
+        _row("rtx-4090", 165, 82.6, 24, "4090"),
+        _row("rtx-3090", 71, 35.6, 24, "3090"),
     )
 }
-"""TFLOP/s in bf16 and fp32, GB and TB/s, from the makers' data sheets."""
-
-#: words in the name that a driver gives, and our name; the first that fits
-_DRIVER = (
-    (("A100", "40GB"), "a100-40"), (("A100",), "a100-80"), (("H100", "PCIe"), "h100-pcie"),
-    (("H100",), "h100-sxm"), (("H200",), "h200"), (("B200",), "b200"), (("MI300X",), "mi300x"),
-    (("L40S",), "l40s"), (("L4",), "l4"), (("4090",), "rtx-4090"), (("3090",), "rtx-3090"),
-)  # fmt: skip
+"""TFLOP/s in bf16 and fp32 and GB, from the makers' data sheets; the first whose words fit counts
+for a driver's name."""
 
 
 def find_device(name: str) -> Device | None:
-    """Find a device by name; None is this machine, whose rates are measured.
+    """Find a device by name; None is this machine, whose speed is measured.
 
     Args:
         name: a key of `DEVICES`, ``here``, or ``auto``: this machine's GPU, else ``here``.
@@ -73,9 +76,7 @@ def find_device(name: str) -> Device | None:
     if name == "auto":
         if not torch.cuda.is_available():
             return None
-        said = torch.cuda.get_device_name()
-        fit = (own for words, own in _DRIVER if all(word in said for word in words))
-        name = next(fit, said)
+        return _of_driver(torch.cuda.get_device_name())
     if name == HERE:
         return None
     if name not in DEVICES:
@@ -84,3 +85,57 @@ def find_device(name: str) -> Device | None:
             "measures this machine's CPU"
         )
     return DEVICES[name]
+
+
+def _of_driver(name: str) -> Device | None:
+    """Device of a name that a driver reports."""
+    fit = (d for d in DEVICES.values() if all(word in name for word in d.driver.split()))
+    return next(fit, None) or find_device(name)
+
+
+def memory_here() -> float:
+    """Memory of this machine in bytes."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def measured_step(
+    config: DiTConfig, objective: Objective, args: TrainArgs, size: int, flops: float
+) -> float:
+    """Seconds of an optimiser step on this machine's CPU, measured on steps of the real network.
+
+    Three steps are run: one that allocates, and one each at a quarter and three quarters of the
+    run, because curricula change the work. A large micro-batch is measured on a part of its
+    sequences. With one thread the clock is that of the process, so other load hardly counts.
+
+    Args:
+        config: configuration of the network.
+        objective: the training objective, set up.
+        args: options of the training.
+        size: sequences in a micro-batch.
+        flops: FLOPs of a sequence.
+    """
+    network = DiT(config)
+    network.checkpointing = args.activation_checkpointing
+    weights = list(network.parameters())
+    average = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.AdamW(weights, lr=args.lr, fused=True)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    count = max(1, min(size, int(_MEASURED / flops)))
+    passes = args.batch / count
+    seconds = []
+    for part in (1, 1, 3):
+        step = part * args.steps // 4
+        draw = Draw(0, step, torch.arange(count), count, args.t_max(step))
+        clean = config.vocab_size - objective.process.extra_tokens
+        x0 = draw.integers("plan", config.length, high=clean)  # [B, L]
+        started = clock()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+            loss = objective.loss(network, x0, draw).mean
+        loss.backward()
+        half = clock()
+        torch.nn.utils.clip_grad_norm_(weights, args.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch._foreach_lerp_(average, [weight.detach() for weight in weights], 0.5)
+        seconds.append(passes * (half - started) + clock() - half)
+    return sum(seconds[1:]) / 2

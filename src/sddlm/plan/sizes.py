@@ -1,19 +1,16 @@
-"""Sizes that need no data, network or device: tokens, parameters, files."""
+"""Size of the vocabulary and of the prepared text, without reading or downloading."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sddlm.data.args import DataArgs
-from sddlm.data.packed import token_dtype
 from sddlm.data.texts import is_remote, known_source
 from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
-from sddlm.models.dit import DiT
 
 #: sizes of common tokenizers on the hub, so that nothing is downloaded
 KNOWN = {
@@ -96,36 +93,3 @@ def _metas(cache: Path, vocab_size: int) -> list[dict[str, Any]]:
             if meta["vocab_size"] == vocab_size and train["tokens"] + train["documents"] > 0:
                 found.append(meta)
     return found
-
-
-def parameters(network: DiT) -> tuple[dict[str, int], int]:
-    """Number of parameters by part and in total, and that of the largest block or head."""
-    parts = Counter({"embedding": 0, "blocks": 0, "conditioning": 0, "head": 0})
-    units: Counter[str] = Counter()
-    for name, parameter in network.named_parameters():
-        first = name.split(".")[0]
-        part = first if first in parts else "blocks"
-        parts["conditioning" if {"sigma", "modulation"} & set(name.split(".")) else part] += (
-            parameter.numel()
-        )
-        units[".".join(name.split(".")[: 2 if first == "blocks" else 1])] += parameter.numel()
-    return {**parts, "all": sum(parts.values())}, max(units.values())
-
-
-def disk(total: int, text: tuple[int, int] | None, vocab_size: int) -> dict[str, float]:
-    """Bytes of the files of a run.
-
-    Args:
-        total: parameters.
-        text: tokens and documents of the prepared text; None if not known.
-        vocab_size: V of the data.
-    """
-    files = {
-        "checkpoint": 16.0 * total,  # weights, two moments, average, each float32
-        "checkpoint being written": 16.0 * total,  # beside the one before
-        "exported model": 4.0 * total,
-    }
-    if text is not None:
-        files["tokens"] = float(text[0] * token_dtype(vocab_size).itemsize)
-        files["document index"] = 8.0 * text[1]
-    return files
