@@ -236,6 +236,17 @@ def test_a_run_resumes_from_the_checkpoint_before_the_damaged_one(config, cut, c
     assert steps(cut) == steps(config.parent / "whole")
 
 
+def test_a_checkpoint_of_the_former_loop_is_resumed(config, cut):
+    """Lightning had the averaged weights among its callbacks, and counts of its own."""
+
+    def older(state):
+        state["callbacks"] = {"EMA": state.pop("ema")}
+        state |= {"epoch": 0, "loops": {"fit_loop": {}}, "lr_schedulers": [{"last_epoch": 8}]}
+
+    edited(older)(cut / "checkpoints" / "last.ckpt")
+    resumed_is_whole(config, cut)
+
+
 def test_a_checkpoint_of_another_size_is_refused_in_one_line(config, cut, capsys):
     text = (cut / "config.yaml").read_text()
     (cut / "config.yaml").write_text(text.replace("width: 32", "width: 16"))
