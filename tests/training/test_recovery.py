@@ -187,6 +187,7 @@ DAMAGES = {
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "text": lambda path: path.write_text("no archive"),
     "no optimiser": edited(lambda state: state["optimizer_states"][0]["state"].clear()),
+    "half an optimiser": edited(lambda state: state["optimizer_states"][0]["state"].popitem()),
     "no optimisers": edited(lambda state: state["optimizer_states"].clear()),
     "negative": edited(lambda state: state.update(global_step=-8)),
     "other step": edited(lambda state: state.update(global_step=7)),

@@ -1,1 +1,1 @@
-"""Training; the only room that knows Lightning."""
+"""Training: the loop, its processes, optimisers, checkpoints and records."""

@@ -157,7 +157,7 @@ def micro_batch(args: TrainArgs, world: int) -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the first process of a run, by the variables of torchrun and Lightning."""
+    """Whether this is the first process of a run, by the variables of torchrun."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
