@@ -42,7 +42,8 @@ class Failing(SDDLM):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _ctrl_c(self, second):
-        if second:  # a terminal sends it to both
+        if second:  # a terminal sends it to both, and the first one alone decides
+            os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getppid(), signal.SIGINT)
 """

@@ -187,6 +187,7 @@ DAMAGES = {
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "text": lambda path: path.write_text("no archive"),
     "no optimiser": edited(lambda state: state["optimizer_states"][0]["state"].clear()),
+    "half an optimiser": edited(lambda state: state["optimizer_states"][0]["state"].popitem()),
     "no optimisers": edited(lambda state: state["optimizer_states"].clear()),
     "negative": edited(lambda state: state.update(global_step=-8)),
     "other step": edited(lambda state: state.update(global_step=7)),
@@ -234,6 +235,17 @@ def test_a_run_resumes_from_the_checkpoint_before_the_damaged_one(config, cut, c
     resumed_is_whole(config, cut)
     assert "last.ckpt is damaged" in capsys.readouterr().err
     assert steps(cut) == steps(config.parent / "whole")
+
+
+def test_a_checkpoint_of_the_former_loop_is_resumed(config, cut):
+    """Lightning had the averaged weights among its callbacks, and counts of its own."""
+
+    def older(state):
+        state["callbacks"] = {"EMA": state.pop("ema")}
+        state |= {"epoch": 0, "loops": {"fit_loop": {}}, "lr_schedulers": [{"last_epoch": 8}]}
+
+    edited(older)(cut / "checkpoints" / "last.ckpt")
+    resumed_is_whole(config, cut)
 
 
 def test_a_checkpoint_of_another_size_is_refused_in_one_line(config, cut, capsys):

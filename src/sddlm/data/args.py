@@ -15,55 +15,61 @@ from sddlm.io import current_names, read_yaml
 
 @dataclass
 class DataArgs:
-    """Options of the data: text, tokenizer and rows."""
+    """Options of the data: text, tokenizer and rows.
+
+    Attributes:
+        path: text to use instead of the corpus: a file, a folder, a quoted pattern ('texts/*.txt'),
+            '-' for standard input, or hf:NAME, a Hugging Face dataset (on the hub, where
+            hf:NAME@REVISION names a branch, tag or commit, or a folder).
+        corpus: corpus known by name, if no path is given. Without either it is builtin, the
+            documentation that comes with Python; docs/data.md lists the others.
+        mixture: several texts at once, each with its share of the rows: names of corpora, or what
+            path takes, and their weights, such as {tinystories: 3, my.txt: 1}.
+        validation_path: text to validate on; all of path, corpus or mixture is then for training.
+        validation: held-out part for validation: a share of the documents, chosen by a hash of
+            their text (with fewer than 20 documents, the last share of each one), or a whole number
+            of documents at the end. Default: the corpus' own rule, else 0.05.
+        tokenizer: bytes, characters, bpe (learnt from the training text), a tokenizer.json, a
+            folder with one, GPT-2's or BERT's own files, or a hub name (gpt2).
+        vocab_size: number of tokens that bpe learns, special ones included. Other tokenizers bring
+            their own.
+        length: tokens in a row, the length the model is trained for.
+        packing: wrap: documents one behind the other, cut into full rows; document: one document a
+            row, cut at the length, the rest padding that is neither scored nor looked at.
+        bos_eos: begin every row with the beginning-of-text token and end it with the end-of-text
+            token.
+        eos: put the end of text behind each document.
+        field: key or column with the text in JSON lines, CSV and Parquet files and Hugging Face
+            datasets. Corpora know their own.
+        separator: what stands between two documents in a text file, taken literally. Without it a
+            file is cut at <|endoftext|>, or is one document.
+        streaming: read Hugging Face datasets from the network, without a copy of them on the disk.
+        limit: use only the first N documents of each text.
+        max_errors: largest number of malformed documents (not UTF-8, broken JSON, a missing field,
+            a NUL byte, only white space, a line of JSON of more than 64 MiB) that are reported and
+            left out.
+        workers: threads that make tokens. Without it one a core.
+        cache: folder for prepared tokens. Without it $SDDLM_CACHE, else ~/.cache/sddlm.
+    """
 
     path: str | None = None
-    """Text to use instead of the corpus: a file, a folder, a quoted pattern ('texts/*.txt'),
-    '-' for standard input, or hf:NAME, a Hugging Face dataset (on the hub, where hf:NAME@REVISION
-    names a branch, tag or commit, or a folder)."""
     corpus: str | None = None
-    """Corpus known by name, if no path is given. Without either it is builtin, the documentation
-    that comes with Python; docs/data.md lists the others."""
     mixture: dict[str, float] | None = None
-    """Several texts at once, each with its share of the rows: names of corpora, or what path
-    takes, and their weights, such as {tinystories: 3, my.txt: 1}."""
     validation_path: str | None = None
-    """Text to validate on; all of path, corpus or mixture is then for training."""
     validation: float | None = None
-    """Held-out part for validation: a share of the documents, chosen by a hash of their text (with
-    fewer than 20 documents, the last share of each one), or a whole number of documents at the end.
-    Default: the corpus' own rule, else 0.05."""
     tokenizer: str = "bpe"
-    """bytes, characters, bpe (learnt from the training text), a tokenizer.json, a folder with one,
-    GPT-2's or BERT's own files, or a hub name (gpt2)."""
     vocab_size: int = 4096
-    """Number of tokens that bpe learns, special ones included. Other tokenizers bring their own."""
     length: int = 128
-    """Tokens in a row, the length the model is trained for."""
     packing: Literal["wrap", "document"] = "wrap"
-    """wrap: documents one behind the other, cut into full rows; document: one document a row, cut
-    at the length, the rest padding that is neither scored nor looked at."""
     bos_eos: bool = False
-    """Begin every row with the beginning-of-text token and end it with the end-of-text token."""
     eos: bool = True
-    """Put the end of text behind each document."""
     field: str = "text"
-    """Key or column with the text in JSON lines, CSV and Parquet files and Hugging Face datasets.
-    Corpora know their own."""
     separator: str | None = None
-    """What stands between two documents in a text file, taken literally. Without it a file is cut
-    at <|endoftext|>, or is one document."""
     streaming: bool = False
-    """Read Hugging Face datasets from the network, without a copy of them on the disk."""
     limit: int | None = None
-    """Use only the first N documents of each text."""
     max_errors: int = 0
-    """Largest number of malformed documents (not UTF-8, broken JSON, a missing field, a NUL byte,
-    only white space, a line of JSON of more than 64 MiB) that are reported and left out."""
     workers: int | None = None
-    """Threads that make tokens. Without it one a core."""
     cache: str | None = None
-    """Folder for prepared tokens. Without it $SDDLM_CACHE, else ~/.cache/sddlm."""
 
     def __post_init__(self) -> None:
         self.check()
