@@ -131,6 +131,8 @@ def test_ngrams_do_not_cross_the_ends_of_rows_or_run_into_padding() -> None:
     assert search([[4, 5]], rows, 3).overlap is None
     both = search([[1, 2, 3, 4]], [[1, 2, 3], [2, 3, 4]], 3).samples[0]
     assert (both.overlap, both.longest) == (1, 3)  # one behind the other, but in two rows
+    next_to = search([[1, 2, 3, 4]], [[1, 2, 3, 9], [9, 2, 3, 4]], 3).samples[0]
+    assert (next_to.overlap, next_to.longest) == (1, 3)
 
 
 def test_a_part_of_the_training_text_is_spread_and_said() -> None:

@@ -271,6 +271,11 @@ def test_a_diffusion_model_writes_after_its_prompt(harness, letters):
     (text,) = lm.generate_until(long)
     assert text == "a" * (LENGTH + 8)  # the most likely letter in the last step
     assert [each["cut"] for each in lm.found["t"]] == [1]
+    for letters_before, tokens, cut in ((20, 8, 0), (20, 20, 1), (10, 30, 0)):
+        options = {"until": [], "max_gen_toks": tokens}
+        lm = harness.SDDLM(letters, steps=1)
+        lm.generate_until([SimpleNamespace(args=("a" * letters_before, options), task_name="t")])
+        assert lm.found["t"][0]["cut"] == cut  # half a row of context is kept beside the text
 
 
 def test_a_task_is_written_to_as_the_library_writes(letters):
