@@ -12,7 +12,7 @@ from sddlm.training.checkpoints import newest_checkpoint
 
 #: an objective by which the second of two processes, or the first, fails in the sixth step
 MINE = """
-import os, signal
+import os, signal, time
 from dataclasses import dataclass
 from sddlm import SDDLM
 
@@ -40,6 +40,7 @@ class Failing(SDDLM):
     def _killed(self, second):
         if not second:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(300)  # so that no closed connection ends it
 
     def _ctrl_c(self, second):
         if second:  # a terminal sends it to both, and the first one alone decides
