@@ -115,9 +115,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         print(USAGE.format(verbs="\n".join(f"  {v:<{width}} {r[3]}" for v, r in VERBS.items())))
         return 0
     if verb == "--version":
-        from sddlm import __version__
-
-        print(__version__)
+        print(importlib.import_module("sddlm").__version__)
         return 0
     if not _entry(verb)[0]:
         raise ConfigError(
@@ -145,7 +143,7 @@ def _show(verb: str, result: Any, chosen: dict[str, Any]) -> None:
 
             PlainConsole().print(result)
         _write(f"{'' if styled else result}written to {chosen['out']}\n")
-    if verb == "plan" and first:
+    if verb == "plan":
         _write(str(result))
     if verb == "sample" and first:
         _write("\n\n".join(f"--- {i + 1} ---\n{text}" for i, text in enumerate(result)) + "\n")
