@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 # pip would compile 18,000 files, of which few are ever imported: half of the time
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: quickstart test lint browser bench bench-gpu docs install clean
+.PHONY: quickstart test quick lint browser bench bench-gpu docs install clean
 
 install: $(CORE)
 
@@ -37,6 +37,9 @@ lint: $(DEV)
 test: lint
 	$(BIN)/python tests/chromium.py --ci
 	$(BIN)/pytest -n 2 --dist worksteal
+
+quick: lint ## linters, types and the tests that take less than a second or two
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 browser: $(DEV) ## Chromium for the tests of the page: Debian's package for root, else Playwright's download
 	$(BIN)/python tests/chromium.py

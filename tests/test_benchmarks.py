@@ -150,6 +150,7 @@ def test_the_draw_has_the_law(textbook: ModuleType) -> None:
     assert (share - p).abs().max() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_run(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     importlib.import_module(script).main(["--shape", "toy", *SCRIPTS[script]])
@@ -175,6 +176,7 @@ def test_memory_of_each_arm(
     assert "1.00x" in printed
 
 
+@pytest.mark.slow
 def test_plans_beside_real_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,6 +199,7 @@ def test_plans_beside_real_steps(
     assert [line.split(" | ")[0] for line in lines] == ["| recipe", "| ---", "| a"]  # no base
 
 
+@pytest.mark.slow
 def test_waiting_for_verbs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +228,7 @@ def test_waiting_for_verbs(
         processes([sys.executable, "-S", "-c", "raise SystemExit(3)"])
 
 
+@pytest.mark.slow
 def test_the_data_path_is_measured(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -235,6 +239,7 @@ def test_the_data_path_is_measured(
     assert "load, 2 workers" in found
 
 
+@pytest.mark.slow
 def test_growth_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "growth.png"
     importlib.import_module("growth").main(["--tiny", "--out", str(out)])

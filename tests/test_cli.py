@@ -247,6 +247,7 @@ def listing(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("typed", "part"), WRONG, ids=[typed[:80] for typed, _ in WRONG])
 def test_one_clear_line_and_nothing_left_behind(
     place: Path, capsys: pytest.CaptureFixture[str], typed: str, part: str
@@ -364,6 +365,7 @@ def test_later_files_win_then_the_file_itself_then_flags(place: Path) -> None:
 CHANGED = "objective: {class_path: SDDLM, init_args: {positions: changed}}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "heir", "objective"),
     [
@@ -642,6 +644,7 @@ def test_nothing_is_imported_that_the_user_did_not_name(
     assert own_module not in sys.modules
 
 
+@pytest.mark.slow
 def test_an_objective_and_a_process_of_ones_own(
     own_module: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -776,6 +779,7 @@ def test_a_hostile_model_directory_is_refused_in_one_line(tmp_path: Path, name: 
     assert fuzz.model(name, tmp_path) == ("worked" if fuzz.HOSTILE[name][1] else "refused")
 
 
+@pytest.mark.slow
 def test_random_options_are_refused_in_one_line_or_work() -> None:
     found = fuzz.options(0, 100, (Path(__file__).parent / "options.txt").read_text())
     assert found["refused"] + found["worked"] == 100
@@ -850,6 +854,7 @@ def test_python_may_give_paths_and_numbers_of_numpy(place: Path) -> None:
         sddlm.sample(Path("folder") / "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "flags", "objective"),
     [
@@ -876,6 +881,7 @@ def test_another_objective_on_the_command_line_drops_the_files_options(
     assert found == objective
 
 
+@pytest.mark.slow
 def test_a_run_from_a_model_records_its_network_and_its_objective_can_be_changed(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -905,6 +911,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "name"), CHOICES)
 def test_what_is_chosen_by_name_has_its_own_defaults(place: str, name: str) -> None:
     """And not those of what stood there before, which may have an option of the same name."""

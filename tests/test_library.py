@@ -60,6 +60,7 @@ def test_a_library_call_writes_and_prints_nothing(lm, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_likelihoods_come_with_their_errors(lm, tmp_path):
     few, many = (lm.nll(["some text", "x"], draws=draws, seed=1) for draws in (64, 1024))
     assert [each.tokens for each in few] == [9, 1]
@@ -143,6 +144,7 @@ def test_samplers_take_the_model(lm):
         sampler.sample(lm, batch=3, condition=condition)
 
 
+@pytest.mark.slow
 def test_the_hub_takes_a_model_and_gives_it_back(lm, tmp_path, monkeypatch):
     with hub(monkeypatch, str(tmp_path / "cache")) as repositories:
         address = lm.push_to_hub("me/my-lm", token="t")
@@ -174,6 +176,7 @@ TINY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_in_one_line(tmp_path, capfd):
     text = tmp_path / "my.txt"
     text.write_text(TEXT)

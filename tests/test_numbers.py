@@ -149,6 +149,7 @@ def write(sampler: Sampler, process: Process) -> None:
     assert (drawn.tokens < V).all()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`objective.eps")
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=lambda x: x if type(x) is str else x.__name__)
 def test_a_number_at_its_extremes_is_refused_by_name_or_works(kind: type, name: str) -> None:

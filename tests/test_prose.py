@@ -115,6 +115,7 @@ def held() -> list[Path]:
     return [file.relative_to(ROOT) for name in names for file in files(ROOT / name)]
 
 
+@pytest.mark.slow
 def test_the_words_of_the_prose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     found = [

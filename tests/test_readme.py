@@ -86,6 +86,7 @@ def test_the_readme_has_examples_and_is_short():
     assert {words[1] for words in commands(page) if words[0] == "make"} == {"quickstart", "test"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", **named([p for p in PAGES if blocks(p, "python")]))
 def test_python_blocks_run_in_order(page, inside, capsys):
     names = {"__name__": "__readme__"}
@@ -108,6 +109,7 @@ def test_python_blocks_run_in_order(page, inside, capsys):
         assert "0.521 from the data in total variation instead of 0.010" in README.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", **named([p for p in PAGES if blocks(p, "bash")]))
 def test_commands_can_be_typed(page, inside):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

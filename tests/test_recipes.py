@@ -85,6 +85,7 @@ def test_files_are_short_and_repeat_nothing() -> None:
         assert not repeated, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_what_is_prepared_is_what_is_trained_on(setting: str) -> None:
     name = f"paper/{setting}/v1.yaml"
@@ -97,6 +98,7 @@ def of_setting(data: Any) -> tuple[str, str | None, int, str, bool]:
     return data.corpus, data.tokenizer, data.length, data.packing, data.bos_eos
 
 
+@pytest.mark.slow
 def test_settings_are_those_of_the_literature() -> None:
     found = {s: [chosen(f"paper/{s}/{o}.yaml") for o in OBJECTIVES] for s in SETTINGS}
     for recipes in found.values():  # objectives are compared with all else alike
@@ -265,6 +267,7 @@ def shrunk(recipe: Chosen, place: Path) -> Chosen:
     return Chosen(data, model, objective, train, recipe.seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_steps_of_its_miniature(
     name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -215,6 +215,7 @@ def test_a_run_becomes_a_file(
     assert results.add(run, None, "other").name == "other.json"
 
 
+@pytest.mark.slow
 def test_a_run_in_a_papers_row_says_how_it_differs(
     results: ModuleType, run: Path, workspace: Path
 ) -> None:
@@ -232,6 +233,7 @@ def test_a_run_in_a_papers_row_says_how_it_differs(
     assert "None is in `results/runs` yet" in page  # of the small ones
 
 
+@pytest.mark.slow
 def test_a_recipe_does_not_differ_from_itself(
     results: ModuleType, workspace: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from sddlm.errors import ConfigError
 WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?\"')]*")
 
 
+@pytest.mark.slow
 def test_the_builtin_corpus_is_english_and_large_enough() -> None:
     docs = list(builtin_documents())
     text = " ".join(docs)
@@ -27,6 +28,7 @@ def test_the_builtin_corpus_is_english_and_large_enough() -> None:
     assert len(paragraphs) == len(set(paragraphs))  # nothing said twice
 
 
+@pytest.mark.slow
 def test_the_corpus_is_the_same_every_time() -> None:
     assert list(Builtin().documents()) == list(Builtin().documents()) == list(builtin_documents())
     first, second = (list(islice(_raw_documents(), 120)) for _ in range(2))  # topics and modules
@@ -71,6 +73,7 @@ def test_a_python_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         Builtin().signature()
 
 
+@pytest.mark.slow
 def test_the_signature_changes_with_what_is_read_and_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

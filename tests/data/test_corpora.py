@@ -184,6 +184,7 @@ def moved(corpus: Corpus, folder: Path) -> Corpus:
     return replace(corpus, roles=roles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_split_is_read_as_documents(tmp_path: Path, name: str, streaming: bool) -> None:
@@ -212,6 +213,7 @@ def test_every_corpus_of_the_hub_was_read_above() -> None:
             assert corpus.hub == ", ".join(filter(None, where))
 
 
+@pytest.mark.slow
 def test_a_signature_tells_detokenizers_apart(tmp_path: Path) -> None:
     parquet(tmp_path / "it", {"train": ["a ,"]})
     os.utime(tmp_path / "it" / "data" / "train-0.parquet", (1e9, 1e9))  # not changed just now

@@ -68,6 +68,7 @@ def write(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before + 1, before + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "times"),
     [
@@ -142,6 +143,7 @@ DAMAGE: dict[str, Callable[[DataArgs], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DAMAGE)
 def test_what_is_damaged_is_made_anew(
     args: DataArgs, caplog: pytest.LogCaptureFixture, name: str
@@ -255,6 +257,7 @@ def test_a_damaged_record_of_a_run_opens_nothing(args: DataArgs, texts: object) 
 # ------------------------------------------------------------------ full disks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 10, 100, 500, 1000, 1500, 2000])
 def test_a_full_disk_is_named_and_nothing_half_done_is_taken_for_whole(
     args: DataArgs, tmp_path: Path, size: int

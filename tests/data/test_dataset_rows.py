@@ -96,6 +96,7 @@ class Counted(Ids):
         return super().__getitem__(i)
 
 
+@pytest.mark.slow
 def test_training_on_a_dataset_resumes_exactly(tmp_path: Path) -> None:
     rows = Counted()
     whole = sddlm.train(rows, **TINY, seed=3)

@@ -212,6 +212,7 @@ def test_papers_are_those_two_in_this_order() -> None:
     assert scientific_papers(text) == wanted
 
 
+@pytest.mark.slow
 @given(st.text("N a\n", max_size=40))
 def test_numbers_of_the_treebank_are_found_as_by_replacing_ten_times(text: str) -> None:
     ten = text

@@ -62,6 +62,7 @@ def read(source: Source) -> list[str]:
     return [document.problem or document.text for document in source.read()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_parquet_by_splits(tmp_path: Path, streaming: bool) -> None:
     folder = splits(tmp_path / "set")
@@ -81,6 +82,7 @@ def test_a_slice_of_a_split(tmp_path: Path) -> None:
         read(HubDataset(folder, split="train[:-2]", streaming=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize("kind", ["jsonl", "txt"])
 def test_rows_with_problems(tmp_path: Path, kind: str, streaming: bool) -> None:
@@ -99,6 +101,7 @@ def test_rows_with_problems(tmp_path: Path, kind: str, streaming: bool) -> None:
     assert f"{source.name}, row 2: the field 'text' {what}" in found[1]
 
 
+@pytest.mark.slow
 def test_a_stream_of_parquet_reads_no_other_column(tmp_path: Path) -> None:
     path = tmp_path / "set" / "train.parquet"
     table(path, ["x"] * 999, other=[f"{i:x}" * 5 for i in range(999)])
@@ -111,6 +114,7 @@ def test_a_stream_of_parquet_reads_no_other_column(tmp_path: Path) -> None:
         read(HubDataset(str(path.parent), streaming=True, field="other"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -153,6 +157,7 @@ def test_nothing_from_the_network(name: str, streaming: bool) -> None:
         read(HubDataset(name, streaming=streaming))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readme", [False, True])
 def test_changed_folders_and_folders_of_one_name(tmp_path: Path, readme: bool) -> None:
     """With a README.md, the library by itself would go on with what it has prepared before."""
@@ -193,6 +198,7 @@ print(datasets.are_progress_bars_disabled())
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_drawn_where_there_is_no_terminal(tmp_path: Path) -> None:
     folder = splits(tmp_path / "set")
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
@@ -241,6 +247,7 @@ def csv_of(texts: list[str], delimiter: str) -> bytes:
     return file.getvalue().encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_csv_is_text_whatever_it_looks_like(tmp_path: Path, suffix: str, packing: str) -> None:

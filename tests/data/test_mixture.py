@@ -15,6 +15,7 @@ def shares(mixture: Mixture, seed: int, places: range) -> Counter[int]:
     return Counter((np.searchsorted(mixture.starts, rows, side="right") - 1).tolist())
 
 
+@pytest.mark.slow
 @given(weights=st.lists(st.floats(0.01, 100), min_size=2, max_size=5), seed=st.integers(0, 9))
 def test_every_cycle_has_the_shares(weights: list[float], seed: int) -> None:
     mixture = Mixture([Numbers(10 + k) for k in range(len(weights))], weights)

@@ -105,6 +105,7 @@ def test_prepared_tokens_are_reused(
     assert folders(args) == before
 
 
+@pytest.mark.slow
 def test_the_key_knows_everything_that_made_the_bytes(args: DataArgs, tmp_path: Path) -> None:
     def key(args: DataArgs, **kwargs: Any) -> str:
         return prepare(args, **kwargs).key
@@ -150,6 +151,7 @@ def test_a_validation_text_of_its_own(args: DataArgs, tmp_path: Path) -> None:
     assert decode(tokens(prepared.validation)) == held_out.read_text()
 
 
+@pytest.mark.slow
 def test_one_long_document_comes_back_whole(tmp_path: Path) -> None:
     text = "".join(f"Line {i} of a long text, with é.\n" for i in range(9000))
     (tmp_path / "long.txt").write_text(text)
@@ -337,6 +339,7 @@ def test_what_was_prepared_is_opened_again_without_the_text(args: DataArgs) -> N
     assert load_prepared(args, first.meta, first.tokenizer) is None
 
 
+@pytest.mark.slow
 def test_standard_input_is_read_once(tmp_path: Path) -> None:
     code = (
         "import sys; from sddlm import DataArgs, prepare;"
@@ -356,6 +359,7 @@ def test_standard_input_is_read_once(tmp_path: Path) -> None:
     assert not list((tmp_path / "a").glob(".unfinished-*/documents.jsonl"))  # the copy is gone
 
 
+@pytest.mark.slow
 def test_a_second_process_waits_for_the_first(args: DataArgs) -> None:
     """Two at once give one folder, and neither disturbs the other."""
     code = (

@@ -74,6 +74,7 @@ def cut(text: str, limit: int) -> list[str]:
     return [text[:at], *cut(text[at:], limit)]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     text=st.lists(
@@ -267,6 +268,7 @@ print(size, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc here")
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.zst", "long.jsonl"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:

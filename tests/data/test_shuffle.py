@@ -29,6 +29,7 @@ def unlikely(counts: np.ndarray, expected: float) -> bool:
     return bool(chi2.sf(statistic, len(counts) - 1) < 1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_a_permutation() -> None:
     for n in [*range(1, 301), 1023, 1024, 1025, 4099, 65_536, 100_003]:
         found = order(5, n % 7, n)
@@ -120,6 +121,7 @@ def read_both(small: Path, large: Path) -> None:
     large.with_suffix(".json").write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc here")
 def test_ten_billion_tokens_need_no_memory(tmp_path: Path) -> None:
     """An index of 20 GB (a sparse file) opens, and gives 100 batches, within 16 MB.

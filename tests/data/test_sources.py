@@ -200,6 +200,7 @@ print([*source.read()][-1].text, source.name, source.once, source.signature())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "content"),
     [("-", "one|two"), ("-.md", "two"), ("-.jsonl", '{"text": "two"}')],

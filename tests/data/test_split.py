@@ -1,6 +1,7 @@
 import hashlib
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_source import MemorySource
@@ -44,12 +45,14 @@ def plainly(docs: list[str], share: float) -> tuple[list[str], list[str]]:
     )
 
 
+@pytest.mark.slow
 @given(docs=some, share=shares)
 def test_the_rule(docs: list[str], share: float) -> None:
     for texts in (docs, docs + [f"document {i}" for i in range(20)]):
         assert split(texts, share) == plainly(texts, share)
 
 
+@pytest.mark.slow
 @given(share=shares, random=st.randoms(use_true_random=False), n=st.integers(1, 6000))
 def test_a_long_document(share: float, random: Random, n: int) -> None:
     text = "".join(random.choices("abcdef \n", weights=[9] * 6 + [1, 0.01], k=n))

@@ -38,6 +38,7 @@ class Numbers(Rows):
 counts = st.integers(1, 100)
 
 
+@pytest.mark.slow
 @given(rows=counts, share=st.integers(1, 8), world=st.integers(1, 4), start=st.integers(0, 6))
 def test_sampler_laws(rows: int, share: int, world: int, start: int) -> None:
     batch, stop = share * world, 7

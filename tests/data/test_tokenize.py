@@ -66,6 +66,7 @@ def test_threads_and_pieces_change_nothing(tmp_path: Path, monkeypatch) -> None:
 HOLD = "sddlm.data.tokenize:_SplitFiles.append"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [(HOLD, 0), (HOLD, 7), ("sddlm.data.cache:os.rename", 0)])
 def test_a_kill_leaves_nothing_half_made_and_the_next_start_begins_anew(
     tmp_path: Path, moment: tuple[str, int], caplog: pytest.LogCaptureFixture

@@ -41,6 +41,7 @@ def test_round_trip_is_a_law(text: str) -> None:
         assert tokenizer.decode(tokenizer.encode_batch([text])[0]) == text
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from([*"ab,1 \n\t\r", "'s", "\x1c", "\xa0", "é"]), max_size=80))
 @settings(max_examples=200)
 def test_pieces_have_the_ids_of_the_whole(parts: list[str]) -> None:

@@ -138,6 +138,7 @@ def history_of(frames, b, place, at):
     return [(text, when, f == now) for text, when, f in told]
 
 
+@pytest.mark.slow
 def test_it_plays_by_itself_to_the_end_and_can_be_stopped(browser, one):
     with opened(browser, one[0], motion="no-preference") as page:
         page.clock.run_for(2500)  # a moment lasts a second
@@ -154,6 +155,7 @@ def test_it_plays_by_itself_to_the_end_and_can_be_stopped(browser, one):
         assert page.locator("#play").inner_text() == "↻ Replay"
 
 
+@pytest.mark.slow
 def test_it_does_not_move_for_who_does_not_want_it(browser, one):
     with opened(browser, one[0]) as page:
         page.clock.run_for(9000)
@@ -163,6 +165,7 @@ def test_it_does_not_move_for_who_does_not_want_it(browser, one):
         assert moment(page) == 1
 
 
+@pytest.mark.slow
 def test_every_moment_shows_its_tokens_and_numbers(browser, one):
     path, frames = one
     with opened(browser, path) as page:
@@ -191,6 +194,7 @@ def test_every_moment_shows_its_tokens_and_numbers(browser, one):
             assert page.locator("#entropyNow").inner_text() == f"{entropies(row[None])[0]:.3f}"
 
 
+@pytest.mark.slow
 def test_the_last_moment_is_the_text(browser, tmp_path):
     tokenizer = Tokenizer.bytes()
     text = f"Ça coûte 3 €, \U0001f600 {EVIL}\nline two & <i>three</i>  "
@@ -202,6 +206,7 @@ def test_the_last_moment_is_the_text(browser, tmp_path):
         assert page.locator(".text img, .text i").count() == 0
 
 
+@pytest.mark.slow
 def test_a_take_alone_has_its_name(browser, tmp_path):
     take = Recording("Lazy, 8 steps", some_frames(), ["nfe 7"])
     with opened(browser, write_page(tmp_path / "a.html", [take], Words())) as page:
@@ -210,6 +215,7 @@ def test_a_take_alone_has_its_name(browser, tmp_path):
         assert page.locator("#where").inner_text().split() == ["step", "0/8", "t", "1.000"]
 
 
+@pytest.mark.slow
 def test_the_curves_are_those_of_the_frames(browser, two):
     path, a, b = two
     with opened(browser, path, "#sample=2") as page:
@@ -233,6 +239,7 @@ def test_the_curves_are_those_of_the_frames(browser, two):
         assert page.locator("#changesTop").inner_text() == f"up to {max(map(max, changes))}"
 
 
+@pytest.mark.slow
 def test_a_click_on_a_curve_goes_there(browser, one):
     with opened(browser, one[0]) as page:
         for curve, to in (("changes", 6), ("entropy", 2)):
@@ -242,6 +249,7 @@ def test_a_click_on_a_curve_goes_there(browser, one):
             assert float(page.locator(f"#{curve} .now").get_attribute("x1")) == 300 * to / 8
 
 
+@pytest.mark.slow
 def test_the_history_of_a_place_under_the_pointer(browser, one):
     path, frames = one
     with opened(browser, path, "#moment=5") as page:
@@ -260,6 +268,7 @@ def test_the_history_of_a_place_under_the_pointer(browser, one):
         assert history(page) == []
 
 
+@pytest.mark.slow
 def test_every_token_has_its_history(browser, one):
     path, frames = one
     with opened(browser, path, "#moment=8&sample=2") as page:
@@ -269,6 +278,7 @@ def test_every_token_has_its_history(browser, one):
             assert history(page) == history_of(frames, 1, place, 8)
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_does_everything(browser, one):
     path, frames = one
     with opened(browser, path) as page:
@@ -322,6 +332,7 @@ def test_the_keyboard_alone_does_everything(browser, one):
         assert page.locator("#play").inner_text() == "▶ Play"
 
 
+@pytest.mark.slow
 def test_two_takes_stay_at_the_same_time(browser, two):
     path, a, b = two
     with opened(browser, path) as page:
@@ -350,6 +361,7 @@ def test_two_takes_stay_at_the_same_time(browser, two):
         assert first.bounding_box()["y"] == second.bounding_box()["y"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one", "two"])
 def test_it_can_be_read_on_a_phone(browser, request, name):
     path = request.getfixturevalue(name)[0]
@@ -372,6 +384,7 @@ def test_it_can_be_read_on_a_phone(browser, request, name):
         assert page.locator("#place").inner_text() == "position 8 of 40"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(browser, one, scheme):
     """At least 4.5 between text and what is behind it (WCAG 2.2, 1.4.3)."""

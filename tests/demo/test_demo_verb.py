@@ -113,6 +113,7 @@ def test_the_same_seed_is_the_same_page(place, tmp_path):
     assert not list(tmp_path.glob("*.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [Lazy(6), Ancestral(6), Psi(6, kappa="cap:0.1")])
 @pytest.mark.parametrize("process", [UniformProcess(), MaskedProcess()])
 @pytest.mark.parametrize("t", [None, 1.0, 0.4])
@@ -285,6 +286,7 @@ def test_without_a_model_there_is_no_demo(tmp_path, capsys):
     assert "--fps is -1" in capsys.readouterr().err  # before anything is looked for
 
 
+@pytest.mark.slow
 def test_ctrl_c_puts_the_terminal_back(place):
     """In a real terminal, typed while the first picture stands for a quarter of an hour."""
     child, terminal = pty.fork()

@@ -129,6 +129,7 @@ class Clock(SimpleNamespace):
         self.now += seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "fps", "seen"), [(10, 5.0, 10), (10, 0.0, 2), (1000, 100.0, 201)]
 )

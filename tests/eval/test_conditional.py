@@ -139,6 +139,7 @@ def test_levels_cover_all_times_and_their_weights_say_how_densely(schedule: Any)
     assert all(x.isfinite().all() for x in zero)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER])
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_with_exact_conditional_predictions_it_is_tight(
@@ -158,6 +159,7 @@ def test_with_exact_conditional_predictions_it_is_tight(
     assert {(one.draws, one.tokens, one.cut, one.exact) for one in found} == {(512, 2, 0, False)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_it_bounds_the_law_of_the_sampler_whatever_the_network(process: Process) -> None:
     """Not the world's: a wrong network may find a text likelier than the world does."""
@@ -181,6 +183,7 @@ def test_it_bounds_the_law_of_the_sampler_whatever_the_network(process: Process)
     assert (excess < 0.005) if type(process) is MaskedProcess else (0.01 < excess < 0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [UniformProcess(), HybridProcess(uniform=0.4)], ids=name_of)
 def test_a_denoiser_that_errs_at_small_times_has_a_finite_bound(process: Process) -> None:
     model, prompt = table(4, process), [1]
@@ -199,6 +202,7 @@ def test_a_denoiser_that_errs_at_small_times_has_a_finite_bound(process: Process
     assert (values(found, "stderr") < 0.2 * limit).all()
 
 
+@pytest.mark.slow
 def test_an_empty_prompt_gives_the_unconditional_bound() -> None:
     world = World.random(V, 2, seed=3, concentration=1.0)
     model = TabularModel(world.optimum(LOO), vocab_size=V, length=2)
@@ -207,6 +211,7 @@ def test_an_empty_prompt_gives_the_unconditional_bound() -> None:
     assert ((values(found) + limit).abs() < 3.5 * values(found, "stderr")).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_the_error_covers_the_expectation(process: Process) -> None:
     """Its square is right on average. Texts of two tokens have skewed draws, hence 88 to 94%."""
@@ -227,6 +232,7 @@ def test_the_error_covers_the_expectation(process: Process) -> None:
     assert first.stderr == pytest.approx(error[0].item())
 
 
+@pytest.mark.slow
 def test_the_levels_are_better_than_uniform_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variance on a world, exact but for the draws: 4.5 a draw against 17.7."""
     model = Knows(World.random(V, 3, seed=1, concentration=0.5), UniformProcess())
@@ -253,6 +259,7 @@ def questions(number: int) -> tuple[World, list[Choice], Tensor]:
     return world, choices, exact.probabilities[four].log()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [UniformProcess(), MaskedProcess()], ids=name_of)
 def test_stopping_early_keeps_the_winner_and_saves_draws(
     process: Process, monkeypatch: pytest.MonkeyPatch
@@ -301,6 +308,7 @@ def test_it_stops_only_when_both_rankings_are_certain() -> None:
     assert draws["clear"] < draws["tied"] == 512
 
 
+@pytest.mark.slow
 def test_common_noise_makes_differences_surer() -> None:
     """Between texts that share a token at the same place from the beginning of each."""
     gains = []
@@ -400,6 +408,7 @@ def test_too_long_texts_are_cut_into_windows(
     assert one.tokens == length
 
 
+@pytest.mark.slow
 def test_a_diffusion_model_scores_windows_too() -> None:
     """The sum over windows, each with noise of its own; a full row needs no window."""
     model, process = network(causal=False), UniformProcess()
@@ -480,6 +489,7 @@ def test_greedy_of_a_next_token_model_is_the_most_likely_token_after_each() -> N
         assert not is_greedy(lm, other[:2], other[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER])
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_greedy_of_a_diffusion_model_decides_from_left_to_right(

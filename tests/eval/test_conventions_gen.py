@@ -136,6 +136,7 @@ def agree(found, expected):
     assert found.ppl == pytest.approx(math.exp(nll), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [10, 40])
 @pytest.mark.parametrize("name", ["duo", "mdlm"])
 def test_duo_agrees_with_the_published_way(judge, name, context):

@@ -85,6 +85,7 @@ SETS = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(SETS, st.sampled_from([1, 20, 1 << 18]), st.sampled_from([1, 30, 1 << 26]))
 def test_all_figures_are_those_of_a_search_by_hand(
@@ -182,6 +183,7 @@ def test_rows_and_samples_of_one_token() -> None:
     assert {(s.row, s.start) for s in found.samples} == {(0, 0)}
 
 
+@pytest.mark.slow
 def test_hashes_tell_n_grams_apart() -> None:
     """All n-grams of few tokens, and neighbours in every place: no two share a hash."""
     every = np.array(np.meshgrid(*[range(5)] * 6)).reshape(6, -1).T

@@ -119,6 +119,7 @@ def slow(loaded, x0, x, t, seed):
     return fates, nats, [got.t for got in results]
 
 
+@pytest.mark.slow
 def test_every_figure_by_a_slow_count_of_what_the_verb_does(loaded, found):
     """The greedy tail draws nothing, so that both must be the same."""
     text = held()
@@ -161,6 +162,7 @@ def test_figures_of_counts():
     assert math.isnan(CorrectionPoint.of([0, 0, 2, 0], tokens=9, wrong=2, t=0.1).precision)
 
 
+@pytest.mark.slow
 def test_ends_of_text_and_padding_are_not_counted(loaded):
     eos = loaded.tokenizer.eos_id
     lengths = [16, 3, 9] + [12] * 8
@@ -180,6 +182,7 @@ def test_ends_of_text_and_padding_are_not_counted(loaded):
     assert 0 < share.confidence_bits < 10
 
 
+@pytest.mark.slow
 def test_an_interrupted_one_goes_on(loaded, found, tmp_path):
     def run(job):
         return score_correction(loaded, held(), SHARES, seed=3, batch=4, job=job)
@@ -219,6 +222,7 @@ def test_models_that_cannot_correct_are_refused():
             score_correction(model, held(), [0.1], seed=0, batch=4, job=ResumableJob())
 
 
+@pytest.mark.slow
 def test_the_picture_shows_every_share(found, tmp_path):
     draw_correction(found, tmp_path / "c.png")
     data = (tmp_path / "c.png").read_bytes()
@@ -240,6 +244,7 @@ def run(tmp_path, loaded, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_verb_prints_a_table_and_writes_a_file_and_a_picture(run, capsys):
     options = ["--data.path", str(run / "text.txt"), "--rows", "6", "--batch", "4"]
     out = run / "out.json"

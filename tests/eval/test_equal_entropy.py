@@ -111,6 +111,7 @@ class World:
         )
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth():
     """Of 64 texts 94% do (measured over 2000 sets), for points, crossings and differences."""
     truth = {"entropy": 5.0, "nll": 3.0, "crossing": 3.25, "difference": 0.15}

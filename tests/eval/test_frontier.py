@@ -156,6 +156,7 @@ EVERY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knob", [each.name for each in fields(SamplerConfig)])
 def test_any_option_of_the_sampler_is_swept(models, judge, real, tmp_path, knob):
     """Each point is what drawing with that setting gives, and is in the picture and the table."""
@@ -262,6 +263,7 @@ def test_what_cannot_be_compared(models, other, message):
 # ---------------------------------------------------------------- the whole
 
 
+@pytest.mark.slow
 def test_points_are_what_drawing_and_judging_by_hand_give(whole, models, judge, real):
     result, _ = whole
     for name, knob, at, how in [
@@ -311,6 +313,7 @@ def test_the_result_is_a_record(whole):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_models_share_their_noise_and_their_resamples(models, judge, real, tmp_path):
     twins = {"one": models["one"], "twin": models["one"]}
     found = run(twins, judge, real, tmp_path).differences
@@ -328,6 +331,7 @@ def test_real_text_is_resampled_by_itself(models, judge, real):
     assert abs(np.corrcoef(text.entropy[1:], samples.entropy[1:])[0, 1]) < 0.2
 
 
+@pytest.mark.slow
 def test_another_model_of_the_same_name_is_drawn_anew(models, judge, real, tmp_path):
     job, few = ResumableJob(tmp_path / "shards"), NOTHING | {"temperature": [0.5]}
     first, second = (
@@ -355,6 +359,7 @@ def network_calls(model, job):
     return len(calls), found
 
 
+@pytest.mark.slow
 def test_an_interrupted_frontier_goes_on(models, judge, real, tmp_path, whole):
     """Nothing that was finished is done again, and the end is the same."""
     done, again = [], []
@@ -421,6 +426,7 @@ def test_names_are_no_formulas(whole, tmp_path):
     assert size(tmp_path / "f.png") == (900, 650)
 
 
+@pytest.mark.slow
 def test_the_picture_shows_every_model_real_text_and_the_intervals(whole, tmp_path):
     pytest.importorskip("matplotlib")
     result, _ = whole
@@ -453,6 +459,7 @@ def test_the_picture_shows_every_model_real_text_and_the_intervals(whole, tmp_pa
         assert (pixels(other, tmp_path / "c.png") != image).any(), name
 
 
+@pytest.mark.slow
 def test_real_text_far_away_does_not_squeeze_the_curves(whole, tmp_path):
     """A star at the edge, with its figure, and curves as large as without it."""
     pytest.importorskip("matplotlib")

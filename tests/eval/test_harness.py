@@ -341,6 +341,7 @@ def run(harness, loaded, files, names, limit=None, **more):
     return plain(run_tasks(loaded, tasks, limit=limit, **more))
 
 
+@pytest.mark.slow
 def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
     harness, letters, files, tmp_path, monkeypatch
 ):
@@ -376,6 +377,7 @@ def test_a_known_law_answers_rightly_and_goes_on_where_it_stopped(
     assert (few["piqa"]["documents"], few["piqa"]["metrics"]["acc"]) == (2, 0.5)
 
 
+@pytest.mark.slow
 def test_lm_evals_own_command_line_agrees(harness, diffusion, files, tmp_path, monkeypatch):
     """As docs/evaluation.md types it, but for lm-eval's list of all its tasks: half a minute."""
     diffusion.save(tmp_path / "run" / "model")

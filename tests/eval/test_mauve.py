@@ -116,6 +116,7 @@ def test_without_the_package_the_message_says_what_to_type(monkeypatch, ours):
         mauve(ours[0], ["a"], ["a"])
 
 
+@pytest.mark.slow
 @needs_package
 def test_near_sets_score_higher_than_far_ones(ours):
     judge, _ = ours

@@ -112,6 +112,7 @@ def own_cache(monkeypatch, tmp_path_factory):
 DOCS, HELD, OTHER = some_documents(30, 0), some_documents(17, 1), some_documents(11, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", PACKINGS, ids=str)
 @pytest.mark.parametrize("other", [False, True])
 def test_the_exact_value_of_real_rows(tmp_path, packing, other):
@@ -139,6 +140,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*denoiser")
 @pytest.mark.parametrize(("estimate", "process"), KINDS, ids=str)
 def test_the_bound_is_that_of_rows_cut_to_their_documents(tmp_path, estimate, process):
@@ -166,6 +168,7 @@ def test_the_bound_is_that_of_rows_cut_to_their_documents(tmp_path, estimate, pr
     assert likelihood(loaded, again, seed=5, batch=4, draws=draws) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate", [Estimate.NEXT_TOKEN, Estimate.LEAVE_ONE_OUT])
 @pytest.mark.parametrize("packing", PACKINGS[:2], ids=str)
 def test_figures_of_samples_are_those_of_rows_without_padding(tmp_path, estimate, packing):
@@ -220,6 +223,7 @@ def make_old(run):
     (run / "config.yaml").write_text(yaml.safe_dump({"data": old}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate", [Estimate.NEXT_TOKEN, Estimate.LEAVE_ONE_OUT])
 def test_models_of_older_versions_are_evaluated_as_they_were(tmp_path, estimate):
     run = make_run(tmp_path / "run", DOCS, DOCS[:9], estimate)

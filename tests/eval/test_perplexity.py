@@ -115,6 +115,7 @@ def a_network(process):
     return model, worlds.nelbo(process, lambda alpha: half)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", KINDS, ids=lambda p: type(p).__name__)
 def test_the_errors_cover_the_exact_bound(process):
     """Over 100 seeds: the bound of the world's law, and that of the very rows that were scored."""
@@ -154,6 +155,7 @@ def test_published_and_complete_are_the_same_integral_but_for_its_ends():
     assert own.prior_kl > 1e-8
 
 
+@pytest.mark.slow
 def test_the_complete_bound_of_a_denoiser_that_errs_at_small_times():
     """Of a network that does not look at the noise level, and so errs as t tends to 0."""
     model = worlds.TabularModel(WORLD.denoiser(0.9).log(), vocab_size=4, length=2)

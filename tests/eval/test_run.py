@@ -77,6 +77,7 @@ def test_samples_are_drawn_as_the_verb_sample_draws_them(trained):
     assert origin(steps=4, precision="float32")["sampler"] == "Float32"
 
 
+@pytest.mark.slow
 def test_everything_at_once(trained, tmp_path, capsys):
     make_run(tmp_path / "judge", Estimate.NEXT_TOKEN)
     options = {"judge": str(tmp_path / "judge"), "count": 3, "steps": 4, "batch": 2}
@@ -118,6 +119,7 @@ def test_everything_at_once(trained, tmp_path, capsys):
     assert left == ["config.yaml", "evaluation.json", "model"]  # nothing half done
 
 
+@pytest.mark.slow
 def test_a_loaded_model_is_evaluated_as_its_directory(trained, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(a_text(1))
@@ -131,6 +133,7 @@ def test_a_loaded_model_is_evaluated_as_its_directory(trained, tmp_path):
         evaluate(lm, metrics="likelihood")
 
 
+@pytest.mark.slow
 def test_the_same_again_whatever_the_batch(trained):
     a, b = (evaluate(str(trained), count=5, steps=4, batch=n) for n in (2, 5))
     assert a.samples.generated == b.samples.generated

@@ -83,6 +83,7 @@ def parts(rows):
     return [row[i : i + 8] for row in rows for i in range(0, len(row) - 8, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [MANY, ONE], ids=["many", "one"])
 @pytest.mark.parametrize("shares", [(0.3, 0.1), (0.1, 0.3), (0.3, 0.3), (12, 6)])
 def test_rows_that_the_judge_was_trained_on_are_left_out(monkeypatch, tmp_path, documents, shares):
@@ -119,6 +120,7 @@ def test_another_text_is_read_as_far_as_the_judge_held_it_out(monkeypatch, tmp_p
     assert seen == SeenByJudge("no", f"judge {judge} was trained on other text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trained", "seen", "reason"),
     [

@@ -63,6 +63,7 @@ def figures(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_and_processes_agree(place):
     whole, killed, shared = (place / f"{name}.json" for name in ("whole", "killed", "shared"))
     evaluate(str(place), judge=str(place.parent / "judge"), out=str(whole), **OPTIONS)

@@ -157,6 +157,7 @@ def lines(path: Path) -> list[list[int]]:
     return [list(map(int, line.split())) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_real_processes_share_the_units_and_a_kill_loses_none(tmp_path):
     first = start(tmp_path, 2, most=8)
     while not (tmp_path / "done.txt").exists() or len(lines(tmp_path / "done.txt")) < 8:

@@ -87,6 +87,7 @@ class Marginal(Ancestral):
         return process.marginal_posterior(p, x_t, alpha_t, alpha_s)
 
 
+@pytest.mark.slow
 def test_the_right_reading_samples_the_data() -> None:
     right = distance(RANDOM.leave_one_out, 128)
     assert right < 0.012
@@ -97,6 +98,7 @@ def test_the_right_reading_samples_the_data() -> None:
     assert score == pytest.approx(right, abs=1e-7)  # a ratio near 1 loses digits at t = 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 def test_the_error_of_a_step_is_that_of_factorised_positions(process: Process) -> None:
     """It halves with each doubling of the steps, whatever the noise."""
@@ -113,6 +115,7 @@ def test_the_error_of_a_step_is_that_of_factorised_positions(process: Process) -
     assert errors[-1] < 0.01
 
 
+@pytest.mark.slow
 def test_the_wrong_reading_does_not() -> None:
     raw = law(Ancestral(128), PROCESS, RANDOM.denoiser)
     assert total_variation(raw, RANDOM.probabilities) > 0.3
@@ -159,6 +162,7 @@ class Mixture(Ancestral):
         return seen + (1 - bound) * own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "truncation", [Truncation(), Truncation(0.7), Truncation(top_p=0.8), Truncation(tail_cut=0.5)]
 )
@@ -216,6 +220,7 @@ def test_greedy_tail_is_the_argmax_of_leave_one_out() -> None:
     torch.testing.assert_close(one, expected.double())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
 @pytest.mark.parametrize("kind", [UniformProcess, HybridProcess])
 def test_the_bound_is_tight_for_the_right_predictions(kind: type, schedule: Schedule) -> None:
@@ -304,6 +309,7 @@ FIXED = ["1", "0.8", "0", "cap:0.05", "rescale:0.3", "remdm:0.05", "1+remdm:0.05
 FALLING = ["{gentle}", "cap:{eta}", "rescale:{eta}", "remdm:{eta}", "1+remdm:{eta}+1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("kappa", [*FIXED, "hold"])
 def test_a_psi_step_is_exact_at_a_single_position(kappa: str, process: Process) -> None:
@@ -315,6 +321,7 @@ def test_a_psi_step_is_exact_at_a_single_position(kappa: str, process: Process) 
         assert total_variation(exact, world.probabilities) < 1e-8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("kappa", ["greedy", *FALLING])
 def test_psi_and_the_greedy_tail_converge(kappa: str, process: Process) -> None:
@@ -328,6 +335,7 @@ def test_psi_and_the_greedy_tail_converge(kappa: str, process: Process) -> None:
     assert 1.55 < errors[0] / errors[1] < 2.4
 
 
+@pytest.mark.slow
 def test_a_fixed_share_of_corrected_tokens_leaves_an_error() -> None:
     """They are redrawn at once, each given the others as they were: the pairs are lost."""
     for kappa, least in (("0", 0.05), ("cap:0.05", 0.03)):
@@ -361,6 +369,7 @@ def test_the_greedy_tail_of_public_code_forgets_the_token_that_is_there() -> Non
     assert distance(RANDOM.leave_one_out, 128, Ancestral(128, "greedy")) < 0.03
 
 
+@pytest.mark.slow
 def test_the_page_is_up_to_date() -> None:
     page = Path(__file__).parents[2] / "docs" / "exact.md"
     number = re.compile(r"\d+\.\d+")

@@ -64,6 +64,7 @@ def test_every_objective_is_here() -> None:
     assert {kind for kind in leaves if issubclass(kind, DiffusionObjective)} <= tested
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [0.3, 0.9])
 @pytest.mark.parametrize("objective", EXACT, ids=name)
 def test_the_minimiser_is_the_declared_estimate(objective: DiffusionObjective, t: float) -> None:
@@ -80,6 +81,7 @@ def test_the_minimiser_is_the_declared_estimate(objective: DiffusionObjective, t
             assert off(table.softmax(-1), WORLD.optimum(other)(a), objective) > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [0.3, 0.9])
 @pytest.mark.parametrize("process", [UniformProcess(), MaskedProcess()])
 def test_score_entropy_is_minimised_by_the_score(process, t: float) -> None:
@@ -94,6 +96,7 @@ def test_score_entropy_is_minimised_by_the_score(process, t: float) -> None:
     torch.testing.assert_close(found[seen], wanted[seen], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.4, 1.0])
 @pytest.mark.parametrize(("eps", "exact"), [(1e-6, 1e-5), (1e-4, 1e-3), (1e-3, 1e-2)])
 def test_v1_cuts_the_tail(weight: float, eps: float, exact: float) -> None:

@@ -418,6 +418,7 @@ def network(
 TEXTS = ["abc def.", "a bad hag had beef. " * 3, "a", "deaf head. " * 4, "abc def."]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "t"),
     [({}, None), ({}, 0.5), (NOTHING_IN_FRONT, 0.5), ({"packing": {"bos_eos": True}}, 0.5)],
@@ -461,6 +462,7 @@ def alphabets(count: int, share: float, seed: int = 0) -> str:
     return "".join(chr(97 + v) for v in x)
 
 
+@pytest.mark.slow
 def test_a_noisier_text_gets_a_higher_level_by_itself_and_beside_others() -> None:
     loaded = successors()
     drafts = [alphabets(300, share) for share in (0.4, 0, 0.7, 0.1)]

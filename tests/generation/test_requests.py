@@ -80,6 +80,7 @@ def test_blanks_have_their_sizes() -> None:
     assert not laid_out(Request(infill="a{2}bc")).open
 
 
+@pytest.mark.slow
 def test_a_range_is_drawn_evenly_and_each_blank_by_itself() -> None:
     request = Request(infill="{1:4}-{1:4}")
     sizes = Counter()

@@ -38,6 +38,7 @@ def arguments(place: Path, out: str) -> list[str]:
     return ["sample", str(place / "model"), *flags]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_what_was_written_before_a_kill_is_kept(place: Path, sent: signal.Signals) -> None:
     texts = sample(str(place / "model"), **options(place, "whole.jsonl"))  # type: ignore[arg-type]
@@ -66,6 +67,7 @@ def test_what_was_written_before_a_kill_is_kept(place: Path, sent: signal.Signal
     assert sum(n >= 1000 for n in nfe) == 2
 
 
+@pytest.mark.slow
 def test_other_settings_use_nothing_of_it(place: Path) -> None:
     folder = place / "texts.jsonl.partial"
     whole = {**options(place, "texts.jsonl"), "steps": 5}
@@ -75,6 +77,7 @@ def test_other_settings_use_nothing_of_it(place: Path) -> None:
     assert other != texts
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(place: Path) -> None:
     texts = sample(str(place / "model"), **options(place, "one.jsonl"))  # type: ignore[arg-type]
     two = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "sddlm"]

@@ -81,6 +81,7 @@ REQUESTS = [
 PROMPTS = [Request(prompt="abc"), Request(count=2), Request(prompt="a", length=9)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loaded", "how"),
     [
@@ -199,6 +200,7 @@ class Spy(Lazy):
         return super().sample(*args, condition=condition, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_long_text_is_written_block_by_block(ends: bool) -> None:
     loaded = model(ends=ends)

@@ -123,6 +123,7 @@ def test_views_lie_on_each_other() -> None:
     torch.testing.assert_close(twice(X_T[:, :1], SIGMA), once(X_T[:, :1], SIGMA))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", KINDS[:3], ids=str)
 def test_lazy_and_ancestral_draw_the_same(changes: dict[str, Any]) -> None:
     """Lazy calls only the sequences that still change."""
@@ -169,6 +170,7 @@ class OfTheWhole(TabularModel):
         return out if rows is None else out.flatten(0, 1)[rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate", [Estimate.LEAVE_ONE_OUT, Estimate.DENOISER])
 @pytest.mark.parametrize(
     "process", [UniformProcess(), MaskedProcess(), HybridProcess(uniform=0.4)], ids=str

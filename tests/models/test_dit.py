@@ -315,6 +315,7 @@ def test_arguments_build_a_configuration() -> None:
     assert theirs - ours == {"vocab_size", "length", "causal", "num_extra_tokens"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("time_free", [False, True])
 def test_a_sequence_has_the_same_bits_in_every_batch(time_free: bool, threads: int) -> None:

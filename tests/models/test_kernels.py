@@ -12,6 +12,7 @@ import torch
 CASES = Path(__file__).with_name("kernel_cases.py")
 
 
+@pytest.mark.slow
 def test_kernels_are_the_terms() -> None:
     if importlib.util.find_spec("triton") is None:
         pytest.skip("needs Triton (extra dev, on Linux)")
@@ -23,6 +24,7 @@ def test_kernels_are_the_terms() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_on_a_cpu_no_kernel_is_loaded() -> None:
     code = """
 import sys, torch

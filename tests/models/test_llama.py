@@ -85,6 +85,7 @@ def test_the_norm_of_small_numbers_is_that_of_llama() -> None:
     torch.testing.assert_close(norm(x), expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 def test_gradient_of_a_block() -> None:
     block = Block(4, 1, 0, 0.0, False, "llama").double()
     generator = torch.Generator().manual_seed(2)
@@ -148,6 +149,7 @@ def test_the_one_of_smdm() -> None:
     assert mlp[0].weight.shape == (2 * 7168, 1792)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss() -> None:
     values = {"vocab_size": V, "length": L, "width": 32, "blocks": 2, "heads": 2}
     model = DiT(DiTConfig(**values, architecture="llama"))

@@ -51,6 +51,7 @@ def assert_close(ours: Any, theirs: Any) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("changes", KINDS, ids=str)
 def test_a_row_is_what_it_is_without_its_padding(changes: dict[str, Any], mode: Any) -> None:
@@ -151,6 +152,7 @@ def test_wrong_masks_are_refused(bad: torch.Tensor, causal: bool) -> None:
 OBJECTIVES: list[Any] = [SDDLM(), NELBO(), NaiveDenoising(), MDLM(), Autoregressive()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
 @pytest.mark.parametrize("changes", [{}, {"input_conv": 3}], ids=str)
 def test_loss_and_bound_are_the_sum_over_rows_cut(objective: Any, changes: dict[str, Any]) -> None:
@@ -179,6 +181,7 @@ def test_loss_and_bound_are_the_sum_over_rows_cut(objective: Any, changes: dict[
     assert objective.causal or (blind - total).abs() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [Ancestral(steps=6), Lazy(steps=6)], ids=lambda s: str(type(s)))
 @pytest.mark.parametrize("changes", [{}, {"time_free": True}, {"input_conv": 3}], ids=str)
 def test_samples_of_one_length_are_those_of_shorter_rows(

@@ -93,6 +93,7 @@ def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -
     assert set(calls.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "mode", "most"),
     [

@@ -90,6 +90,7 @@ def sharded(tmp_path_factory):
     return [torch.load(where / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "empty"), CASES)
 def test_loss_and_gradients_are_those_of_the_whole_network(name, kind, empty, sharded):
     """``empty``: one process has no row that counts; it must not leave the other waiting."""

@@ -311,6 +311,7 @@ def test_the_teacher_never_drops_out_learns_or_is_saved(taught):
     assert torch.equal(taught_now, teacher(x0, torch.ones(8)))
 
 
+@pytest.mark.slow
 def test_training_draws_the_student_to_its_teacher(taught):
     place, _ = taught()
     objective, student, x0 = DCD(place, dt=0.05), network(2), tokens(32)

@@ -102,6 +102,7 @@ def tokens(objective, B: int, L: int, V: int) -> torch.Tensor:
     return torch.randint(clean, (B, L), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("V", [2, 3, 27, 5000, 200_000])
 @each

@@ -75,6 +75,7 @@ def one(negatives, noisy=None, draw=None):
     return part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampled", "exact"),
     [
@@ -235,6 +236,7 @@ def test_rows_have_the_same_negatives_alone_and_in_a_larger_batch(negatives):
     torch.testing.assert_close(parts, whole, rtol=1e-13, atol=1e-16)
 
 
+@pytest.mark.slow
 def test_the_optimum_is_cut_where_the_law_says():
     """Gradient descent on one row reaches max(pi - w n, 0), renormalised."""
     pi = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05], dtype=torch.float64)

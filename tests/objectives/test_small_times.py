@@ -73,6 +73,7 @@ def table(process: Process) -> TabularModel:
     return TabularModel(logits, vocab_size=V, length=L, num_extra_tokens=process.extra_tokens)
 
 
+@pytest.mark.slow
 @each
 def test_the_smallest_times_cost_nothing(kind: type[Process], estimate: Estimate) -> None:
     process = kind()
@@ -82,6 +83,7 @@ def test_the_smallest_times_cost_nothing(kind: type[Process], estimate: Estimate
     assert small.max() < 1e-3
 
 
+@pytest.mark.slow
 @each
 def test_it_bounds_whatever_the_network(kind: type[Process], estimate: Estimate) -> None:
     """By the law of the reverse process, and by the sum of all laws, which is 1."""
@@ -104,6 +106,7 @@ def test_it_bounds_whatever_the_network(kind: type[Process], estimate: Estimate)
     assert (nats > -drawn.log() - 0.005).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [UniformProcess, HybridProcess])
 def test_with_exact_predictions_it_is_nearly_tight(kind: type[Process]) -> None:
     process, world = kind(), World.random(C, L, seed=2, concentration=1.0)

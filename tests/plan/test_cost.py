@@ -51,6 +51,12 @@ NETWORKS: list[dict[str, Any]] = [
     {"input_conv": 3},
 ]  # fmt: skip
 MODES: list[Checkpointing] = ["none", "selective", "full"]
+#: checkpointing depends on the kind of block alone
+CASES = [
+    (more, mode)
+    for more in NETWORKS
+    for mode in (MODES if not more or "architecture" in more else MODES[:1])
+]
 
 
 def config(objective: O.Objective, **more: Any) -> DiTConfig:
@@ -86,6 +92,7 @@ def step_of(made: DiTConfig, objective: O.Objective, args: TrainArgs) -> Callabl
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", NETWORKS, ids=str)
 @pytest.mark.parametrize("objective", [O.SDDLM(), O.MDLM(), O.Autoregressive()], ids=type)
 def test_parameters_are_those_of_the_built_network(
@@ -102,6 +109,7 @@ def test_parameters_are_those_of_the_built_network(
     assert parts["head"] == made.vocab_size * (D * (not tied) + bias)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "vocab_size", "millions"),
     [("small", 50258, 169.63), ("medium", 30522, 384.04), ("1.1b", 32000, 1142.4),
@@ -138,6 +146,7 @@ def counted_flops(made: DiTConfig, objective: O.Objective, args: TrainArgs = ARG
     return counter.get_total_flops() / (2 * args.batch * L)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_flops_are_those_of_a_real_step(name: str) -> None:
     made = config(OBJECTIVES[name])
@@ -146,8 +155,8 @@ def test_flops_are_those_of_a_real_step(name: str) -> None:
     assert found == pytest.approx(counted_flops(made, objective), rel=0.01)
 
 
-@pytest.mark.parametrize("more", NETWORKS, ids=str)
-@pytest.mark.parametrize("checkpointing", MODES)
+@pytest.mark.slow
+@pytest.mark.parametrize(("more", "checkpointing"), CASES, ids=str)
 def test_flops_whatever_the_network(more: dict[str, Any], checkpointing: Checkpointing) -> None:
     made, args = config(O.SDDLM(), **more), replace(ARGS, activation_checkpointing=checkpointing)
     found = model_of(made, O.SDDLM(), args).flops()
@@ -164,6 +173,7 @@ def test_flops_by_hand() -> None:
     assert found == pytest.approx(6 * weights + attention, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "args", "expected"),
     [
@@ -183,6 +193,7 @@ def test_share_of_positions_that_meet_the_vocabulary(
     assert (found.soft, found.mixture) == (0, 0)
 
 
+@pytest.mark.slow
 def test_mixtures_of_a_curriculum() -> None:
     half = calls(O.DuoCurriculum(until=500), V, L, ARGS)
     assert (half.head, half.soft, half.mixture) == (1.0, 0.5, V)
@@ -217,9 +228,9 @@ def kept(made: DiTConfig, args: TrainArgs, rows: int) -> int:
     return sum(t.untyped_storage().nbytes() for at, t in found.items() if at not in mine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32", "bf16"])
-@pytest.mark.parametrize("checkpointing", MODES)
-@pytest.mark.parametrize("more", NETWORKS, ids=str)
+@pytest.mark.parametrize(("more", "checkpointing"), CASES, ids=str)
 def test_activations_are_what_autograd_keeps(
     more: dict[str, Any], checkpointing: Checkpointing, precision: Any
 ) -> None:
@@ -264,14 +275,22 @@ def check_peak(made: DiTConfig, objective: O.Objective, args: TrainArgs, rel: fl
 LARGER: dict[str, Any] = {"width": 64, "blocks": 4, "length": 64}
 
 
-@pytest.mark.parametrize("precision", ["32", "bf16"])
-@pytest.mark.parametrize("checkpointing", MODES)
-@pytest.mark.parametrize("more", [{}, {"architecture": "llama"}, {"time_free": True}], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "checkpointing", "precision"),
+    [
+        ({}, "none", "32"), ({}, "selective", "32"), ({}, "full", "bf16"),
+        ({"architecture": "llama"}, "full", "32"), ({"architecture": "llama"}, "none", "bf16"),
+        ({"time_free": True}, "selective", "bf16"),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_peak_of_a_step(more: dict[str, Any], checkpointing: Checkpointing, precision: Any) -> None:
     args = TrainArgs(batch=16, activation_checkpointing=checkpointing, precision=precision)
     check_peak(config(O.SDDLM(), **LARGER, **more), O.SDDLM(), args, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_peak_of_a_row_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits outweigh all else: they come in chunks of 262 rows, and in several copies."""
@@ -281,6 +300,7 @@ def test_peak_of_a_row_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_peak(made, OBJECTIVES[name], TrainArgs(batch=24), rel=0.2)
 
 
+@pytest.mark.slow
 def test_peak_with_gradients_of_earlier_micro_batches() -> None:
     made = replace(config(O.NELBO(), **LARGER), vocab_size=6000)
     check_peak(made, O.NELBO(), TrainArgs(batch=16, micro_batch=4), rel=0.1)

@@ -68,6 +68,7 @@ def test_tokens_instead_of_steps() -> None:
     assert made.steps == 8
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_fits_and_the_next_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -146,6 +147,7 @@ def test_another_file_of_the_same_name_is_another_text(
     assert prepared(replace(data, path=None, mixture=parts), 257) is None
 
 
+@pytest.mark.slow
 def test_corpora_are_known_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = tuple(f"text {i} of many\n" for i in range(30))  # to read them all takes seconds
     monkeypatch.setattr(builtin, "_builtin", lambda: few)
@@ -168,6 +170,7 @@ def test_damaged_records_are_not_known(tmp_path: Path) -> None:
         assert prepared(data, 257) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["absent.txt", "absent/*.txt", "hf-like/absent.jsonl"])
 def test_a_file_that_is_not_there_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -249,6 +252,7 @@ def test_an_unknown_driver_is_refused() -> None:
         _of_driver("GeForce 256")
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_training_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def test_of_two_tokens_the_larger_is_known_in_closed_form():
         assert p_of(gamma, 2) == pytest.approx((1 + erf(mu / 2)) / 2, rel=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", RANGES)
 @pytest.mark.parametrize("V", SIZES)
 def test_alpha_and_its_slope_at_1000_points(V, span):
@@ -158,6 +159,7 @@ def test_the_hard_token_is_the_one_with_the_largest_weight():
         assert torch.equal(top[..., 0], hard)
 
 
+@pytest.mark.slow
 def test_the_largest_have_the_joint_law_of_all():
     """Weight of the largest and weight of x0, two samples of 65,536, each event within 4 sigma."""
     V, tau = 200, 0.03
@@ -225,6 +227,7 @@ def test_all_ids_are_a_permutation():
     assert torch.equal(ids.sort(-1).values, torch.arange(9).expand(3, 4, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [-3.0, 0.0, 3.5, 8.0])
 @pytest.mark.parametrize("s", [0.01, 1.0, 25.0, 250.0])
 def test_the_expected_mass_of_the_rest_equals_its_integral(s, last):
@@ -235,6 +238,7 @@ def test_the_expected_mass_of_the_rest_equals_its_integral(s, last):
     assert _log_rest(one[0], one[1], 7) == pytest.approx(np.log(7) + log_mean.item(), abs=5e-3)
 
 
+@pytest.mark.slow
 def test_weights_sum_to_one_less_the_rest():
     for V, k in ((50257, 10), (200_000, 10), (50257, 200), (200, 199)):
         _, soft, _ = soft_and_hard(V, k, rows=2, length=256)

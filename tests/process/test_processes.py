@@ -62,6 +62,7 @@ def test_steps_compose(process: Process, a_t: float, a_s: float) -> None:
     torch.testing.assert_close(near, rate.expand_as(near), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.sampled_from(ALPHAS), st.sampled_from(PROCESSES))
 @settings(max_examples=60, deadline=None)
 def test_posterior_is_bayes_rule(seed: int, alphas: tuple[float, float], process: Process) -> None:
@@ -97,6 +98,7 @@ def test_posterior_is_bayes_rule(seed: int, alphas: tuple[float, float], process
     torch.testing.assert_close(back.softmax(-1)[seen], every[seen], rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 @each
 def test_corruption_has_the_law(process: Process) -> None:
     V, rows = 4 + process.extra_tokens, 200_000

@@ -42,6 +42,7 @@ def float64(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @each
 @given(t=st.floats(0, 1))
 @settings(max_examples=50, deadline=None)

@@ -66,6 +66,7 @@ def test_posterior_is_bayes_rule(case: tuple[Tensor, Tensor, Tensor]) -> None:
     assert torch.equal(stays, torch.eye(V, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @given(cases())
 @settings(max_examples=60, deadline=None)
 def test_marginal_posterior(case: tuple[Tensor, Tensor, Tensor]) -> None:

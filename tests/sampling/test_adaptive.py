@@ -176,6 +176,7 @@ def drawn(
     return torch.bincount(ids, minlength=len(WORLD.probabilities)).double(), out.nfe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "estimate"),
     [
@@ -194,6 +195,7 @@ def test_samples_have_the_law_that_enumeration_finds(
     check(process, sampler, estimate)
 
 
+@pytest.mark.slow
 def test_scores_are_read_as_of_the_call() -> None:
     """Not at the very end of noise, where the ratios are 1 and say nothing in 64 bits."""
     check(UniformProcess(LogLinear(eps=1e-2)), Adaptive(4, budget=1.4), Estimate.SCORE)
@@ -215,6 +217,7 @@ def check(process: Process, sampler: Adaptive, estimate: Estimate) -> None:
     assert stats.chisquare(counts[live].numpy(), expected.numpy()).pvalue > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_the_law_goes_from_one_step_to_all_of_them(process: Process) -> None:
     """With the budget: nothing kept is `Ancestral`, all kept is one step of it."""
@@ -286,6 +289,7 @@ def run(sampler: Ancestral, process: Process, **more: Any) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time_free", [False, True])
 @pytest.mark.parametrize("conditioned", [False, True])
 @pytest.mark.parametrize(("tail", "truncation"), [("sample", Truncation()), ("greedy", SHARP)])
@@ -304,6 +308,7 @@ def test_no_budget_is_lazy(
         assert torch.equal(found.rows, lazy.rows)
 
 
+@pytest.mark.slow
 def test_a_denoiser_without_the_time_is_read_at_the_present_level() -> None:
     """Its prediction is kept while no token changes; its meaning changes with the noise level."""
     model = network(time_free=True)
@@ -320,6 +325,7 @@ def test_a_denoiser_without_the_time_is_read_at_the_present_level() -> None:
     assert torch.equal(kept.tokens, full.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["entropy", "confidence"])
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_more_budget_is_fewer_calls(process: Process, by: Any) -> None:

@@ -60,6 +60,7 @@ def read(estimate: Estimate, process: Process, world: World) -> Predictions:
     return predictions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [{0: 1}, {2: 0}, {1: 2}], ids=["prompt", "suffix", "middle"])
 @pytest.mark.parametrize(
     "estimate", [LOO, Estimate.DENOISER, Estimate.SCORE], ids=lambda e: e.value
@@ -94,6 +95,7 @@ def test_a_network_that_takes_a_clean_prompt_for_a_noisy_one_is_off() -> None:
     assert total_variation(naive, world.probabilities) > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 def test_from_a_noisy_text_the_law_is_that_of_clean_texts_given_it(process: Process) -> None:
     """x_t ~ q(x_t), denoised from t: the data again, and given one x_t its posterior."""
@@ -126,6 +128,7 @@ def check(tokens: Tensor, exact: Tensor) -> None:
     assert stats.chisquare(observed.numpy(), wanted.numpy()).pvalue > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [Ancestral(6), Lazy(6), Lazy(6, "greedy", SHARP), Psi(6, kappa="0.5"), Psi(6, kappa="0")],
@@ -229,6 +232,7 @@ SAMPLERS: list[tuple[Sampler, Process, dict[str, bool]]] = [
 BATCHES = [[0], [3], [5, 1], [4, 2], [2, 5, 0, 4, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "process", "kind"), SAMPLERS, ids=lambda v: name_of(v) if v else ""
 )
@@ -311,6 +315,7 @@ def test_padding_is_not_looked_at() -> None:
     assert torch.equal(exact[0], row[0, :20])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_lazy_draws_what_ancestral_draws(seed: int) -> None:
     model, whole = network(), conditions()

@@ -84,6 +84,7 @@ SAMPLERS: list[Callable[..., Ancestral]] = [
 NAMES = ["ancestral", "lazy", "corrector", "mixed", "cap", "held"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["sample", "greedy", "sharp"])
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 @pytest.mark.parametrize("make", SAMPLERS, ids=NAMES)
@@ -107,6 +108,7 @@ def test_every_transition_is_the_kernels(
     assert (after[-1] < 3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["sample", "greedy", "sharp"])
 @pytest.mark.parametrize("process", PROCESSES, ids=name_of)
 @pytest.mark.parametrize("kappa", ["0", "0.3", "1", "1+remdm:0.2+0.5"])

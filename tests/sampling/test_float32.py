@@ -52,6 +52,7 @@ class Constant(nn.Module):
         return self.log_p.expand(len(hidden), self.vocab_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["sample", "greedy"])
 @pytest.mark.parametrize("truncation", [Truncation(), SHARP], ids=["plain", "sharp"])
 @pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER])
@@ -100,6 +101,7 @@ def test_a_sequence_depends_on_seed_and_index_alone(monkeypatch: pytest.MonkeyPa
     assert torch.equal(run(), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rare", [0.2, 1.0, 3.0])
 def test_a_rare_token_loses_by_the_formula(monkeypatch: pytest.MonkeyPatch, rare: float) -> None:
     """On a grid of 2^-12, where it takes few draws to see: h / (exp(h / q) - 1), not q."""
@@ -157,6 +159,7 @@ def off(found: Tensor, truth: float) -> float:
     return float((found.mean() - truth) / (found.std() / len(found) ** 0.5))
 
 
+@pytest.mark.slow
 def test_under_masks_coarse_noise_drops_rare_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grid of 2^-12 does at 200 steps and 200 tokens what 2^-24 does at 4096 times as many."""
     monkeypatch.setattr(module, "BITS", 12)
@@ -166,6 +169,7 @@ def test_under_masks_coarse_noise_drops_rare_words(monkeypatch: pytest.MonkeyPat
     assert abs(off(drawn(Lazy, MaskedProcess(), 1000)[0], entropy)) < 3.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "higher"), [(24, False), (12, False), (10, True)])
 def test_under_uniform_noise_it_also_leaves_noise_as_it_was(
     bits: int, higher: bool, monkeypatch: pytest.MonkeyPatch

@@ -77,6 +77,7 @@ def drawn(loaded: LanguageModel, **more: Any) -> list[list[int]]:
     return [each.tokens for each in writer.generate(whole=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "extra"),
     [({}, 1), ({"bos_eos": True}, 2), ({"eos": False}, 0), ({"bos_eos": True, "eos": False}, 2)],
@@ -102,6 +103,7 @@ def test_rows_without_padding_have_the_models_length(tmp_path: Path) -> None:
     assert [len(row) for row in drawn(loaded)] == [L] * 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate", [LOO, NEXT])
 def test_a_sample_is_the_same_whatever_the_batch(tmp_path: Path, estimate: Estimate) -> None:
     loaded = model_dir(tmp_path, estimate, packing="document")

@@ -126,6 +126,7 @@ def test_no_step_moves_an_exact_law(process: Process, kappa: str) -> None:
     assert total_variation(made, world.probabilities) < 2e-3  # of what is left at t = 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 def test_more_correction_comes_closer(process: Process) -> None:
     # two dependent positions: the corrector mends what factorised steps break

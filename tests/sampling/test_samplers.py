@@ -64,6 +64,7 @@ def run(sampler: Ancestral, count: int, estimate: Estimate = LOO, **more: object
     return sampler.sample(tabular(estimate=estimate), estimate=estimate, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["sample", "greedy"])
 @pytest.mark.parametrize("truncation", [Truncation(), SHARP], ids=["plain", "sharp"])
 @pytest.mark.parametrize("estimate", [LOO, Estimate.DENOISER])
@@ -79,6 +80,7 @@ def test_the_law_is_the_exact_one(tail: str, truncation: Truncation, estimate: E
         assert stats.chisquare(counts[possible].numpy(), expected.numpy()).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["sample", "greedy"])
 @pytest.mark.parametrize("truncation", [Truncation(), SHARP], ids=["plain", "sharp"])
 @pytest.mark.parametrize("steps", [1, 2, 33])
@@ -93,6 +95,7 @@ def test_lazy_is_ancestral_token_for_token(tail: str, truncation: Truncation, st
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["sample", "greedy"])
 @pytest.mark.parametrize("process", [MaskedProcess(), HybridProcess(), PROCESS])
 def test_own_clocks_change_no_token_and_ask_less(process: Process, tail: str) -> None:
@@ -184,6 +187,7 @@ def test_a_sequence_depends_on_seed_and_index_alone() -> None:
     assert not torch.equal(run(Lazy(steps=8), 10, seed=2).tokens, whole.tokens)
 
 
+@pytest.mark.slow
 def test_bookkeeping() -> None:
     p = torch.full((6,), 1 / 6, dtype=torch.float64)
     B, L, steps = 32, 16, 200
@@ -293,6 +297,7 @@ def test_rare_tokens_keep_their_mass_where_float32_noise_drops_them() -> None:
     assert best_of_rare < worst_of_staying / 10  # so it is never drawn, at any step
 
 
+@pytest.mark.slow
 def test_tail_mass_at_many_steps() -> None:
     # a class of mass q against a heavy one wins h / (exp(h/q) - 1) of the draws whose uniform
     # numbers lie on a grid of h: of these 127 tokens float32 (h = 2^-24) keeps 7.5 %
@@ -380,6 +385,7 @@ class Uncached(nn.Module):
         return self.model(x_t, sigma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input_conv", [0, 3])
 def test_a_cache_changes_no_token(input_conv: int) -> None:
     config = DiTConfig.preset(

@@ -96,6 +96,7 @@ def test_what_is_never_written_is_as_if_it_were_not_in_the_vocabulary() -> None:
     assert torch.equal(nothing_left.argmax(1), torch.tensor(rest)[logits[:, rest].argmax(1)])
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 1000),
     temperature=st.floats(0.05, 5),

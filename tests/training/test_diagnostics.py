@@ -363,6 +363,7 @@ FIGURES = ("copy_prob", "copy_prob_noise", "clean_prob", "output_entropy", "logi
 NORMS = ("attractive_norm", "repulsive_norm")
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_figures_beside_the_bound_and_resumes_with_them(config, tmp_path):
     run = tmp_path / "run"
     assert train(config, run, *V1) == 0
@@ -386,6 +387,7 @@ def test_a_run_writes_the_figures_beside_the_bound_and_resumes_with_them(config,
     assert [{**row, "seconds": 0} for row in read_metrics(run)] == kept
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_nothing_is_told_once(config, tmp_path, capsys):
     run = tmp_path / "run"
     more = ("--train.steps", "150", "--train.validate_every", "50", "--train.preview_every", "0")
@@ -399,6 +401,7 @@ def test_a_run_that_learns_nothing_is_told_once(config, tmp_path, capsys):
     assert "step 100:" in said.split("uniform?")[0]  # a look before, it was near
 
 
+@pytest.mark.slow
 def test_two_processes_see_what_one_sees(config, tmp_path):
     """One of them looks, by a backward pass of its own that the others do not wait for.
 

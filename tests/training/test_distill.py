@@ -80,6 +80,7 @@ def refused(capsys, arguments, message, *untouched):
 # -- sddlm train --start ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_begins_at_the_models_weights_and_bound(config, run, tmp_path):
     out = tmp_path / "out"
     still = ["--train.lr", "1e-12", "--train.steps", "4", "--train.validate_every", "4"]
@@ -106,6 +107,7 @@ def test_measures_and_tokenizer_are_the_models_and_the_length_may_differ(run, tm
     assert not torch.equal(new.network.head.weight, old.network.head.weight)
 
 
+@pytest.mark.slow
 def test_a_training_that_began_from_a_model_resumes(config, run, tmp_path, capsys):
     out = tmp_path / "out"
     assert train(config, out, "--start", str(run)) == 0
@@ -117,6 +119,7 @@ def test_a_training_that_began_from_a_model_resumes(config, run, tmp_path, capsy
     refused(capsys, again, "--start was")
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_model_is_refused(config, run, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     base = ["train", "--config", config, "--out", out, "--start", run]
@@ -142,6 +145,7 @@ def test_what_does_not_fit_the_model_is_refused(config, run, tmp_path, capsys):
 # -- sddlm distill ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rounds_are_ordinary_runs(config, run, tmp_path):
     out = tmp_path / "out"
     few = ["--train.steps", "6", "--train.lr", "0.002", "--seed", "5"]
@@ -166,6 +170,7 @@ def test_rounds_are_ordinary_runs(config, run, tmp_path):
     assert main(["sample", str(out), *drawn]) == 0
 
 
+@pytest.mark.slow
 def test_a_distillation_stopped_by_hand_goes_on(run, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     more = ["--rounds", "2", "--dt", "0.1", "--train.steps", "10", "--train.checkpoint_every", "4"]
@@ -185,6 +190,7 @@ def test_a_distillation_stopped_by_hand_goes_on(run, tmp_path):
     assert_same(weights(whole), weights(cut))
 
 
+@pytest.mark.slow
 def test_a_round_killed_before_its_first_checkpoint_begins_anew(run, tmp_path, capsys):
     out = tmp_path / "out"
     more = ["--rounds", "2", "--dt", "0.1", "--train.steps", "4"]

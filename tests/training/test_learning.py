@@ -31,6 +31,7 @@ def pairs() -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "input_conv", "steps", "worst"),
     [

@@ -57,6 +57,7 @@ def assert_like_the_table(run, found):
         assert [value for _, value in found[name]] == pytest.approx(values, rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_curves_are_those_of_the_table_also_after_a_kill(config, tmp_path, monkeypatch):
     """At step 8, with figures of that step in the records and the last checkpoint at step 6."""
     run = tmp_path / "run"
@@ -76,6 +77,7 @@ def test_curves_are_those_of_the_table_also_after_a_kill(config, tmp_path, monke
     assert_like_the_table(run, history(run))
 
 
+@pytest.mark.slow
 def test_wandb_offline_goes_on_under_the_same_name(config, tmp_path, monkeypatch):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:

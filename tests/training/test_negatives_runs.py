@@ -26,6 +26,7 @@ FLAGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS)
 def test_each_trains_from_the_command_line(config, tmp_path, flags):
     run = tmp_path / "run"
@@ -37,6 +38,7 @@ def test_each_trains_from_the_command_line(config, tmp_path, flags):
     assert type(saved.negatives).__name__ == flags.split()[0]
 
 
+@pytest.mark.slow
 def test_a_mixture_from_yaml_trains_and_resumes_with_its_own_configuration(config, tmp_path):
     text = config.read_text().replace("objective: SDDLM\n", MIXED).replace("steps: 12", "steps: 6")
     config.write_text(text)

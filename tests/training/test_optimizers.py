@@ -64,6 +64,7 @@ MUON = ["--train.optimizer", "Muon", "--train.optimizer.lr", "0.02"]
 FEW = ["--train.preview_every=0", "--train.validate_every=12", "--train.checkpoint_every=4"]
 
 
+@pytest.mark.slow
 def test_a_run_with_muon_resumes_bit_for_bit_and_with_no_other_optimiser(
     config, tmp_path, capsys, monkeypatch
 ):
@@ -92,6 +93,7 @@ def main_config(run):
     return _parse("train", typed)[1]["train"].optimizer
 
 
+@pytest.mark.slow
 def test_python_takes_the_object(tmp_path):
     (tmp_path / "t.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
     how = {"tokenizer": "bytes", "length": 8, "width": 16, "heads": 2, "blocks": 1, "batch": 2}

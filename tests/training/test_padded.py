@@ -109,6 +109,7 @@ OBJECTIVES = [SDDLM(), NELBO(), Autoregressive(), NaiveDenoising(), MDLM()]
 named = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
 
 
+@pytest.mark.slow
 @named
 @pytest.mark.parametrize(("size", "world"), [(BATCH, 1), (2, 1), (1, 1), (2, 2)])
 def test_the_loss_is_the_sum_over_the_real_tokens_of_the_whole_batch(text, objective, size, world):
@@ -156,6 +157,7 @@ def test_a_figure_of_nothing_is_not_recorded(text, tmp_path):
         assert not {"loss", "val_loss", "val_nelbo", "val_bpc"} & row.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [SDDLM(), Autoregressive()], ids=lambda o: type(o).__name__)
 def test_what_fills_up_a_row_changes_no_bit(text, objective, tmp_path):
     """Neither of training nor of validation; through the whole loop."""
@@ -216,6 +218,7 @@ def compare(one, other):
             assert a[name] == pytest.approx(b[name], rel=1e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective", ["SDDLM", "NELBO", "Autoregressive --model.gate_init 0 --data.bos_eos true"]
 )
@@ -226,6 +229,7 @@ def test_micro_batches_of_padded_rows_train_what_one_batch_does(padded, tmp_path
     compare(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_padded_rows_what_one_does(padded, tmp_path):
     assert train(padded, tmp_path / "one", *FEW) == 0
     two = ["--train.devices", "2", "--train.accelerator", "cpu", "--train.micro_batch", "2"]
@@ -236,6 +240,7 @@ def test_two_processes_train_on_padded_rows_what_one_does(padded, tmp_path):
     compare(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_killed_run_on_padded_rows_resumes_bit_for_bit(padded, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     Command("train", "--config", padded, "--out", cut, hold=SEVENTH_STEP).kill()

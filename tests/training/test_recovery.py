@@ -93,6 +93,7 @@ def refused(capsys, code, *words):
 # -- the run directory -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_failing_run_removes_nothing_of_another(config, tmp_path, monkeypatch):
     runs = tmp_path / "new" / "runs"
     other = runs / "b" / "checkpoints" / "last.ckpt"
@@ -123,6 +124,7 @@ def test_two_processes_do_not_share_a_run(config, cut, capsys):
     assert (cut / "checkpoints" / "last.ckpt").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--resume"]])
 def test_a_run_killed_before_its_first_checkpoint_starts_over(config, cut, more):
     shutil.rmtree(cut / "model")
@@ -137,6 +139,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(config, cut, more)
     assert not [*cut.glob(".*"), *cut.rglob("*.tmp")]
 
 
+@pytest.mark.slow
 def test_only_the_same_run_starts_over(config, cut, capsys):
     shutil.rmtree(cut / "checkpoints")
     refused(capsys, train(config, cut), "holds model and no checkpoint")
@@ -196,6 +199,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, caplog, damage):
     last, previous = (cut / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
@@ -213,6 +217,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(cut, caplog, damage):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_a_checkpoint_is_used(cut):
     """But those that hold nothing, such as a date in the archive."""
     last = cut / "checkpoints" / "last.ckpt"
@@ -230,6 +235,7 @@ def test_no_flipped_bit_of_a_checkpoint_is_used(cut):
     assert recovered >= 20
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_the_checkpoint_before_the_damaged_one(config, cut, capsys):
     cut_to(0.9)(cut / "checkpoints" / "last.ckpt")
     resumed_is_whole(config, cut)
@@ -248,6 +254,7 @@ def test_a_checkpoint_of_the_former_loop_is_resumed(config, cut):
     resumed_is_whole(config, cut)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_size_is_refused_in_one_line(config, cut, capsys):
     text = (cut / "config.yaml").read_text()
     (cut / "config.yaml").write_text(text.replace("width: 32", "width: 16"))
@@ -255,6 +262,7 @@ def test_a_checkpoint_of_another_size_is_refused_in_one_line(config, cut, capsys
     refused(capsys, code, "last.ckpt is of another network", "[")
 
 
+@pytest.mark.slow
 def test_other_micro_batches_in_a_resumed_run_change_nothing(config, cut):
     assert train(config, cut, "--resume", "--train.micro_batch", "2") == 0
     whole = config.parent / "whole"
@@ -302,6 +310,7 @@ def test_a_full_disk_leaves_checkpoint_and_model(config, cut, capsys):
 # -- figures and signals ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_costs_no_figure_and_repeats_none(config, tmp_path, monkeypatch):
     often = ["--train.validate_every", "4", "--train.preview_every", "3"]
     whole, after_preview, in_validation = (tmp_path / name for name in ("whole", "a", "b"))
@@ -345,6 +354,7 @@ def test_damaged_tables_and_facts_are_made_anew(config, cut, capsys):
     assert (previews[0], len(previews)) == ("kept", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a: [", "- 1", "\x00", "", "3", None])
 def test_damaged_options_are_one_line(config, cut, capsys, text):
     (cut / "config.yaml").unlink()

@@ -51,6 +51,7 @@ def samples(run, out):
     return out.read_text()
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights_and_samples_bit_for_bit(config, tmp_path):
     for name in "ab":
         assert train(config, tmp_path / name) == 0
@@ -62,6 +63,7 @@ def test_same_seed_gives_the_same_weights_and_samples_bit_for_bit(config, tmp_pa
     assert not torch.equal(other["head.weight"], weights(tmp_path / "a")["head.weight"])
 
 
+@pytest.mark.slow
 def test_a_run_directory_explains_itself(config, tmp_path, pictures):
     run = tmp_path / "run"
     assert train(config, run) == 0
@@ -80,6 +82,7 @@ def test_a_run_directory_explains_itself(config, tmp_path, pictures):
     assert_same(weights(run), weights(tmp_path / "b"))
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     config.write_text(config.read_text().replace("model: {", "model: {dropout: 0.1, "))
@@ -91,6 +94,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_uninterrupted_one(config, tmp
     assert steps(cut) == steps(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_by_hand_saves_and_resumes(config, tmp_path, number):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -105,6 +109,7 @@ def test_a_run_stopped_by_hand_saves_and_resumes(config, tmp_path, number):
     assert_same(weights(whole), weights(cut))
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_model_was_written_gets_it_by_resuming(config, tmp_path):
     run = tmp_path / "run"
     assert train(config, run) == 0
@@ -114,6 +119,7 @@ def test_a_run_killed_before_its_model_was_written_gets_it_by_resuming(config, t
     assert_same(trained, weights(run))
 
 
+@pytest.mark.slow
 def test_micro_batches_do_not_change_the_noise_or_the_result(config, tmp_path):
     assert train(config, tmp_path / "whole") == 0
     assert train(config, tmp_path / "parts", "--train.micro_batch", "2") == 0
@@ -124,6 +130,7 @@ def test_micro_batches_do_not_change_the_noise_or_the_result(config, tmp_path):
     assert_same_figures(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_gradients_are_freed_behind_the_step(config, tmp_path, monkeypatch):
     left = []
     update = EMA.update
@@ -138,6 +145,7 @@ def test_gradients_are_freed_behind_the_step(config, tmp_path, monkeypatch):
     assert all(grad is None for grad in left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["selective", "full"])
 def test_activation_checkpointing_changes_no_bit(config, tmp_path, mode):
     assert train(config, tmp_path / "kept") == 0
@@ -145,6 +153,7 @@ def test_activation_checkpointing_changes_no_bit(config, tmp_path, mode):
     assert_same(weights(tmp_path / "kept"), weights(tmp_path / "again"))
 
 
+@pytest.mark.slow
 def test_a_time_free_network_trains_and_samples(config, tmp_path):
     run = tmp_path / "run"
     assert train(config, run, "--model.time_free", "true", "--model.gate_init", "0") == 0
@@ -153,6 +162,7 @@ def test_a_time_free_network_trains_and_samples(config, tmp_path):
     assert LanguageModel.load(run).network.time_free
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(config, tmp_path):
     """On standard input, which only one can read; the other opens what the first has prepared."""
     assert train(config, tmp_path / "one") == 0
@@ -177,6 +187,7 @@ def test_two_processes_train_what_one_does(config, tmp_path):
     assert_same_figures(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_read_its_text_again(config, tmp_path):
     run = tmp_path / "run"
     assert train(config, run) == 0
@@ -188,6 +199,7 @@ def test_a_resumed_run_does_not_read_its_text_again(config, tmp_path):
     assert train(config, run, "--resume", "true") == 2  # nothing is left of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective",
     [
@@ -214,6 +226,7 @@ def test_every_objective_trains_samples_and_reports_the_bound(config, tmp_path, 
     assert max(tokens) < 257  # no mask is left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["null", "5"])
 def test_duos_curriculum_ends_within_a_run(config, tmp_path, form):
     more = ["--objective", "DuoCurriculum", "--objective.until", "6", "--objective.top_k", form]
@@ -230,6 +243,7 @@ def test_an_autoregressive_model_trains_samples_and_judges(config, tmp_path):
     assert samples(run, tmp_path / "samples.jsonl")
 
 
+@pytest.mark.slow
 def test_resuming_as_another_run_is_refused(config, tmp_path, capsys):
     run = tmp_path / "run"
     assert train(config, run) == 0
@@ -248,6 +262,7 @@ def test_resuming_as_another_run_is_refused(config, tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_written_is_one_line(config, tmp_path):
     """A limit on the size of files fails the write as a full disk does."""
     run = tmp_path / "run"
@@ -281,6 +296,7 @@ def steps(run):
         return [(row["step"], row["val_nelbo"] != "") for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_alike_and_keeps_the_names_of_its_weights(
     config, tmp_path, monkeypatch
 ):

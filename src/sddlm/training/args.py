@@ -49,8 +49,7 @@ class TrainArgs:
             fewer).
         logger: records of the metrics, separated by commas: csv (always written), tensorboard,
             wandb, mlflow.
-        compile: compile the network with torch.compile: a slower start, faster steps, other last
-            digits.
+        compile: compile the network with torch.compile: a slower start and other last digits.
         preview_every: steps between sample previews, 0 for none.
         checkpoint_every: steps between checkpoints.
         workers: processes that load data, beside the training process.
