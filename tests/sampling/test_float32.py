@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from itertools import pairwise
 from math import exp, expm1
-from pathlib import Path
 
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from sddlm.data.tokenizers import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.exact import TabularModel, World, law, state_id
-from sddlm.lm import LanguageModel
-from sddlm.models.config import DiTConfig
-from sddlm.models.dit import DiT
 from sddlm.models.layers import select_rows
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
@@ -30,7 +23,6 @@ from sddlm.sampling.float32 import Float32, draw_float32
 from sddlm.sampling.lazy import Lazy
 from sddlm.sampling.truncation import Truncation
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 WORLD = World.random(4, 2, seed=0, concentration=0.5)
 SHARP = Truncation(temperature=0.8, top_p=0.9, tail_cut=0.2)
 LOO = Estimate.LEAVE_ONE_OUT
@@ -189,36 +181,3 @@ def test_under_uniform_noise_it_also_leaves_noise_as_it_was(
 def test_wrong_choices() -> None:
     with pytest.raises(ConfigError, match="`steps`"):
         Float32(0)
-
-
-def test_the_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    tokenizer = Tokenizer.bytes()
-    for name, estimate in (("run", LOO), ("judge", Estimate.NEXT_TOKEN)):
-        config = DiTConfig(vocab_size=257, length=12, width=16, blocks=1, heads=2,
-                           causal=not estimate.diffusion)  # fmt: skip
-        model = DiT(config)
-        model.init(0)
-        LanguageModel(model.eval(), UniformProcess(), estimate, tokenizer, {}, {}).save(
-            tmp_path / name
-        )
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    monkeypatch.setattr(module, "BITS", 24)  # set back behind the script
-    try:
-        script = importlib.import_module("precision")
-        script.main([str(tmp_path / "run"), "--judge", str(tmp_path / "judge"), "--steps", "3,9",
-                     "--count", "4"])  # fmt: skip
-        script.main([str(tmp_path / "run"), "--steps", "3", "--count", "4", "--bits", "8"])
-        assert module.BITS == 8
-        pooled = script.pooled(torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]]))
-        assert pooled.value == pytest.approx(0.6931, abs=1e-3)
-        assert pooled.error > 0
-    finally:
-        for name in set(sys.modules) - before:
-            if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", None)):
-                del sys.modules[name]
-    printed = capsys.readouterr().out
-    assert printed.count("| float32 |") == 3
-    assert "| 257.0" in printed.replace("256.9", "257.0")  # untrained: every token alike
-    assert "nan" not in printed
