@@ -182,6 +182,14 @@ def test_blocks_cover_a_text_each_seeing_what_is_written(
     assert text.done == whole
 
 
+def test_texts_of_unequal_lengths_share_batches() -> None:
+    """Rows are padded to a multiple of 32, or to the model's length."""
+    asked = [Request(prompt="a", length=n) for n in (5, 31, 33, 40, 64, 65, 79)]
+    batches = Generator(model(length=80), asked, HOW).next_batches()
+    widths = sorted((each.condition.given.shape[1], len(each.texts)) for each in batches)
+    assert widths == [(32, 2), (64, 1), (64, 2), (80, 2)]  # a full row needs no padding mask
+
+
 def test_windows_see_context_on_both_sides() -> None:
     assert next_window(10, 40, 12, before=3, after=2).__dict__ == {
         "start": 7, "end": 19, "first": 10, "stop": 17,
