@@ -1,6 +1,7 @@
 """The verb ``sddlm sample`` as users meet it: killed, stopped, started again, by two processes."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,12 +70,18 @@ def test_what_was_written_before_a_kill_is_kept(place: Path, sent: signal.Signal
 
 @pytest.mark.slow
 def test_other_settings_use_nothing_of_it(place: Path) -> None:
-    folder = place / "texts.jsonl.partial"
-    whole = {**options(place, "texts.jsonl"), "steps": 5}
-    texts = sample(str(place / "model"), **whole)  # type: ignore[arg-type]
-    assert not folder.exists()
-    other = sample(str(place / "model"), **{**whole, "seed": 1})  # type: ignore[arg-type]
-    assert other != texts
+    """What a killed run has kept belongs to its model, requests, sampler, seed and overlap."""
+    # killed in the second batch of second windows
+    tenth = ("sddlm.generation.generator:Generator.draw", 9)
+    Command(*arguments(place, "texts.jsonl"), hold=tenth).interrupted(signal.SIGKILL)
+    kept = shutil.copytree(place / "texts.jsonl.partial", place / "kept")
+    for change in ({"seed": 1}, {"steps": 5}, {"temperature": 0.5}, {"overlap": 5}):
+        shutil.copytree(kept, place / "texts.jsonl.partial", dirs_exist_ok=True)
+        found, fresh = (
+            sample(str(place / "model"), **{**options(place, out), **change})  # type: ignore[arg-type]
+            for out in ("texts.jsonl", "fresh.jsonl")
+        )
+        assert found == fresh
 
 
 @pytest.mark.slow
