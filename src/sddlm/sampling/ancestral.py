@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -205,12 +206,20 @@ class Ancestral(Sampler):
         ``cost [N]``, if given, is filled with what each update reveals to other positions.
         """
         new = torch.empty_like(current)
-        for at in chunks(len(new), run.vocab_size):
+        for at in self._chunks(len(new), run.vocab_size):
             p = self._predict(run, seen[at])
-            new[at] = posterior_step(p, current[at], run.process, updates[at])
+            new[at] = self._draw(run, p, current[at], updates[at])
             if cost is not None:
                 cost[at] = self._cost(run, p, current[at], new[at], updates[at])
         return new
+
+    def _chunks(self, rows: int, vocab_size: int) -> Iterator[slice]:
+        """Parts of the rows that are updated at once."""
+        return chunks(rows, vocab_size)
+
+    def _draw(self, run: SamplingContext, p: Tensor, current: Tensor, updates: Updates) -> Tensor:
+        """New tokens ``[N]`` by the predictions ``p [N, V]``."""
+        return posterior_step(p, current, run.process, updates)
 
     def _cost(
         self, run: SamplingContext, p: Tensor, current: Tensor, new: Tensor, updates: Updates

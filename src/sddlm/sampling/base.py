@@ -171,10 +171,10 @@ def choose_device(name: str) -> str:
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def chunks(rows: int, vocab_size: int) -> Iterator[slice]:
-    """Parts of ``rows`` whose float64 logits fit into `CHUNK_BYTES`."""
-    size = max(1, CHUNK_BYTES // (8 * vocab_size))
-    return (slice(start, start + size) for start in range(0, rows, size))
+def chunks(rows: int, vocab_size: int, size: int | None = None) -> Iterator[slice]:
+    """Parts of ``rows`` whose float64 logits fit into ``size`` bytes; None is `CHUNK_BYTES`."""
+    step = max(1, (CHUNK_BYTES if size is None else size) // (8 * vocab_size))
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def hidden_at(model: Trained, x_t: Tensor, t: float, **more: Any) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral, Updates
-from sddlm.sampling.cache import Prediction
+from sddlm.sampling.base import chunks
 from sddlm.sampling.context import SamplingContext
 
 #: numbers of noise that exist at once; few, so that they stay in the processor's cache
@@ -40,28 +41,18 @@ class Float32(Ancestral):
     All but the draw is that of `Ancestral`, in float64: estimates, truncation, Bayes' rule.
     """
 
-    def _update(
-        self,
-        run: SamplingContext,
-        seen: Prediction,
-        current: Tensor,
-        updates: Updates,
-        cost: Tensor | None = None,
-    ) -> Tensor:
-        """See `Ancestral._update`."""
-        new = torch.empty_like(current)
-        size = max(1, NOISE // run.vocab_size)
-        for start in range(0, len(new), size):
-            at = slice(start, start + size)
-            own = updates[at]
-            p = self._predict(run, seen[at])
-            posterior = run.process.posterior(p, current[at], own.alpha_t, own.alpha_s)
-            # the 53 bits of v identify the update: its noise needs no other key
-            key = (own.v * 2**53).long()
-            u = Draw(run.seed, 0, key, len(key)).uniform("float32", run.vocab_size)
-            drawn = draw_float32(posterior, u)
-            new[at] = torch.where(own.greedy, posterior.argmax(-1), drawn)
-        return new
+    def _chunks(self, rows: int, vocab_size: int) -> Iterator[slice]:
+        """See `Ancestral._chunks`."""
+        return chunks(rows, vocab_size, size=8 * NOISE)
+
+    def _draw(self, run: SamplingContext, p: Tensor, current: Tensor, updates: Updates) -> Tensor:
+        """See `Ancestral._draw`."""
+        posterior = run.process.posterior(p, current, updates.alpha_t, updates.alpha_s)
+        # the 53 bits of v identify the update: its noise needs no other key
+        key = (updates.v * 2**53).long()
+        u = Draw(run.seed, 0, key, len(key)).uniform("float32", run.vocab_size)
+        drawn = draw_float32(posterior, u)
+        return torch.where(updates.greedy, posterior.argmax(-1), drawn)
 
 
 def draw_float32(p: Tensor, u: Tensor) -> Tensor:
