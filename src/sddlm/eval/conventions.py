@@ -120,7 +120,7 @@ def clean_up_spaces(text: str) -> str:
 
 
 class WithTokens(Protocol):
-    """Samples as a sampler drew them, such as `sddlm.eval.texts.SampleSet`."""
+    """Samples as a sampler drew them, such as `sddlm.eval.samples.SampleSet`."""
 
     @property
     def rows(self) -> list[Tensor]:

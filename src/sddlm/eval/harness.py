@@ -245,7 +245,7 @@ def write(
     config: GenerationConfig,
     *,
     count: int = 1,
-    steps: int = 64,
+    steps: int = SamplerConfig.steps,
     seed: int = 0,
     batch: int = 16,
 ) -> dict[str, Any]:
