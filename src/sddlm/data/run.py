@@ -10,10 +10,8 @@ from sddlm.data.args import DataArgs
 from sddlm.data.prepare import Prepared, prepare
 from sddlm.progress import PlainConsole
 
-_DATA = DataArgs()
 
-
-def prepare_text(data: DataArgs = _DATA) -> Prepared:
+def prepare_text(data: DataArgs = DataArgs()) -> Prepared:
     """Tokenise text into the cache, where training finds it.
 
     ``sddlm train`` does the same if necessary; this verb does it ahead and reports document and

@@ -129,7 +129,7 @@ def measured_step(
         clean = config.vocab_size - objective.process.extra_tokens
         x0 = draw.integers("plan", config.length, high=clean)  # [B, L]
         started = clock()
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16(gpu=False)):
             loss = objective.loss(network, x0, draw).mean
         loss.backward()
         half = clock()

@@ -20,8 +20,6 @@ from sddlm.plan.devices import HERE, Device, find_device, measured_step, memory_
 from sddlm.plan.sizes import prepared, vocabulary
 from sddlm.training.args import TrainArgs, micro_batch
 
-_DATA, _MODEL, _OBJECTIVE, _TRAIN = DataArgs(), ModelArgs(), SDDLM(), TrainArgs()
-
 #: default share of a GPU's published rate, as large dense transformers commonly reach
 UTILIZATION = 0.4
 #: usable share of a device's memory: the rest is for the driver and fragmentation
@@ -149,10 +147,10 @@ def _parts(figures: Mapping[str, float], unit: str = "") -> str:
 
 @check_arguments
 def make_plan(
-    data: DataArgs = _DATA,
-    model: ModelArgs = _MODEL,
-    objective: Objective = _OBJECTIVE,
-    train: TrainArgs = _TRAIN,
+    data: DataArgs = DataArgs(),
+    model: ModelArgs = ModelArgs(),
+    objective: Objective = SDDLM(),
+    train: TrainArgs = TrainArgs(),
     json: str | None = None,
     device: str = "auto",
     devices: int | Literal["auto"] = "auto",
@@ -196,7 +194,7 @@ def make_plan(
         vocab_size=V + extra, length=data.length, causal=objective.causal, num_extra_tokens=extra
     )
     objective = set_up(objective, config.vocab_size)
-    bf16 = train.precision == "bf16" or (train.precision == "auto" and rates is not None)
+    bf16 = train.bf16(gpu=rates is not None)
     costs = CostModel(config, objective, train, gpu=rates is not None, bf16=bf16)
     size, share = micro_batch(train, world), train.batch // world
     memory, room = costs.memory(size, world), ROOM * (rates.memory if rates else memory_here())

@@ -123,6 +123,10 @@ class TrainArgs:
         """Loggers beside the table."""
         return tuple(name for name in LOGGERS[1:] if name in self.logger.split(","))
 
+    def bf16(self, *, gpu: bool) -> bool:
+        """Whether the matrix products are in bfloat16 on that kind of device."""
+        return self.precision == "bf16" or (self.precision == "auto" and gpu)
+
     def t_max(self, step: int) -> float:
         """Largest time sampled at a step (0-based)."""
         ramp = self.curriculum * self.steps

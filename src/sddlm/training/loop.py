@@ -147,10 +147,9 @@ class Trainer:
 
         Without the cache: it would sum the gradients of a weight that is used twice in bfloat16.
         """
-        cuda = self.processes.device.type == "cuda"
-        chosen = self.args.precision == "bf16" or (self.args.precision == "auto" and cuda)
         kind = self.processes.device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=chosen, cache_enabled=False)
+        bf16 = self.args.bf16(gpu=kind == "cuda")
+        return torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=False)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

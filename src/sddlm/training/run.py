@@ -258,11 +258,8 @@ def changed(run: Path, config: dict[str, Any]) -> str:
         ) from error
     now = _flat(config)
     # an option that the run does not record is newer than the run; its default is the old behaviour
-    defaults = {
-        "data": asdict(DataArgs()), "model": asdict(ModelArgs()),
-        "train": to_spec(TrainArgs())["init_args"],
-    }  # fmt: skip
-    before = _flat(defaults) | before
+    defaults = resolved(DataArgs(), ModelArgs(), SDDLM(), TrainArgs(), None, 0)
+    before = _flat({name: defaults[name] for name in _SECTIONS}) | before
     if now["start"] is not None:  # it determines the network
         now = {k: v for k, v in now.items() if not k.startswith("model.")}
     names = [k for k in now if k not in FREE and before.get(k) != now[k]]
@@ -310,7 +307,7 @@ def _prepared(
     if path.is_file():
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))["data"]
-            found = load_prepared(data, meta, tokenizer)
+            found = load_prepared(data, meta, tokenizer) if dataset is None else None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             logger.warning("%s cannot be used (%s): the text is prepared again", path, error)
     if dataset is None:
