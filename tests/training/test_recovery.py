@@ -15,7 +15,9 @@ import pytest
 import torch
 from test_training import assert_same, steps, train, weights
 
+import sddlm
 from conftest import SETTINGS
+from processes import Command
 from sddlm.errors import ConfigError
 from sddlm.io import locked
 from sddlm.training import monitor
@@ -335,6 +337,19 @@ def test_a_kill_at_any_moment_costs_no_figure_and_repeats_none(config, tmp_path,
         assert previews[0] == previews[1]
 
 
+@pytest.mark.slow
+def test_a_checkpoint_is_never_newer_than_the_table(config, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    often = ["--train.checkpoint_every", "5"]
+    assert train(config, whole, *often) == 0
+    tenth_step = ("sddlm.training.monitor:Monitor.write_table", 1)
+    Command("train", "--config", config, "--out", cut, *often, hold=tenth_step).kill()
+    assert newest_checkpoint(cut)["global_step"] == 5
+    assert train(config, cut, "--resume") == 0
+    tables = [[{**row, "seconds": 0} for row in read_metrics(run)] for run in (whole, cut)]
+    assert tables[0] == tables[1]
+
+
 def test_damaged_tables_and_facts_are_made_anew(config, cut, capsys):
     table = (cut / "metrics.csv").read_bytes()
     (cut / "metrics.csv").write_bytes(table + b"8,\xff\x00,x\nnot,a,row\n")
@@ -374,3 +389,21 @@ def test_a_second_ctrl_c_ends_at_once_with_130(config, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
     assert newest_checkpoint(tmp_path / "run")["global_step"] == 4
     assert read_metrics(tmp_path / "run") == []
+
+
+def test_ctrl_c_in_python_without_a_directory_leaves_nothing(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folders = []
+
+    def interrupt():
+        folders.extend(tmp_path.glob("sddlm-*/run/checkpoints"))
+        ctrl_c()
+
+    at_step(monkeypatch, 6, interrupt)
+    with pytest.raises(KeyboardInterrupt, match="stopped; without `out` nothing is kept"):
+        sddlm.train(
+            place / "text.txt", tokenizer="bytes", length=16, validation=0.1, preset="mini",
+            width=32, heads=2, blocks=1, steps=12, batch=8, checkpoint_every=4, preview_every=0,
+        )  # fmt: skip
+    assert folders
+    assert not list(tmp_path.iterdir())
