@@ -162,3 +162,23 @@ def test_expected_losses_are_the_enumerated_bounds(process) -> None:
         table = TabularModel(scores.clamp(min=-1e3), vocab_size=V, length=2)
         entropy = SEDD(process).score(table, noisy, draw, weight=weight).total
         assert entropy.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("t", [0.3, 0.9])
+def test_a_hollow_network_learns_leave_one_out_from_all_positions(t: float) -> None:
+    # its table has one cell for all tokens that its own position can have
+    objective = SDDLM(positions="all")
+    noisy, weight = noisy_batch(WORLD, objective.process, t)
+    V, L = WORLD.vocab_size, WORLD.length
+
+    def slope(predictions: Tensor) -> Tensor:
+        model = TabularModel(predictions.log(), vocab_size=V, length=L)
+        model.hollow = True
+        loss = objective.score(model, noisy, Draw.simple(0, 0, len(weight)), weight=weight)
+        (gradient,) = torch.autograd.grad(loss.total, model.table)
+        cells = gradient.view(V, V, L, V)  # one axis for the token of each of the two positions
+        return torch.stack([cells.sum(i)[:, i] for i in range(L)])
+
+    optimum = WORLD.leave_one_out(alpha(objective, t))
+    torch.testing.assert_close(slope(optimum), torch.zeros(L, V, V).double(), atol=1e-8, rtol=0)
+    assert slope(WORLD.leave_one_out(0.5 * alpha(objective, t))).abs().max() > 1e-4

@@ -186,7 +186,7 @@ def test_knobs() -> None:
     [
         ({"gate_init": 1.0}, r"`gate_init` has no meaning in a llama"),
         ({"cond_dim": 8}, r"`cond_dim` has no meaning in a llama"),
-        ({"architecture": "gpt"}, r"`architecture` is 'gpt', must be dit or llama"),
+        ({"architecture": "gpt"}, r"`architecture` is 'gpt', must be one of dit, llama, hollow"),
     ],
 )
 def test_what_has_no_meaning_is_refused(

@@ -7,6 +7,7 @@ RMSNorm from arXiv:1910.07467 and SwiGLU from arXiv:2002.05202.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sddlm.models.cache import Cache
-from sddlm.models.config import Architecture
-from sddlm.models.layers import Linear, modulate, of_rows, rotate, select_rows
+from sddlm.models.config import Architecture, Checkpointing, DiTConfig
+from sddlm.models.layers import Linear, Rotary, modulate, of_rows, rotate, select_rows
 
 RMS_EPS = 1e-5
 """Epsilon of RMSNorm, as in Llama 2, TinyLlama and SMDM; the first LLaMA had 1e-6."""
@@ -82,11 +83,12 @@ class Block(nn.Module):
         sin: Tensor,
         cache: tuple[Cache, int] | None = None,
         attention_mask: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> Tensor:
         """Multi-head attention, ``[B, L, 3 D] -> [B, L, D]``; causal in a causal network.
 
         ``attention_mask [B, 1, 1, L]`` bool is True where a position is attended to; None in a
-        causal network.
+        causal network. ``states`` is for `hollow.QueryBlock`.
         """
         B, L, _ = qkv.shape
         # unbind, not index: the gradient of each index would be a tensor of zeros of all three
@@ -117,6 +119,7 @@ class Block(nn.Module):
         cache: tuple[Cache, int] | None = None,
         rows: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        states: Tensor | None = None,
         selective: bool = False,
     ) -> Tensor:
         """Apply the block.
@@ -130,6 +133,7 @@ class Block(nn.Module):
             rows: flat indices ``b L + l`` of the positions to compute ``[N]`` int64; the others are
                 only attended to. None is all.
             attention_mask: positions that are attended to ``[B, 1, 1, L]`` bool; None is all.
+            states: what a `hollow.QueryBlock` attends to.
             selective: recompute norms and activations in the backward pass.
 
         Returns:
@@ -143,7 +147,8 @@ class Block(nn.Module):
             parts = self.modulation(cond)[:, None].chunk(6, dim=-1)  # each [B, 1, D]
             shift1, scale1 = parts[:2]
             gate1, shift2, scale2, gate2 = (of_rows(part, rows, length) for part in parts[2:])
-        y = self.attention(again(self._qkv, x, shift1, scale1), cos, sin, cache, attention_mask)
+        qkv = again(self._qkv, x, shift1, scale1)
+        y = self.attention(qkv, cos, sin, cache, attention_mask, states)
         x, y = select_rows(x, rows), select_rows(y, rows)
         x = self._add(x, self.out(y), gate1)
         y = again(self._widen, x, shift2, scale2)
@@ -164,6 +169,65 @@ class Block(nn.Module):
     def _add(self, x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
         y = F.dropout(y, self.dropout, self.training)
         return x + y if gate is None else x + gate * y
+
+
+class Stack(nn.ModuleList):
+    """Blocks one after the other: the body of a network.
+
+    Args:
+        config: sizes and options.
+        cond_dim: width of the conditioning on the noise level; 0 for none.
+    """
+
+    def __init__(self, config: DiTConfig, cond_dim: int) -> None:
+        sizes = (config.width, config.heads, cond_dim, config.dropout)
+        super().__init__(
+            Block(*sizes, config.causal, config.architecture) for _ in range(config.blocks)
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor | None,
+        rotary: Rotary,
+        how: Checkpointing,
+        rows: Tensor | None = None,
+        seeing: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Apply all blocks.
+
+        Args:
+            x: embeddings ``[B, L, D]``.
+            cond: conditioning ``[B, cond_dim]``; None in plain blocks.
+            rotary: rotary positions.
+            how: what the backward pass recomputes.
+            rows: flat indices ``b L + l`` of the positions to compute ``[N]``; None is all.
+            seeing: positions that are attended to ``[B, L]`` bool; None is all.
+            cache: cache of a causal network.
+
+        Returns:
+            ``[B, L, D]``, or ``[N, D]`` with ``rows``.
+        """
+        L = x.shape[1]
+        mask = None if seeing is None else seeing[:, None, None]  # [B, 1, 1, L]
+        seen = cache.seen if cache else 0
+        cos, sin = (part[seen:] for part in rotary(seen + L, x.device, x.dtype))
+        for number, block in enumerate(self, start=1):
+            place = (cache, number) if cache else None
+            last = rows if number == len(self) else None
+            x = run_block(block, how, x, cond, cos, sin, place, last, mask)
+        if cache:
+            cache.seen += L
+        return x
+
+
+def run_block(block: nn.Module, how: Checkpointing, *inputs: Any) -> Tensor:
+    """Apply a block (see `Block.forward`); the backward pass recomputes what is chosen."""
+    if how == "full" and torch.is_grad_enabled():
+        out: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+        return out
+    return block(*inputs, selective=how == "selective")  # type: ignore[no-any-return]
 
 
 def _once(part: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from sddlm.errors import ConfigError, check_choices
 from sddlm.io import current_names
 
 Checkpointing = Literal["none", "selective", "full"]
-Architecture = Literal["dit", "llama"]
+Architecture = Literal["dit", "llama", "hollow"]
 Preset = Literal["mini", "tiny", "small", "medium", "1b", "1.1b", "10b"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -130,7 +130,13 @@ class DiTConfig(DiTKnobs):
                 "has no meaning in a llama, which is not told the noise level; leave it out, or "
                 f"where a file has it, add `cond_dim={DiTKnobs.cond_dim}`",
             )
-        if not self.causal and self.input_conv and self.input_conv % 2 == 0:
+        if self.architecture == "hollow" and self.causal:
+            raise _wrong(
+                "architecture",
+                "is hollow, which looks ahead; an autoregressive network is a dit or a llama",
+            )
+        one_way = self.causal or self.architecture == "hollow"
+        if not one_way and self.input_conv and self.input_conv % 2 == 0:
             raise _wrong("input_conv", f"is {self.input_conv}, must be odd (or 0 for none)")
 
     @classmethod
@@ -171,7 +177,9 @@ class ModelArgs(DiTKnobs):
             (1024, 24), 1b (2048, 21), and as llama 1.1b (1792, 20) and 10b (4096, 36).
         architecture: type of the blocks, instead of the preset's. dit: LayerNorm, GELU and adaLN
             conditioning on the noise level (published); llama: RMSNorm, SwiGLU, no biases, no
-            conditioning.
+            conditioning; hollow: blocks as in dit, in two causal towers from both ends and a stream
+            of queries, so that a prediction does not depend on the token at its position and every
+            position can train it.
         width: width of the residual stream, instead of the preset's.
         blocks: number of transformer blocks, instead of the preset's.
         heads: number of attention heads, instead of the preset's.

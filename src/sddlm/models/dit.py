@@ -3,10 +3,12 @@
 The diffusion transformer of MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892), after DiT
 (arXiv:2212.09748); with ``causal=True`` the autoregressive transformer of their baselines. With
 ``architecture="llama"`` the transformer of SMDM (arXiv:2410.18514), and with ``causal=True`` LLaMA.
+With ``architecture="hollow"`` a hollow transformer (arXiv:2211.16750), see `models.hollow`.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +18,12 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sddlm.errors import ConfigError
-from sddlm.models.block import Block, norm_of
+from sddlm.models.block import Stack, norm_of
 from sddlm.models.cache import Cache
 from sddlm.models.config import Checkpointing, DiTConfig
+from sddlm.models.hollow import Hollow
 from sddlm.models.layers import (
     Embedding,
     InputConv,
@@ -35,6 +37,8 @@ from sddlm.models.vocab_head import VocabHead
 from sddlm.types import SoftTokens
 
 WEIGHTS_NAME = "model.safetensors"
+#: the beginning of the name of a block's parameter
+_BLOCK = re.compile(r"blocks\.(?:towers\.\d\.blocks\.|queries\.)?\d+\.")
 _WEIGHTS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -55,6 +59,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         length: training length L; other lengths work, because positions are relative.
         causal: whether each position sees only itself and earlier ones; the noise level is unused.
         time_free: whether the noise level is unused, so the output depends on the tokens alone.
+        hollow: whether the output at a position does not depend on the token there.
         checkpointing: what the backward pass recomputes: ``none``; ``selective``, norms and
             activations, which is nearly free; ``full``, each block, a third more work.
         head: the vocabulary head (`VocabHead`).
@@ -67,20 +72,19 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         self.length = config.length
         self.causal = config.causal
         self.time_free = config.time_free or config.causal
+        self.hollow = config.architecture == "hollow"
         self.checkpointing: Checkpointing = "none"
         width, causal, architecture = config.width, config.causal, config.architecture
         cond_dim = 0 if self.time_free else config.cond_dim
         self.embedding = Embedding(config.vocab_size, width)
-        self.input_conv = InputConv(width, config.input_conv, causal) if config.input_conv else None
+        kernel = 0 if self.hollow else config.input_conv  # the towers have their own
+        self.input_conv = InputConv(width, kernel, causal) if kernel else None
         self.sigma = SigmaEmbedder(cond_dim) if cond_dim else None
         self.rotary = Rotary(width // config.heads)
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, cond_dim, config.dropout, causal, architecture)
-            for _ in range(config.blocks)
-        )
+        self.blocks = (Hollow if self.hollow else Stack)(config, cond_dim)
         self.norm = norm_of(architecture, width)
         self.modulation = Linear(cond_dim, 2 * width) if cond_dim else None
-        extra, bias = config.num_extra_tokens, architecture == "dit"
+        extra, bias = config.num_extra_tokens, architecture != "llama"
         self.head = VocabHead(width, config.vocab_size, bias=bias, num_extra_tokens=extra)
         self.init(seed)
 
@@ -135,23 +139,8 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             if seeing is not None:  # as if the row ended where its padding begins
                 x = x.masked_fill(~seeing[:, :, None], 0)
             x = self.input_conv(x, cache)
-        mask = None if seeing is None else seeing[:, None, None]  # [B, 1, 1, L]
-        seen = cache.seen if cache else 0
-        turns = self.rotary(seen + L, x.device, x.dtype)
-        cos, sin = (part[seen:] for part in turns)  # each [L, D / heads / 2]
         cond = self._condition(sigma, x_t.shape[0])  # [B, cond_dim]
-        for number, block in enumerate(self.blocks, start=1):
-            more = (
-                (cache, number) if cache else None,
-                rows if number == len(self.blocks) else None,
-                mask,
-            )
-            if self.checkpointing == "full" and torch.is_grad_enabled():
-                x = checkpoint(block, x, cond, cos, sin, *more, use_reentrant=False)
-            else:
-                x = block(x, cond, cos, sin, *more, selective=self.checkpointing == "selective")
-        if cache:
-            cache.seen += L
+        x = self.blocks(x, cond, self.rotary, self.checkpointing, rows, seeing, cache)
         x = self.norm(x)  # [B, L, D] or [N, D]
         if self.modulation is None:
             return x
@@ -225,6 +214,8 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             )
         if "norm" in owner.rpartition(".")[2]:
             return values.fill_(1)
+        if leaf == "first":  # as a row of the embedding
+            return values.uniform_(-(shape[-1] ** -0.5), shape[-1] ** -0.5, generator=generator)
         bound = self.get_parameter(f"{owner}.weight").shape[1:].numel() ** -0.5
         return values.uniform_(-bound, bound, generator=generator)
 
@@ -306,9 +297,13 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
 
 def _check_measures(config: DiTConfig, state: dict[str, Tensor]) -> None:
     """Check sizes against the weights, before a network of that size is built."""
-    found = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    if found != config.blocks:
-        raise ConfigError(f"the weights have {found} blocks, not `blocks={config.blocks}`")
+    found = len({at[0] for name in state if (at := _BLOCK.match(name))})
+    towers = config.blocks // 2 if config.architecture == "hollow" else 0  # there are two of them
+    if found != config.blocks + towers:
+        raise ConfigError(
+            f"the weights have {found} blocks, not {config.blocks + towers} as of "
+            f"`blocks={config.blocks}`"
+        )
     shape = [config.vocab_size, config.width]
     for name in ("embedding.weight", "head.weight"):
         if name in state and list(state[name].shape) != shape:

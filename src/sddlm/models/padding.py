@@ -75,6 +75,11 @@ class PaddingMasked:
         """Whether the network ignores the noise level."""
         return self.model.time_free
 
+    @property
+    def hollow(self) -> bool:
+        """Whether the output at a position does not depend on the token there."""
+        return self.model.hollow
+
     def modules(self) -> Iterator[nn.Module]:
         """Iterate over the network\'s modules."""
         return self.model.modules()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sddlm.errors import check_choices
+from sddlm.errors import ConfigError, check_choices
 from sddlm.objectives.bound import bound
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
@@ -98,6 +98,29 @@ class Objective(ABC):
         return torch.ones_like(x0, dtype=torch.bool) if loss_mask is None else loss_mask
 
 
+def check_architecture(objective: Objective, *, hollow: bool) -> None:
+    """Check that a network can have the optimum of an objective.
+
+    Args:
+        objective: the training objective.
+        hollow: whether the network's output at a position does not depend on the token there.
+
+    Raises:
+        ConfigError: the optimum depends on that token, or only such a network has it.
+    """
+    blind = objective.estimate in (Estimate.LEAVE_ONE_OUT, Estimate.TRUNCATED)
+    if hollow and not blind:
+        raise ConfigError(
+            f"`architecture` is hollow, which cannot depend on the noisy token as the estimate "
+            f"{objective.estimate.value} of the objective does; use `architecture='dit'`"
+        )
+    if not hollow and getattr(objective, "positions", None) == "all":
+        raise ConfigError(
+            "`positions` all needs a network that does not see its own token: add "
+            "`architecture='hollow'`, or use `positions='resampled'`"
+        )
+
+
 class DiffusionObjective(Objective):
     """Base class of diffusion objectives: corrupt, call the network, score positions.
 
@@ -146,7 +169,11 @@ class DiffusionObjective(Objective):
             loss_mask: positions that are scored ``[B, L]`` bool; None is all.
             weight: weight of each sequence ``[B]``; None is 1.
             x: input of the network; None is ``noisy.x_t``.
+
+        Raises:
+            ConfigError: see `check_architecture`.
         """
+        check_architecture(self, hollow=getattr(model, "hollow", False))
         counted = self.loss_positions(noisy.x0, loss_mask)
         # the synchronisation with a GPU (how many rows?) comes before the network, not after it
         at = self.select(noisy) & counted  # [B, L]

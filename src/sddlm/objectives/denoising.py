@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from sddlm.errors import check_choices
@@ -85,11 +86,13 @@ class SDDLM(DiffusionObjective):
         process: forward process.
         positions: resampled: replaced by the process, possibly by itself (optimum: leave-one-out,
             exactly); changed: x_t != x0, as written in the paper (optimum: leave-one-out without
-            x_t; harmless with tens of thousands of tokens, biased with tens).
+            x_t; harmless with tens of thousands of tokens, biased with tens); all: also the kept
+            ones, for a hollow network, which cannot copy its own token (optimum: leave-one-out,
+            exactly; learns several times faster).
     """
 
     process: UniformProcess = field(default_factory=UniformProcess)
-    positions: Positions = "resampled"
+    positions: Literal["resampled", "changed", "all"] = "resampled"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -97,10 +100,12 @@ class SDDLM(DiffusionObjective):
     @property
     def estimate(self) -> Estimate:
         """Leave-one-out, without x_t for ``changed``."""
-        return noise_estimate(self.positions)
+        return Estimate.LEAVE_ONE_OUT if self.positions == "all" else noise_estimate(self.positions)
 
     def select(self, noisy: Noisy) -> Tensor:
-        """The noise-replaced positions."""
+        """The noise-replaced positions, or all."""
+        if self.positions == "all":
+            return torch.ones_like(noisy.changed)
         return noise_positions(noisy, self.positions)
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:

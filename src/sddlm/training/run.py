@@ -23,6 +23,7 @@ from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
+from sddlm.objectives.base import check_architecture
 from sddlm.sampling.base import choose_device
 from sddlm.training.args import TrainArgs, has_checkpoint
 from sddlm.training.checkpoints import newest_checkpoint
@@ -211,7 +212,10 @@ def _check(
         raise ConfigError(f"`seed` is {seed}, must be at least 0 and below 2**63")
     check_installed(args.loggers)
     objective.check(length=data.length)
-    model.build(vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal)
+    config = model.build(
+        vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal
+    )
+    check_architecture(objective, hollow=config.architecture == "hollow")
     if args.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("`train.accelerator` is gpu, but torch finds none here; use auto or cpu")
     if objective.causal and data.length < 2:
