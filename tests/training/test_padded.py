@@ -204,6 +204,7 @@ def test_val_nelbo_is_the_mean_over_real_tokens(padded, tmp_path):
     assert found["val_bpc"] == pytest.approx(bpc, rel=0.02)  # those of the whole documents
 
 
+HOLLOW = "SDDLM --objective.positions all --model.architecture hollow"
 FEW = ["--train.steps", "4", "--train.validate_every", "2", "--train.preview_every", "0"]
 
 
@@ -220,7 +221,8 @@ def compare(one, other):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "objective", ["SDDLM", "NELBO", "Autoregressive --model.gate_init 0 --data.bos_eos true"]
+    "objective",
+    ["SDDLM", "NELBO", HOLLOW, "Autoregressive --model.gate_init 0 --data.bos_eos true"],
 )
 def test_micro_batches_of_padded_rows_train_what_one_batch_does(padded, tmp_path, objective):
     more = ["--objective", *objective.split(), *FEW]
@@ -230,11 +232,13 @@ def test_micro_batches_of_padded_rows_train_what_one_batch_does(padded, tmp_path
 
 
 @pytest.mark.slow
-def test_two_processes_train_on_padded_rows_what_one_does(padded, tmp_path):
-    assert train(padded, tmp_path / "one", *FEW) == 0
+@pytest.mark.parametrize("objective", ["SDDLM", HOLLOW])
+def test_two_processes_train_on_padded_rows_what_one_does(padded, tmp_path, objective):
+    more = ["--objective", *objective.split(), *FEW]
+    assert train(padded, tmp_path / "one", *more) == 0
     two = ["--train.devices", "2", "--train.accelerator", "cpu", "--train.micro_batch", "2"]
     for code, _, said in several(
-        2, "train", "--config", padded, "--out", tmp_path / "two", *FEW, *two
+        2, "train", "--config", padded, "--out", tmp_path / "two", *more, *two
     ):
         assert code == 0, said
     compare(tmp_path / "one", tmp_path / "two")

@@ -214,6 +214,7 @@ def test_a_resumed_run_does_not_read_its_text_again(config, tmp_path):
         "SEDD",
         "SEDD --objective.process MaskedProcess",
         "NELBO --objective.process HybridProcess",
+        "SDDLM --objective.positions all --model.architecture hollow --train.optimizer Muon",
     ],
 )
 def test_every_objective_trains_samples_and_reports_the_bound(config, tmp_path, objective):
