@@ -22,7 +22,7 @@ from measure import interleaved, machine, show
 
 from sddlm import SDDLM, DataArgs, DiT, Draw, ModelArgs, Tokenizer, TrainArgs, UniformProcess
 from sddlm.data.corpora import CORPORA
-from sddlm.data.packed import PackedTokens
+from sddlm.data.rows import PackedTokens
 from sddlm.data.tokenize import write_tokens
 from sddlm.training.batches import train_batches
 from sddlm.training.ema import EMA
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         loading(folder, rounds, 5 if tiny else 500)
         texts = ["the quick brown fox"] * 5
         if not tiny:
-            texts = list(CORPORA["builtin"].documents())[:400] * 8
+            texts = list(CORPORA["builtin"].training().documents())[:400] * 8
         tokens(folder, rounds, texts)
         overhead(folder, rounds, 30 if tiny else 300)
 

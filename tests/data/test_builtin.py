@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sddlm.data import builtin
-from sddlm.data.builtin import Builtin, _builtin, _prose, _raw_documents, builtin_documents
+from sddlm.data.builtin import Builtin, _prose, _raw_documents, builtin_documents
 from sddlm.errors import ConfigError
 
 WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?\"')]*")
@@ -68,7 +68,7 @@ name -- a definition that goes on
 def test_a_python_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(ConfigError, match=r"`data.path='FILE'`"):
-        _builtin.__wrapped__()
+        builtin_documents.__wrapped__()
     with pytest.raises(ConfigError, match=r"`data.path='FILE'`"):
         Builtin().signature()
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import sddlm.data.prepare as prepare_room
-from sddlm.data.args import DataArgs
-from sddlm.data.packed import DocumentRows, PackedTokens, Rows
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import Prepared, load_prepared, prepare
+from sddlm.data.rows import DocumentRows, PackedTokens, Rows
 from sddlm.data.split import hash_fraction
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 
 DOCS = [f"This is document number {i}, and it says {i * i}.\n" * 3 for i in range(60)]
@@ -185,7 +185,7 @@ def test_large_vocabularies_get_wide_tokens(args: DataArgs, tmp_path: Path) -> N
     inner = hf.Tokenizer(hf.models.WordLevel({"u": 0, "This": 70_000}, unk_token="u"))
     inner.pre_tokenizer = hf.pre_tokenizers.Whitespace()
     prepared = prepare(args, Tokenizer(inner), split="all")
-    assert prepared.validation.row_tokens(0).dtype == np.uint32
+    assert prepared.validation.dtype == np.uint32
     assert prepared.validation[0][0] == 70_000
 
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_packed import documents, packed
+from test_rows import documents, packed
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from sddlm.data.packed import Ints, Rows
-from sddlm.data.shuffle import order
-from sddlm.data.steps import StepSampler, TrainRows
+from sddlm.data.order import StepSampler, TrainRows, order
+from sddlm.data.rows import Ints, Rows
 from sddlm.errors import ConfigError
 
 

@@ -8,18 +8,25 @@ from typing import Any
 import pytest
 from memory_source import MemorySource
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.corpora import CORPORA, Corpus
 from sddlm.data.texts import data_sources
 from sddlm.errors import ConfigError
 
 DOCS = [f"training document {i}" for i in range(30)]
 HELD_OUT, TEST = ["held out 1", "held out 2"], ["test 1", "test 2", "test 3"]
-PLAIN = Corpus("corpus", "", "", "", None, {"train": lambda streaming: MemorySource(DOCS)})
-SPLITS: dict[Any, Any] = {
-    "validation": lambda streaming: MemorySource(HELD_OUT),
-    "test": lambda streaming: MemorySource(TEST),
-}
+SPLITS: dict[Any, Any] = {"validation": "validation", "test": "test"}
+
+
+class Memory(Corpus):
+    """A corpus in memory."""
+
+    def source(self, role: Any, *, streaming: bool = False) -> Any:
+        texts = {"train": DOCS, "validation": HELD_OUT, "test": TEST}
+        return MemorySource(texts[role]) if role in self.roles else None
+
+
+PLAIN = Memory("corpus", "", "", "", None, {"train": "train"})
 
 
 def read(
@@ -67,7 +74,7 @@ def test_what_is_scored_of_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_corpus_that_is_only_scored_cannot_be_trained_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    only = replace(PLAIN, roles={"test": SPLITS["test"]}, scored="test")
+    only = replace(PLAIN, roles={"test": "test"}, scored="test")
     assert read(only, monkeypatch, "all") == {"validation": TEST}
     with pytest.raises(ConfigError, match=r"`data.corpus` corpus is for evaluation"):
         read(only, monkeypatch)

@@ -19,14 +19,12 @@ from typing import Any, Literal
 
 import tokenizers as hf
 
-from sddlm.data.args import DataArgs
-from sddlm.data.cache import build_once, check_writable, damage, naming
-from sddlm.data.files import digest
-from sddlm.data.mixture import Mixture
-from sddlm.data.packed import DocumentRows, PackedTokens, Rows
+from sddlm.data.cache import build_once, damage, digest, writable
+from sddlm.data.config import DataArgs
+from sddlm.data.rows import DocumentRows, Mixture, PackedTokens, Rows
 from sddlm.data.texts import DataSource, data_sources
 from sddlm.data.tokenize import FORMAT, write_tokens
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.progress import bar
 
@@ -93,8 +91,7 @@ def prepare(
     """
     args.check()
     cache = args.cache_folder
-    check_writable(cache)
-    with naming(cache), ExitStack() as until_done:
+    with writable(cache), ExitStack() as until_done:
         found = data_sources(args, split, until_done)
         if tokenizer is None:
             tokenizer = _tokenizer(args, found)
@@ -164,7 +161,7 @@ def _tokenizer(args: DataArgs, found: list[DataSource]) -> Tokenizer:
     if args.tokenizer == "characters":
         return Tokenizer.characters(text for source in found for _, text in source.documents())
     if args.tokenizer != "bpe":
-        return Tokenizer.choose(args.tokenizer, (), args.vocab_size)
+        return Tokenizer.load(args.tokenizer)
     keys = [text.key for text in found]
     key = digest("bpe", FORMAT, hf.__version__, _LEARN, *keys, args.vocab_size)[:32]
     folder = args.cache_folder / f"tokenizer-{key}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import Prepared, prepare
 from sddlm.progress import PlainConsole
 

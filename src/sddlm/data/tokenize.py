@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -20,8 +20,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sddlm.data.packed import INDEX_DTYPE, token_dtype
-from sddlm.data.tokenizers import Tokenizer, one_thread_each
+from sddlm.data.rows import INDEX_DTYPE, token_dtype
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.progress import bar
 
 FORMAT = 2  # of the folder; count up when the same request would give other bytes
@@ -139,7 +139,7 @@ def _encoded(
     pool = ThreadPoolExecutor(workers)
     ahead: deque[Future[dict[str, Encoded]]] = deque()
     try:
-        with one_thread_each():
+        with _one_thread_each():
             for unit in units:
                 ahead.append(pool.submit(_encode, unit, tokenizer, eos))
                 if len(ahead) > workers:
@@ -148,6 +148,17 @@ def _encoded(
                 yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Context in which each call of the library encodes on the thread of its caller."""
+    before = os.environ["TOKENIZERS_PARALLELISM"]
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def _encode(unit: list[Piece], tokenizer: Tokenizer, eos: bool) -> dict[str, Encoded]:
