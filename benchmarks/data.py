@@ -125,7 +125,7 @@ def tokens(folder: Path, rounds: int, texts: list[str]) -> None:
 def packed_into(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
     folder.mkdir()
     documents = (("train", text) for text in texts)
-    write_tokens(folder, documents, tokenizer, splits=["train"], characters=sum(map(len, texts)))
+    write_tokens(folder, documents, tokenizer, splits=["train"])
 
 
 def overhead(folder: Path, rounds: int, steps: int) -> None:

@@ -79,7 +79,7 @@ ONLY_IN = {
     "datasets": {"data/hf.py"},
     "filelock": {"data/cache.py", "io.py"},
     "jsonargparse": {"cli.py"},
-    "tokenizers": {"data/tokenizer.py", "data/prepare.py"},
+    "tokenizers": {"data/tokenizer.py", "data/tokenize.py"},
     "huggingface_hub": {"data/tokenizer.py", "hub.py", "models/dit.py"},
     "safetensors": {"models/dit.py", "model_dir.py"},
     "triton": {"models/row_kernels.py"},  # which is imported only where there is a GPU

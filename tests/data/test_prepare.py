@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sddlm.data.prepare as prepare_room
+import sddlm.data.tokenize as tokenize_file
 from sddlm.data.config import DataArgs
 from sddlm.data.prepare import Prepared, load_prepared, prepare
 from sddlm.data.rows import DocumentRows, PackedTokens, Rows
@@ -93,7 +93,7 @@ def test_prepared_tokens_are_reused(
 ) -> None:
     first = prepare(args)
     before = folders(args)
-    monkeypatch.setattr(prepare_room, "write_tokens", None)  # nothing may be packed any more
+    monkeypatch.setattr(tokenize_file, "write_tokens", None)  # nothing may be packed any more
     monkeypatch.setattr(Tokenizer, "train_bpe", None)
     with caplog.at_level(logging.INFO):
         second = prepare(args)
@@ -380,7 +380,7 @@ def test_a_vocabulary_is_learnt_from_an_even_sample(args: DataArgs, monkeypatch)
         return train(learnt, vocab_size)
 
     monkeypatch.setattr(Tokenizer, "train_bpe", watched)
-    monkeypatch.setattr(prepare_room, "_LEARN", sum(map(len, DOCS)) // 4)
+    monkeypatch.setattr(tokenize_file, "_LEARN", sum(map(len, DOCS)) // 4)
     prepare(replace(args, validation=1))
     places = [DOCS.index(text) for text in learnt]
     assert 0.2 < sum(map(len, learnt)) / sum(map(len, DOCS)) < 0.3

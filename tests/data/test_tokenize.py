@@ -27,7 +27,7 @@ def write(folder: Path, tokenizer: Tokenizer, **more) -> dict[str, bytes]:
     folder.mkdir()
     names = ("train", "validation")
     documents = zip(SPLITS, DOCS, strict=True)
-    counts = write_tokens(folder, documents, tokenizer, splits=names, characters=40, **more)
+    counts = write_tokens(folder, documents, tokenizer, splits=names, **more)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in names:
         assert counts[name]["sha256"] == sha256(files[f"{name}.bin"]).hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 from sddlm.data.cache import digest, state
 from sddlm.data.documents import Document, no_field, to_document
 from sddlm.data.readers import Input, first_record, require
-from sddlm.data.sources import Source, visible
+from sddlm.data.sources import Source, is_saved, visible
 from sddlm.errors import ConfigError, first_line
 
 _ROWS = 256  # read at once
@@ -119,11 +119,6 @@ class HubDataset(Source):
             if hasattr(builder.config, "columns"):
                 return load_dataset(name, self.config, columns=[self.field], **options)
         return found
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether a folder holds a dataset that ``save_to_disk`` wrote."""
-    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _saved(folder: Path, split: str, streaming: bool) -> Any:

@@ -172,12 +172,12 @@ def open_source(
             f"`data.path` {spec}: the rows came from a Dataset in Python; give a text: "
             "`data.path='FILE'`"
         )
-    from sddlm.data.hf import HubDataset, is_saved
+    if (saved := is_saved(Path(spec).expanduser())) or spec.startswith("hf:"):
+        from sddlm.data.hf import HubDataset
 
-    if spec.startswith("hf:"):
+        if saved:
+            return HubDataset(spec, field=field)
         return HubDataset.of(spec.removeprefix("hf:"), field=field, streaming=streaming)
-    if is_saved(Path(spec).expanduser()):
-        return HubDataset(spec, field=field)
     return Files(spec, [_input(str(path), path) for path in _find(spec)], field, separator)
 
 
@@ -242,6 +242,11 @@ def _find(path: str) -> list[Path]:
             "of the hub, or - for standard input"
         )
     return found
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds a dataset that ``save_to_disk`` wrote."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def visible(folder: Path) -> list[Path]:
