@@ -139,7 +139,7 @@ def write_tokens(
         splits: names of the splits, also of empty ones.
         eos: append an end-of-text token to each document.
         workers: number of threads; None is one per core. Does not affect the result.
-        advance: called with numbers of characters as they are written.
+        advance: called with numbers of characters for each unit written.
 
     Returns:
         ``tokens``, ``documents``, ``characters`` and ``sha256`` of each split.
