@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from memory_source import read_texts
 
 from sddlm.data import detokenizers, documents
 from sddlm.data.builtin import Builtin, builtin_documents
@@ -191,7 +191,7 @@ def test_every_split_is_read_as_documents(tmp_path: Path, name: str, streaming: 
         assert (source is None) == (role not in wanted)
         if source:
             assert source.once == streaming
-            assert list(source.documents()) == wanted[role]
+            assert read_texts(source) == wanted[role]
 
 
 def test_every_corpus_of_the_hub_was_read_above() -> None:
@@ -252,7 +252,7 @@ def test_text8_is_three_documents_of_any_length(
     for role, text in (("train", " anarchis"), ("validation", "be "), ("test", "e a")):
         source = corpus.source(role, streaming=streaming)
         assert source
-        assert list(source.documents()) == [text]
+        assert read_texts(source) == [text]
 
 
 def test_what_is_not_text8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,14 +261,14 @@ def test_what_is_not_text8_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
         source = corpus.source(role)
         assert source
         with pytest.raises(ConfigError, match=f"not text8: it has .*{found}"):
-            list(source.documents())
+            read_texts(source)
 
 
 def test_the_builtin_corpus_needs_no_hub() -> None:
     corpus = CORPORA["builtin"]
     assert isinstance(corpus.source("train"), Builtin)
     assert corpus.source("validation") is corpus.source("test") is corpus.dataset is None
-    assert list(islice(corpus.training().documents(), 5)) == [*builtin_documents()[:5]]
+    assert read_texts(corpus.training()) == [*builtin_documents()]
 
 
 def test_a_corpus_for_evaluation_is_not_for_training() -> None:

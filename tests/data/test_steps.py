@@ -68,8 +68,6 @@ def test_shares_must_be_whole() -> None:
         StepSampler(rows=Numbers(5), batch=10, seed=0, stop_step=1, world=3)
     with pytest.raises(ConfigError, match=r"0 rows"):
         StepSampler(rows=Numbers(0), batch=10, seed=0, stop_step=1)
-    with pytest.raises(ValueError, match="rank 2 of 2"):
-        StepSampler(rows=Numbers(5), batch=10, seed=0, stop_step=1, rank=2, world=2)
 
 
 def loaded(rows: Rows, size: int, **kwargs: int) -> tuple[list[dict[str, Tensor]], Any]:

@@ -163,8 +163,6 @@ class StepSampler(Sampler[Place]):
                 f"a global batch of {batch} cannot be shared by {world} processes; choose a "
                 f"multiple of {world}, such as {-(-batch // world) * world}"
             )
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} of {world}")
         self.rows, self.batch, self.seed = rows, batch, seed
         self.start_step, self.stop_step = start_step, stop_step
         self.rank, self.world = rank, world

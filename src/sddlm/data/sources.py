@@ -52,17 +52,6 @@ class Source(ABC):
         """
         return None
 
-    def documents(self) -> Iterator[str]:
-        """Iterate over the texts.
-
-        Raises:
-            ConfigError: see ``read``; or a document with a problem.
-        """
-        for document in self.read():
-            if document.problem:
-                raise ConfigError(document.problem)
-            yield document.text
-
 
 class Adapted(Source):
     """Source whose documents are made of those of another one.
