@@ -28,7 +28,7 @@ from sddlm.data.documents import (
 from sddlm.data.tokenizer import END_OF_TEXT
 from sddlm.errors import ConfigError
 
-CHUNK = 1 << 20  # characters or bytes read at once
+CHUNK = 1 << 22  # characters or bytes read at once
 _FED = 1 << 8  # bytes given to zstd at once: at worst each becomes 32 kB
 _OBJECT = 'each line must be an object such as {"text": "..."}'
 

@@ -31,7 +31,7 @@ class Source(ABC):
 
     Attributes:
         name: name in messages and reports.
-        once: whether it can be read only once.
+        once: it can be read only once, or is slow to read; further readings are of a copy.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Adapted(Source):
 
 
 def mapped(source: Source, function: Callable[[str], str], tag: str) -> Source:
-    """Source with a function applied to each document; an empty result is a problem."""
+    """Source with a function applied to each document, once; an empty result is a problem."""
 
     def apply(documents: Iterator[Document]) -> Iterator[Document]:
         for number, document in enumerate(documents, start=1):
@@ -92,7 +92,9 @@ def mapped(source: Source, function: Callable[[str], str], tag: str) -> Source:
                 where = f"{source.name}, document {number}"
                 yield Document("", f"{where}: {tag} leaves nothing of it; leave it out")
 
-    return Adapted(source, apply, tag)
+    found = Adapted(source, apply, tag)
+    found.once = True
+    return found
 
 
 class Files(Source):

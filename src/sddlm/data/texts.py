@@ -226,7 +226,7 @@ def _scanned(
 
 
 class _Copied(Source):
-    """A source that can be read only once: its first reading writes what the others read."""
+    """A source that is read only once: its first reading writes what the others read."""
 
     def __init__(self, source: Source, cache: Path, until_done: ExitStack) -> None:
         self.name, self._source = source.name, source
@@ -244,3 +244,6 @@ class _Copied(Source):
             for document in self._source.read():
                 file.write(json.dumps(document) + "\n")
                 yield document
+
+    def signature(self) -> str | None:
+        return self._source.signature()
