@@ -1,34 +1,51 @@
 """The data path: opening an index, reading batches, noising them, making tokens; a step's overhead.
 
-``python benchmarks/data.py [--rounds 5] [--tiny]``; some two minutes at one thread.
+``python benchmarks/data.py [--rounds 5] [--tiny] [--parts tokens ...] [--texts JSONL]``; some two
+minutes at one thread without the part ``memory``, which prepares ``--size`` bytes of JSON lines.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import logging
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import interleaved, machine, show
+from measure import Timing, interleaved, machine, show
 
-from sddlm import SDDLM, DataArgs, DiT, Draw, ModelArgs, Tokenizer, TrainArgs, UniformProcess
-from sddlm.data.corpora import CORPORA
-from sddlm.data.packed import PackedTokens
+from sddlm import (
+    SDDLM,
+    DataArgs,
+    DiT,
+    Draw,
+    ModelArgs,
+    Tokenizer,
+    TrainArgs,
+    UniformProcess,
+    prepare,
+)
+from sddlm.data.builtin import builtin_documents
+from sddlm.data.rows import PackedTokens
 from sddlm.data.tokenize import write_tokens
 from sddlm.training.batches import train_batches
 from sddlm.training.ema import EMA
 from sddlm.training.run import train_model
 
 BATCH, V = 32, 4096
+PARTS = ["index", "loading", "tokens", "overhead", "memory"]
 
 
 def packed(path: Path, length: int) -> PackedTokens:
@@ -102,30 +119,77 @@ def rates(seconds: list[float], length: int) -> list[str]:
 
 
 def tokens(folder: Path, rounds: int, texts: list[str]) -> None:
-    """Packing text, which is tokenising, hashing and writing, beside tokenising alone."""
+    """Making tokens with all that belongs to it, beside encoding alone, on the same cores."""
     tokenizer = Tokenizer.train_bpe(texts[:40], V)
     made = sum(map(len, tokenizer.encode_batch(texts)))
     cut = [piece for text in texts for piece in tokenizer.pieces(text)]
+    path = folder / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     turn = iter(range(10**6))
-    found = interleaved(
-        {
-            "encode_batch, whole documents": lambda: tokenizer.encode_batch(texts),
-            "encode_batch, pieces": lambda: tokenizer.encode_batch(cut),
-            "prepare": lambda: packed_into(folder / f"tokens-{next(turn)}", texts, tokenizer),
-        },
-        rounds=rounds,
-    )
+    arms = {
+        "`encode_batch`, whole documents": lambda: tokenizer.encode_batch(texts),
+        "`encode_batch`, pieces": lambda: tokenizer.encode_batch(cut),
+        "`write_tokens`: numbers, hashes, files": lambda: written(
+            folder / f"tokens-{next(turn)}", texts, tokenizer
+        ),
+        "`prepare`: also reading JSON lines twice": lambda: prepare(
+            DataArgs(path=str(path), cache=str(folder / f"cache-{next(turn)}"), length=16),
+            tokenizer,
+        ),
+    }
+    spent: dict[str, list[float]] = {name: [] for name in arms}  # CPU seconds of all threads
+
+    def counted(name: str) -> None:
+        before = time.process_time()
+        arms[name]()
+        spent[name].append(time.process_time() - before)
+
+    found = interleaved({name: partial(counted, name) for name in arms}, rounds=rounds)
+    cpu = {name: Timing(own[1:], next(iter(spent.values()))[1:]) for name, own in spent.items()}
     table = [
-        [name, f"{t.median:.2f}", f"{made / t.median:,.0f}", t.ratio] for name, t in found.items()
-    ]
-    title = f"tokens of {sum(map(len, texts)):,} characters, V {V}"
-    show(title, ["", "seconds", "tokens/s", "speed"], table)
+        [name, f"{t.median:.2f}", f"{made / t.median:,.0f}", t.ratio, f"{cpu[name].median:.2f}",
+         cpu[name].ratio]
+        for name, t in found.items()
+    ]  # fmt: skip
+    title = f"tokens of {sum(map(len, texts)):,} characters in {len(texts):,} documents, V {V}"
+    show(title, ["", "seconds", "tokens/s", "speed", "CPU seconds", "per CPU second"], table)
 
 
-def packed_into(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
+def written(folder: Path, texts: list[str], tokenizer: Tokenizer) -> None:
     folder.mkdir()
-    documents = (("train", text) for text in texts)
-    write_tokens(folder, documents, tokenizer, splits=["train"], characters=sum(map(len, texts)))
+    write_tokens(folder, (("train", text) for text in texts), tokenizer, splits=["train"])
+
+
+PREPARE = """
+import json, re, sys, time
+from pathlib import Path
+from sddlm import DataArgs, prepare
+started = time.perf_counter(), time.process_time()
+prepared = prepare(DataArgs(path=sys.argv[1], cache=sys.argv[2], tokenizer=sys.argv[3]))
+seconds = time.perf_counter() - started[0], time.process_time() - started[1]
+peak = re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]
+tokens = sum(split["tokens"] for split in prepared.meta["splits"].values())
+print(json.dumps([*seconds, int(peak) / 1024, tokens]))
+"""
+
+
+def memory(folder: Path, texts: list[str], size: int, tokenizers: Sequence[str]) -> None:
+    """Peak memory of preparing JSON lines; all threads are of one process."""
+    path = folder / "large.jsonl"
+    lines = cycle(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    documents = 0
+    with path.open("w", encoding="utf-8") as file:
+        while file.tell() < size:
+            documents += 1
+            file.write(next(lines))
+    table = []
+    for kind in tokenizers:
+        command = [sys.executable, "-c", PREPARE, path, folder / f"cache-{kind}", kind]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds, spent, peak, made = json.loads(done.stdout)
+        table.append([kind, f"{made:,}", f"{seconds:.0f}", f"{spent:.0f}", f"{peak:.0f}"])
+    title = f"preparing {path.stat().st_size / 1e6:,.0f} MB of JSON lines, {documents:,} documents"
+    show(title, ["tokenizer", "tokens", "seconds", "CPU seconds", "largest memory (MiB)"], table)
 
 
 def overhead(folder: Path, rounds: int, steps: int) -> None:
@@ -190,19 +254,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="small sizes, for a test")
+    parser.add_argument("--parts", nargs="+", default=PARTS[:-1], choices=PARTS)
+    parser.add_argument("--texts", help="JSON lines, in place of the built-in corpus")
+    parser.add_argument("--size", type=float, default=1e9, help="bytes of the part memory")
     chosen = parser.parse_args(argv)
     tiny, rounds = chosen.tiny, 1 if chosen.tiny else chosen.rounds
     logging.getLogger("sddlm").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    texts = [f"the quick brown fox jumps over {i} lazy dogs" for i in range(99)]
+    if chosen.texts:
+        with open(chosen.texts, encoding="utf-8") as file:
+            texts = [json.loads(line)["text"] for line in file]
+    elif not tiny:
+        texts = [*builtin_documents()][:400] * 8
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        index(folder, 10**8 if tiny else 10**10)
-        loading(folder, rounds, 5 if tiny else 500)
-        texts = ["the quick brown fox"] * 5
-        if not tiny:
-            texts = list(CORPORA["builtin"].documents())[:400] * 8
-        tokens(folder, rounds, texts)
-        overhead(folder, rounds, 30 if tiny else 300)
+        run: dict[str, Callable[[], None]] = {
+            "index": lambda: index(folder, 10**8 if tiny else 10**10),
+            "loading": lambda: loading(folder, rounds, 5 if tiny else 500),
+            "tokens": lambda: tokens(folder, rounds, texts),
+            "overhead": lambda: overhead(folder, rounds, 30 if tiny else 300),
+            "memory": lambda: memory(folder, texts, int(chosen.size), ["bytes", "bpe"]),
+        }
+        for part in chosen.parts:
+            run[part]()
 
 
 if __name__ == "__main__":

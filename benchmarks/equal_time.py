@@ -23,7 +23,7 @@ from measure import machine, show, synchronize
 from shapes import names
 from torch import Tensor
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.eval.nll import AutoregressiveNLL, DiffusionNLL, NLLEstimator
 from sddlm.models.config import DiTConfig

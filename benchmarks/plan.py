@@ -28,7 +28,7 @@ from measure import fresh, machine, show
 from step import OBJECTIVES, LibraryTrainer, arguments, peak
 
 from sddlm.cli import _parse
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import Objective

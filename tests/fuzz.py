@@ -29,7 +29,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from sddlm import cli
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import to_spec

@@ -79,8 +79,8 @@ ONLY_IN = {
     "datasets": {"data/hf.py"},
     "filelock": {"data/cache.py", "io.py"},
     "jsonargparse": {"cli.py"},
-    "tokenizers": {"data/tokenizers.py", "data/tokenizer_files.py", "data/prepare.py"},
-    "huggingface_hub": {"data/tokenizer_files.py", "hub.py", "models/dit.py"},
+    "tokenizers": {"data/tokenizer.py", "data/tokenize.py"},
+    "huggingface_hub": {"data/tokenizer.py", "hub.py", "models/dit.py"},
     "safetensors": {"models/dit.py", "model_dir.py"},
     "triton": {"models/row_kernels.py"},  # which is imported only where there is a GPU
 }

@@ -21,7 +21,7 @@ import sddlm
 from sddlm import ConfigError, Cosine, DataArgs, TrainArgs, UniformProcess, objectives
 from sddlm.cli import READS_RECIPES, VERBS, _messages, _parse, main
 from sddlm.cli_errors import with_flags
-from sddlm.data.args import trained_on
+from sddlm.data.config import trained_on
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1, SDDLMV2, Objective
 from sddlm.objectives.negatives import NoisyToken, UniformNegatives
 from sddlm.progress import PlainConsole

@@ -9,7 +9,7 @@ import torch
 import sddlm
 from hub_server import hub
 from sddlm import train
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.process.estimate import Estimate
 
 PROMPT = "The function"

@@ -8,8 +8,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from sddlm.data.args import DataArgs, trained_on
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.config import DataArgs, trained_on
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.inherit import merged, read_files
 from sddlm.io import current_names
 from sddlm.lm import LanguageModel

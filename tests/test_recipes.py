@@ -15,7 +15,7 @@ import yaml
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from sddlm.cli import READS_RECIPES, VERBS, _parse
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.inherit import merged, read_files
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: verb: (module, function, required arguments are positional, what it does); a verb of two words is
 #: a subcommand, the first one listed of its kind is what the first word alone means
 VERBS: dict[str, tuple[str, str, bool, str]] = {
-    "prepare": ("sddlm.data.run", "prepare_text", False, "turn text into tokens ahead of training"),
+    "prepare": ("sddlm.data.prepare", "prepare_text", False, "tokenise text ahead of training"),
     "plan": ("sddlm.plan.run", "make_plan", False, "estimate memory, time and GPU-hours of a run"),
     "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
     "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),

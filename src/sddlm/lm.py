@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.model_dir import read_model_dir, write_model_dir
 from sddlm.models.dit import DiT

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, one_line
 from sddlm.io import atomic_write, current_names, make_durable, read_json, sha256
 from sddlm.models.dit import WEIGHTS_NAME, DiT, not_finite

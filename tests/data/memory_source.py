@@ -6,6 +6,11 @@ from sddlm.data.documents import Document
 from sddlm.data.sources import Source
 
 
+def read_texts(source: Source) -> list[str]:
+    """The text of each document, or its problem."""
+    return [document.problem or document.text for document in source.read()]
+
+
 class MemorySource(Source):
     """Documents in memory; one that begins with ``!`` is a problem."""
 

@@ -9,9 +9,9 @@ import pytest
 import tokenizers as hf
 
 from sddlm.data import corpora
-from sddlm.data.args import DataArgs
-from sddlm.data.packed import Rows
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
+from sddlm.data.rows import Rows
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -40,11 +40,8 @@ def lm1b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataArgs:
         "  - split: train\n    path: train/*\n  - split: test\n    path: test/*\n---\n"
     )
     row = corpora.CORPORA["lm1b"]
-    roles = {
-        role: replace(split, dataset=str(folder), config=None, revision=None)
-        for role, split in row.roles.items()
-    }
-    monkeypatch.setitem(corpora.CORPORA, "lm1b", replace(row, roles=roles))
+    moved = replace(row, dataset=str(folder), config=None, revision=None)
+    monkeypatch.setitem(corpora.CORPORA, "lm1b", moved)
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
     return DataArgs(
         corpus="lm1b",

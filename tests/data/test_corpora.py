@@ -6,20 +6,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from memory_source import read_texts
 
-from sddlm.data import documents
+from sddlm.data import detokenizers, documents
 from sddlm.data.builtin import Builtin, builtin_documents
-from sddlm.data.corpora import CORPORA, Corpus, Role, Split, markdown
-from sddlm.data.corpus import Articles, Text8
+from sddlm.data.corpora import CORPORA, Corpus, Role, markdown
+from sddlm.data.detokenizers import articles
 from sddlm.data.documents import Document
-from sddlm.data.sources import Source
 from sddlm.errors import ConfigError
 
 # lines of WikiText-2 as they stand on the hub, articles cut short: blank lines are empty rows
@@ -177,11 +176,7 @@ def _no_network_and_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
 
 def moved(corpus: Corpus, folder: Path) -> Corpus:
     """The same row with its data here."""
-    roles = {}
-    for role, split in corpus.roles.items():
-        assert isinstance(split, Split)
-        roles[role] = replace(split, dataset=str(folder))
-    return replace(corpus, roles=roles)
+    return replace(corpus, dataset=str(folder))
 
 
 @pytest.mark.slow
@@ -195,54 +190,32 @@ def test_every_split_is_read_as_documents(tmp_path: Path, name: str, streaming: 
         source = corpus.source(role, streaming=streaming)
         assert (source is None) == (role not in wanted)
         if source:
-            assert source.once == streaming
-            assert list(source.documents()) == wanted[role]
-    if "train" in wanted:
-        assert list(corpus.documents()) == wanted["train"]
+            assert source.once == (streaming or corpus.detokenizer is not None)
+            assert read_texts(source) == wanted[role]
 
 
 def test_every_corpus_of_the_hub_was_read_above() -> None:
-    assert {name for name, corpus in CORPORA.items() if corpus.hub} == {*SHAPES, "text8"}
-    for corpus in CORPORA.values():
-        first = next(iter(corpus.roles.values()))
-        if isinstance(first, Split):
-            assert corpus.hub
-            where = [first.dataset, first.config, first.revision]
-            if first.config == "default":
-                where[1] = None
-            assert corpus.hub == ", ".join(filter(None, where))
+    assert {name for name, corpus in CORPORA.items() if corpus.dataset} == {*SHAPES, "text8"}
 
 
 @pytest.mark.slow
 def test_a_signature_tells_detokenizers_apart(tmp_path: Path) -> None:
     parquet(tmp_path / "it", {"train": ["a ,"]})
     os.utime(tmp_path / "it" / "data" / "train-0.parquet", (1e9, 1e9))  # not changed just now
-    split = Split(str(tmp_path / "it"), "train")
-    wikitext = CORPORA["wikitext-2"].roles["train"]
-    assert isinstance(wikitext, Split)
-    read = replace(split, detokenizer=wikitext.detokenizer)
-    lines = replace(split, adapter=Articles)
-    signatures = [variant(False).signature() for variant in (split, read, lines)]
+    plain = Corpus("it", "", "", "", str(tmp_path / "it"), {"train": "train"})
+    read = replace(plain, detokenizer=CORPORA["wikitext-2"].detokenizer)
+    lines = replace(plain, adapter=articles)
+    signatures = [variant.training().signature() for variant in (plain, read, lines)]
     assert None not in signatures
     assert len(set(signatures)) == 3
-    assert signatures == [variant(False).signature() for variant in (split, read, lines)]
-    assert lines(True).signature() is None
-
-
-class Given(Source):
-    name = "given"
-
-    def __init__(self, *rows: Document) -> None:
-        self.rows = rows
-
-    def read(self):
-        return iter(self.rows)
+    assert signatures == [variant.training().signature() for variant in (plain, read, lines)]
+    assert lines.training(streaming=True).signature() is None
 
 
 @pytest.mark.parametrize("ends", ["\n", ""])
 def test_articles_are_the_file_cut_before_titles(ends: str) -> None:
     rows = [row.removesuffix("\n") + ends if row else "" for row in LOBSTER + BILLIARDS + LOBSTER]
-    found = list(Articles(Given(*map(Document, rows))).documents())
+    found = [document.text for document in articles(map(Document, rows))]
     assert [text.count(" = ") > 0 and text.split("\n")[0] for text in found] == [
         " = Homarus gammarus = ",
         " = The <unk> ( film ) = ",
@@ -256,22 +229,17 @@ def test_articles_of_rows_with_problems() -> None:
     rows = [Document(row) for row in LOBSTER[:4]]
     bad = Document("", "given, row 4: null")
     blank = Document("", "given, row 5: the field 'text' is empty or blank; remove the row")
-    found = list(Articles(Given(*rows, bad, *rows, blank, *map(Document, BILLIARDS))).read())
+    found = list(articles(iter([*rows, bad, *rows, blank, *map(Document, BILLIARDS)])))
     assert found[0] == bad  # once, in place of its article
     assert [document.problem for document in found[1:]] == ["", ""]
-    assert list(Articles(Given(blank, blank)).read()) == []
+    assert list(articles(iter([blank, blank]))) == []
 
 
-def sized(tmp_path: Path, rows: Rows) -> Corpus:
+def sized(tmp_path: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """text8 as if these were its lengths."""
     parquet(tmp_path / "it", rows, layout="data/{}-00000-of-00001.parquet")
-    corpus = moved(CORPORA["text8"], tmp_path / "it")
-    roles = {
-        role: replace(split, adapter=Text8(9 if role == "train" else 3))
-        for role, split in corpus.roles.items()
-        if isinstance(split, Split)
-    }
-    return replace(corpus, roles=roles)
+    monkeypatch.setattr(detokenizers, "_TEXT8", (9, 3))
+    return moved(CORPORA["text8"], tmp_path / "it")
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["whole", "streaming"])
@@ -279,34 +247,33 @@ def test_text8_is_three_documents_of_any_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
 ) -> None:
     monkeypatch.setattr(documents, "LONGEST", 4)  # what text8 exceeds
-    corpus = sized(tmp_path, three([" anarchis"], ["be "], ["e a"]))
+    assert detokenizers._TEXT8 == (90_000_000, 5_000_000)
+    corpus = sized(tmp_path, three([" anarchis"], ["be "], ["e a"]), monkeypatch)
     for role, text in (("train", " anarchis"), ("validation", "be "), ("test", "e a")):
         source = corpus.source(role, streaming=streaming)
         assert source
-        assert list(source.documents()) == [text]
-    lengths = [split.adapter.characters for split in CORPORA["text8"].roles.values()]  # type: ignore
-    assert lengths == [90_000_000, 5_000_000, 5_000_000]
+        assert read_texts(source) == [text]
 
 
-def test_what_is_not_text8_is_refused(tmp_path: Path) -> None:
-    corpus = sized(tmp_path, three([" anarchi"], ["Be "], ["e\na"]))
+def test_what_is_not_text8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = sized(tmp_path, three([" anarchi"], ["Be "], ["e\na"]), monkeypatch)
     for role, found in (("train", "8 characters"), ("validation", "'B'"), ("test", r"'\\n'")):
         source = corpus.source(role)
         assert source
         with pytest.raises(ConfigError, match=f"not text8: it has .*{found}"):
-            list(source.documents())
+            read_texts(source)
 
 
 def test_the_builtin_corpus_needs_no_hub() -> None:
     corpus = CORPORA["builtin"]
     assert isinstance(corpus.source("train"), Builtin)
-    assert corpus.source("validation") is corpus.source("test") is corpus.hub is None
-    assert list(islice(corpus.documents(), 5)) == list(islice(builtin_documents(), 5))
+    assert corpus.source("validation") is corpus.source("test") is corpus.dataset is None
+    assert read_texts(corpus.training()) == [*builtin_documents()]
 
 
 def test_a_corpus_for_evaluation_is_not_for_training() -> None:
     with pytest.raises(ConfigError, match=r"`data.corpus` lambada is for evaluation.*`data.path="):
-        CORPORA["lambada"].documents()
+        CORPORA["lambada"].training()
     assert [c.name for c in CORPORA.values() if "train" not in c.roles] == ["lambada"]
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import sddlm.data.cache as cache
-from sddlm.data.args import DataArgs
-from sddlm.data.packed import Rows
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import Prepared, load_prepared, prepare
+from sddlm.data.rows import Rows
 from test_io import small_files
 
 DOCS = [f"This is document number {i}, and it says {i * i}.\n" for i in range(30)]
@@ -81,7 +81,7 @@ def write(path: Path, data: bytes) -> None:
         ("tokens-*/checksums.json", 10),
         ("tokenizer-*/tokenizer.json", 10),
         ("tokenizer-*/checksums.json", 10),
-        ("scan-*.json", 10),
+        ("scan-*/scan.json", 10),
     ],
 )
 def test_no_flipped_bit_is_silent(

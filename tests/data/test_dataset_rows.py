@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import sddlm
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.dataset_rows import prepare_dataset
 from sddlm.errors import ConfigError
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_source import read_texts
 
 from sddlm.data.hf import HubDataset
-from sddlm.data.sources import Source, open_source
+from sddlm.data.sources import open_source
+from sddlm.data.split import scan
 from sddlm.errors import ConfigError
 
 pa = pytest.importorskip("pyarrow")
@@ -58,10 +60,6 @@ def old(folder: Path, seconds: int = 100) -> None:
         os.utime(file, ns=(then, then))
 
 
-def read(source: Source) -> list[str]:
-    return [document.problem or document.text for document in source.read()]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("streaming", [False, True])
 def test_parquet_by_splits(tmp_path: Path, streaming: bool) -> None:
@@ -69,17 +67,17 @@ def test_parquet_by_splits(tmp_path: Path, streaming: bool) -> None:
     source = open_source(f"hf:{folder}", streaming=streaming)
     assert source.once is streaming
     assert source.name == f"hf:{folder}, split train"
-    assert list(source.documents()) == [f"train {i}" for i in range(600)]
+    assert read_texts(source) == [f"train {i}" for i in range(600)]
     test = HubDataset(folder, split="test", streaming=streaming)
-    assert read(test) == [f"test {i}" for i in range(600)]
+    assert read_texts(test) == [f"test {i}" for i in range(600)]
 
 
 def test_a_slice_of_a_split(tmp_path: Path) -> None:
     folder = splits(tmp_path / "set")
-    assert read(HubDataset(folder, split="train[:-2]")) == [f"train {i}" for i in range(598)]
-    assert read(HubDataset(folder, split="train[-2:]")) == ["train 598", "train 599"]
+    assert read_texts(HubDataset(folder, split="train[:-2]")) == [f"train {i}" for i in range(598)]
+    assert read_texts(HubDataset(folder, split="train[-2:]")) == ["train 598", "train 599"]
     with pytest.raises(ConfigError, match=r"train\[:-2\].*cannot be streamed: leave out `data.s"):
-        read(HubDataset(folder, split="train[:-2]", streaming=True))
+        read_texts(HubDataset(folder, split="train[:-2]", streaming=True))
 
 
 @pytest.mark.slow
@@ -95,7 +93,7 @@ def test_rows_with_problems(tmp_path: Path, kind: str, streaming: bool) -> None:
         rows = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
         (folder / "train.jsonl").write_text("\n".join(rows))
     source = HubDataset(str(folder), streaming=streaming)
-    found = read(source)
+    found = read_texts(source)
     assert (found[0], found[2], len(found)) == ("one", "three", 3)
     what = "is empty or blank; remove the row" if kind == "txt" else "is null, not text;"
     assert f"{source.name}, row 2: the field 'text' {what}" in found[1]
@@ -109,9 +107,9 @@ def test_a_stream_of_parquet_reads_no_other_column(tmp_path: Path) -> None:
     start, data = column.data_page_offset, bytearray(path.read_bytes())
     data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(data)
-    assert read(HubDataset(str(path.parent), streaming=True)) == ["x"] * 999
+    assert read_texts(HubDataset(str(path.parent), streaming=True)) == ["x"] * 999
     with pytest.raises(ConfigError, match=r"cannot be read: .*; check the name, the split"):
-        read(HubDataset(str(path.parent), streaming=True, field="other"))
+        read_texts(HubDataset(str(path.parent), streaming=True, field="other"))
 
 
 @pytest.mark.slow
@@ -130,14 +128,14 @@ def test_what_is_not_there(
 ) -> None:
     folder = splits(tmp_path / "set")
     with pytest.raises(ConfigError, match=message) as caught:
-        list(HubDataset(folder, streaming=streaming, **options).documents())
+        scan(HubDataset(folder, streaming=streaming, **options))
     assert "\n" not in str(caught.value)
 
 
 def test_a_stream_of_json_lines_knows_its_fields(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"id": 1, "body": "x"}\n')
     with pytest.raises(ConfigError, match=r"no field 'text'; there are: id, body"):
-        read(HubDataset(str(tmp_path), streaming=True))
+        read_texts(HubDataset(str(tmp_path), streaming=True))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -145,16 +143,16 @@ def test_configurations(tmp_path: Path, streaming: bool) -> None:
     table(tmp_path / "train.parquet", ["x"])
     (tmp_path / "README.md").write_text(README.format("small"))
     source = open_source(f"hf:{tmp_path}:small", streaming=streaming)
-    assert list(source.documents()) == ["x"]
+    assert read_texts(source) == ["x"]
     with pytest.raises(ConfigError, match=r"'large' not found. Available: \['small'\]"):
-        read(HubDataset(str(tmp_path), "large", streaming=streaming))
+        read_texts(HubDataset(str(tmp_path), "large", streaming=streaming))
 
 
 @pytest.mark.parametrize("name", ["owner/nothing-of-this-name", "nothing/at/all/here"])
 @pytest.mark.parametrize("streaming", [False, True])
 def test_nothing_from_the_network(name: str, streaming: bool) -> None:
     with pytest.raises(ConfigError, match=rf"hf:{name}, split train cannot be read: .*network"):
-        read(HubDataset(name, streaming=streaming))
+        read_texts(HubDataset(name, streaming=streaming))
 
 
 @pytest.mark.slow
@@ -169,10 +167,10 @@ def test_changed_folders_and_folders_of_one_name(tmp_path: Path, readme: bool) -
                 (folder / "README.md").write_text(README.format("default"))
             old(folder, -600)  # as if it were written all the time
             source = HubDataset(str(folder))
-            assert read(source) == [f"{folder} {text}"]
+            assert read_texts(source) == [f"{folder} {text}"]
             assert source.signature() is None  # changed just now
             old(folder)
-            assert read(HubDataset(str(folder))) == [f"{folder} {text}"]
+            assert read_texts(HubDataset(str(folder))) == [f"{folder} {text}"]
             said.append(HubDataset(str(folder)).signature())
             assert said[-1] == HubDataset(str(folder)).signature()
     assert len({*said} - {None}) == 4
@@ -192,7 +190,7 @@ def test_signatures_of_splits_and_fields(tmp_path: Path) -> None:
 QUIET = """
 import sys
 from sddlm.data.hf import HubDataset
-print(len(list(HubDataset(sys.argv[1]).documents())))
+print(len(list(HubDataset(sys.argv[1]).read())))
 import datasets
 print(datasets.are_progress_bars_disabled())
 """
@@ -219,20 +217,18 @@ def test_saved_datasets(tmp_path: Path, split: bool) -> None:
     (datasets.DatasetDict(train=one, dev=one.select([0])) if split else one).save_to_disk(folder)
     for spec in (str(folder), f"hf:{folder}"):
         source = open_source(spec)
-        found = read(source)
+        found = read_texts(source)
         assert (found[0], found[2]) == ("a", "c")
         assert "row 2: the field 'text' is null" in found[1]
-    assert [text for text in read(HubDataset(str(folder), streaming=True)) if len(text) == 1] == [
-        "a",
-        "c",
-    ]
+    streamed = read_texts(HubDataset(str(folder), streaming=True))
+    assert (streamed[0], streamed[2], len(streamed)) == ("a", "c", 3)
     assert open_source(str(folder)).signature() is None  # changed just now
     old(folder)
     assert open_source(str(folder)).signature() == source.signature() is not None
     if split:
-        assert read(HubDataset(str(folder), split="dev")) == ["a"]
+        assert read_texts(HubDataset(str(folder), split="dev")) == ["a"]
         with pytest.raises(ConfigError, match="has no split 'test'; there are: train, dev"):
-            read(HubDataset(str(folder), split="test"))
+            read_texts(HubDataset(str(folder), split="test"))
 
 
 # ------------------------------------------------------------------ tables
@@ -255,9 +251,9 @@ def test_csv_is_text_whatever_it_looks_like(tmp_path: Path, suffix: str, packing
     path = tmp_path / f"a{suffix}{packing}"
     pack: Any = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[packing]
     path.write_bytes(pack(data))
-    assert list(open_source(str(path)).documents()) == TEXTS * 5000
+    assert read_texts(open_source(str(path))) == TEXTS * 5000
     path.write_bytes(pack(b"\xef\xbb\xbf" + csv_of(TEXTS, "," if suffix == ".csv" else "\t")))
-    assert read(open_source(str(path), field="id")) == list(map(str, range(len(TEXTS))))
+    assert read_texts(open_source(str(path), field="id")) == list(map(str, range(len(TEXTS))))
 
 
 def test_other_columns_of_csv_may_mix_numbers_and_words(tmp_path: Path) -> None:
@@ -265,7 +261,7 @@ def test_other_columns_of_csv_may_mix_numbers_and_words(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     rows = "".join(f"{i},{'long ' * 20}\n" for i in range(9000))
     path.write_text(f"id,text\n{rows}end,last\n")
-    assert read(open_source(str(path)))[-1] == "last"
+    assert read_texts(open_source(str(path)))[-1] == "last"
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
@@ -278,11 +274,11 @@ def test_columns_of_files(tmp_path: Path, suffix: str) -> None:
     else:
         with pa.ipc.new_stream(path, rows.schema) as file:
             file.write_table(rows)
-    assert list(open_source(str(path)).documents()) == texts
+    assert read_texts(open_source(str(path))) == texts
     with pytest.raises(
         ConfigError, match=rf"a\{suffix}: no field 'body'; there are: id, text;.*`dat"
     ):
-        read(open_source(str(path), field="body"))
+        read_texts(open_source(str(path), field="body"))
 
 
 def test_files_of_a_folder_keep_their_order(tmp_path: Path) -> None:
@@ -290,7 +286,7 @@ def test_files_of_a_folder_keep_their_order(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A")
     table(tmp_path / "c" / "c.parquet", ["C"])
     source = open_source(str(tmp_path))
-    assert read(source) == ["A", "B", "C"]
+    assert read_texts(source) == ["A", "B", "C"]
     old(tmp_path)
     assert source.signature() is not None
 
@@ -302,23 +298,23 @@ def test_a_parquet_file_reads_no_other_column(tmp_path: Path) -> None:
     start, data = column.data_page_offset, bytearray(path.read_bytes())
     data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(data)
-    assert read(open_source(str(path))) == ["x"] * 999
+    assert read_texts(open_source(str(path))) == ["x"] * 999
     with pytest.raises(ConfigError, match=r"a.parquet cannot be read: .*; repair it, or get it ag"):
-        read(open_source(str(path), field="other"))
+        read_texts(open_source(str(path), field="other"))
 
 
 def test_problems_have_a_row(tmp_path: Path) -> None:
     raw = pa.array([b"good", None, b"", b"\xff", b"a\0", b"more"], pa.binary())
     column = pa.Array.from_buffers(pa.string(), 6, raw.buffers(), null_count=1)
     pq.write_table(pa.table({"text": column, "id": range(6)}), tmp_path / "a.parquet")
-    found = read(open_source(str(tmp_path / "a.parquet")))
+    found = read_texts(open_source(str(tmp_path / "a.parquet")))
     assert (found[0], found[5]) == ("good", "more")
     assert "a.parquet, row 2: the field 'text' is null" in found[1]
     assert "a.parquet, row 3: the field 'text' is empty or blank; remove the row" in found[2]
     assert "a.parquet, row 4: not UTF-8 (byte 0xff)" in found[3]
     assert "a.parquet, row 5: the field 'text' holds a NUL" in found[4]
     (tmp_path / "b.csv").write_bytes(b"id,text\n1,good\n2,\n3\n4,a\0b\n5,more\n")
-    found = read(open_source(str(tmp_path / "b.csv")))
+    found = read_texts(open_source(str(tmp_path / "b.csv")))
     assert (found[0], found[4]) == ("good", "more")
     assert "b.csv, row 2: the field 'text' is empty or blank" in found[1]
     assert "b.csv, row 3: the field 'text' is empty or blank" in found[2]
@@ -351,6 +347,6 @@ def test_tables_that_cannot_be_read(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
-        read(open_source(str(tmp_path / name)))
+        read_texts(open_source(str(tmp_path / name)))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_packed import documents
+from test_rows import documents
 from test_steps import Numbers
 
-from sddlm.data.mixture import Mixture
+from sddlm.data.rows import Mixture
 
 
 def shares(mixture: Mixture, seed: int, places: range) -> Counter[int]:

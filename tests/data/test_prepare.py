@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sddlm.data.prepare as prepare_room
-from sddlm.data.args import DataArgs
-from sddlm.data.packed import DocumentRows, PackedTokens, Rows
+import sddlm.data.tokenize as tokenize_file
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import Prepared, load_prepared, prepare
+from sddlm.data.rows import DocumentRows, PackedTokens, Rows
 from sddlm.data.split import hash_fraction
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 
 DOCS = [f"This is document number {i}, and it says {i * i}.\n" * 3 for i in range(60)]
@@ -93,7 +93,7 @@ def test_prepared_tokens_are_reused(
 ) -> None:
     first = prepare(args)
     before = folders(args)
-    monkeypatch.setattr(prepare_room, "write_tokens", None)  # nothing may be packed any more
+    monkeypatch.setattr(tokenize_file, "write_tokens", None)  # nothing may be packed any more
     monkeypatch.setattr(Tokenizer, "train_bpe", None)
     with caplog.at_level(logging.INFO):
         second = prepare(args)
@@ -185,7 +185,7 @@ def test_large_vocabularies_get_wide_tokens(args: DataArgs, tmp_path: Path) -> N
     inner = hf.Tokenizer(hf.models.WordLevel({"u": 0, "This": 70_000}, unk_token="u"))
     inner.pre_tokenizer = hf.pre_tokenizers.Whitespace()
     prepared = prepare(args, Tokenizer(inner), split="all")
-    assert prepared.validation.row_tokens(0).dtype == np.uint32
+    assert prepared.validation.dtype == np.uint32
     assert prepared.validation[0][0] == 70_000
 
 
@@ -380,7 +380,7 @@ def test_a_vocabulary_is_learnt_from_an_even_sample(args: DataArgs, monkeypatch)
         return train(learnt, vocab_size)
 
     monkeypatch.setattr(Tokenizer, "train_bpe", watched)
-    monkeypatch.setattr(prepare_room, "_LEARN", sum(map(len, DOCS)) // 4)
+    monkeypatch.setattr(tokenize_file, "_LEARN", sum(map(len, DOCS)) // 4)
     prepare(replace(args, validation=1))
     places = [DOCS.index(text) for text in learnt]
     assert 0.2 < sum(map(len, learnt)) / sum(map(len, DOCS)) < 0.3

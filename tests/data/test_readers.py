@@ -15,6 +15,7 @@ from sddlm.data import documents, readers
 from sddlm.data.documents import Document
 from sddlm.data.readers import Input
 from sddlm.data.sources import open_source
+from sddlm.data.split import scan
 from sddlm.errors import ConfigError
 
 zstandard = pytest.importorskip("zstandard")
@@ -101,7 +102,7 @@ def test_documents_are_what_is_between_separators_cut_at_the_limit(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "CHUNK", chunk)
         patch.setattr(documents, "LONGEST", limit)
-        found = list(readers.text(Input("some.txt", ".txt", path=path), "text", separator))
+        found = list(readers.text(Input("some.txt", ".txt", path=path), separator))
     assert found == [Document(piece) for piece in pieces if piece.strip()]
 
 
@@ -245,9 +246,9 @@ def test_several_frames_are_one_file(tmp_path: Path, suffix: str) -> None:
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: str, message: str) -> None:
-    path = write(tmp_path / name, content)
+    source = open_source(write(tmp_path / name, content))
     with pytest.raises(ConfigError, match=message):
-        read(path)
+        scan(source, 1)
 
 
 # ------------------------------------------------------------------ memory
@@ -258,6 +259,7 @@ import re, sys
 from pathlib import Path
 from sddlm.data import documents
 from sddlm.data.sources import open_source
+from sddlm.data.split import scan
 import zstandard
 documents.LONGEST = documents.LINE = 1 << 23
 def peak():  # getrusage's begins with that of the parent

@@ -60,14 +60,14 @@ def test_a_source_that_changes_between_readings_is_found_out() -> None:
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     source = MemorySource(BAD, "a" * 64)
-    first = scan(source, 2, remember=tmp_path / "cache")
-    second = scan(source, 2, remember=tmp_path / "cache")
+    first = scan(source, 2, cache=tmp_path / "cache")
+    second = scan(source, 2, cache=tmp_path / "cache")
     assert source.readings == 1
     assert first == second
     with pytest.raises(ConfigError, match=r"`data.max_errors` 1"):  # the limit still holds
-        scan(source, 1, remember=tmp_path / "cache")
+        scan(source, 1, cache=tmp_path / "cache")
     source.state = "b" * 64
-    scan(source, 2, remember=tmp_path / "cache")
+    scan(source, 2, cache=tmp_path / "cache")
     source.state = None  # only reading tells
-    scan(source, 2, remember=tmp_path / "cache")
+    scan(source, 2, cache=tmp_path / "cache")
     assert source.readings == 3

@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from memory_source import MemorySource
+from memory_source import MemorySource, read_texts
 
 from sddlm.data.documents import Document
 from sddlm.data.hf import HubDataset
-from sddlm.data.sources import Limited, Mapped, StandardInput, open_source
+from sddlm.data.sources import Adapted, mapped, open_source
+from sddlm.data.split import scan
 from sddlm.errors import ConfigError
 
 zstandard = pytest.importorskip("zstandard")
@@ -36,7 +37,7 @@ def lines(*records: object) -> str:
 
 
 def documents(spec: str, **options: Any) -> list[str]:
-    return list(open_source(spec, **options).documents())
+    return read_texts(open_source(spec, **options))
 
 
 # ------------------------------------------------------------------ files
@@ -83,7 +84,7 @@ def test_what_is_not_there_or_unknown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"empty.txt is empty; remove it"):
         open_source(str(tmp_path / "some"))
     with pytest.raises(ConfigError, match=r"no documents in .*b.txt.*`data.path`"):
-        documents(write(tmp_path / "b.txt", " \n "))
+        scan(open_source(write(tmp_path / "b.txt", " \n ")))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no such permissions")
@@ -100,14 +101,6 @@ def test_a_file_without_permission() -> None:
                 documents(path)
         finally:
             os.seteuid(user)
-
-
-def test_a_problem_is_an_error_where_documents_are_wanted(tmp_path: Path) -> None:
-    source = open_source(write(tmp_path / "a.jsonl", lines({"text": "a"}, {"text": 1})))
-    found = source.documents()
-    assert next(found) == "a"
-    with pytest.raises(ConfigError, match=r"a.jsonl, line 2: the field 'text' is a int"):
-        next(found)
 
 
 @pytest.mark.parametrize(
@@ -183,10 +176,9 @@ def test_signatures_change_with_the_options_and_wait_for_the_clock(tmp_path: Pat
     said = [open_source(str(path), **option).signature() for option in options]
     assert len(set(said)) == len(options)
     source = open_source(str(path))
-    wrapped = [Limited(source, 1), Limited(source, 2), Mapped(source, str, "s"), source]
-    assert len({one.signature() for one in wrapped}) == 4
-    assert Limited(MemorySource([]), 1).signature() is None
-    assert Mapped(MemorySource([]), str, "s").signature() is None
+    wrapped = [Adapted(source, iter, "1"), Adapted(source, iter, "2"), mapped(source, str, "s")]
+    assert len({one.signature() for one in (*wrapped, source)}) == 4
+    assert Adapted(MemorySource([]), iter, "1").signature() is None
 
 
 # ------------------------------------------------------------------ standard input
@@ -222,21 +214,19 @@ def test_standard_input_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "b",
     ]
     assert not sys.stdin.closed
-    with pytest.raises(ConfigError, match=r"can be read only once.*save it in a file"):
-        list(source.read())
 
 
 def test_nothing_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     with pytest.raises(ConfigError, match="no documents in standard input"):
-        documents("-")
+        scan(open_source("-"))
     with pytest.raises(ConfigError, match=r"-\.parquet: standard input is .*save it in a file"):
         documents("-.parquet")
     with pytest.raises(ConfigError, match=r"-\.pdf: unknown kind of file.*\.jsonl"):
         open_source("-.pdf")
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ConfigError, match="nothing is piped into it; for example: cat FILE"):
-        StandardInput()
+        open_source("-")
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminals here")
@@ -273,17 +263,9 @@ def test_mapped_documents() -> None:
         return text.upper() if text != "gone" else " "
 
     source = MemorySource(["one two", "!bad", "gone", "four"])
-    assert list(Mapped(source, function, "shout").read()) == [
+    assert list(mapped(source, function, "shout").read()) == [
         Document("ONE TWO"), Document("", "!bad"),
         Document("", "memory, document 3: shout leaves nothing of it; leave it out"),
         Document("FOUR"),
     ]  # fmt: skip
     assert seen == ["one two", "gone", "four"]
-
-
-def test_limited_counts_documents_good_and_bad() -> None:
-    source = MemorySource(["a", "!bad", "c"])
-    for count in (1, 2, 9):
-        assert list(Limited(source, count).read()) == list(source.read())[:count]
-    with pytest.raises(ConfigError, match=r"`data.limit` is 0, must be at least 1"):
-        Limited(source, 0)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_source import MemorySource
 
-from sddlm.data.split import Split, scan, valid_documents
+from sddlm.data.split import assign, scan, valid_documents
 
 docs = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=60)
 some = docs.filter(lambda docs: docs and not any(doc.startswith("!") for doc in docs))
@@ -17,7 +17,7 @@ def split(docs: list, held_out: float) -> tuple[list[str], list[str]]:
     """Documents of both splits."""
     source = MemorySource(docs)
     found = scan(source)
-    assigned = list(Split(held_out, found).assign(valid_documents(source, found)))
+    assigned = list(assign(valid_documents(source, found), held_out, found))
     train, validation = ([t for s, t in assigned if s == name] for name in ("train", "validation"))
     assert len(train) + len(validation) == len(assigned)
     return train, validation

@@ -7,13 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_packed import documents, packed
+from test_rows import documents, packed
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
-from sddlm.data.packed import Ints, Rows
-from sddlm.data.shuffle import order
-from sddlm.data.steps import StepSampler, TrainRows
+from sddlm.data.order import StepSampler, TrainRows, order
+from sddlm.data.rows import Ints, Rows
 from sddlm.errors import ConfigError
 
 
@@ -69,8 +68,6 @@ def test_shares_must_be_whole() -> None:
         StepSampler(rows=Numbers(5), batch=10, seed=0, stop_step=1, world=3)
     with pytest.raises(ConfigError, match=r"0 rows"):
         StepSampler(rows=Numbers(0), batch=10, seed=0, stop_step=1)
-    with pytest.raises(ValueError, match="rank 2 of 2"):
-        StepSampler(rows=Numbers(5), batch=10, seed=0, stop_step=1, rank=2, world=2)
 
 
 def loaded(rows: Rows, size: int, **kwargs: int) -> tuple[list[dict[str, Tensor]], Any]:

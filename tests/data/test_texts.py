@@ -8,18 +8,27 @@ from typing import Any
 import pytest
 from memory_source import MemorySource
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.corpora import CORPORA, Corpus
+from sddlm.data.prepare import prepare
+from sddlm.data.sources import mapped
 from sddlm.data.texts import data_sources
 from sddlm.errors import ConfigError
 
 DOCS = [f"training document {i}" for i in range(30)]
 HELD_OUT, TEST = ["held out 1", "held out 2"], ["test 1", "test 2", "test 3"]
-PLAIN = Corpus("corpus", "", "", "", None, {"train": lambda streaming: MemorySource(DOCS)})
-SPLITS: dict[Any, Any] = {
-    "validation": lambda streaming: MemorySource(HELD_OUT),
-    "test": lambda streaming: MemorySource(TEST),
-}
+SPLITS: dict[Any, Any] = {"validation": "validation", "test": "test"}
+
+
+class Memory(Corpus):
+    """A corpus in memory."""
+
+    def source(self, role: Any, *, streaming: bool = False) -> Any:
+        texts = {"train": DOCS, "validation": HELD_OUT, "test": TEST}
+        return MemorySource(texts[role]) if role in self.roles else None
+
+
+PLAIN = Memory("corpus", "", "", "", None, {"train": "train"})
 
 
 def read(
@@ -51,8 +60,11 @@ def test_the_user_knows_better(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         found = read(corpus, monkeypatch, validation=2)
         assert found == {"train": DOCS[:28], "validation": DOCS[28:]}
         (tmp_path / "own.txt").write_text("own text")
-        found = read(corpus, monkeypatch, validation_path=str(tmp_path / "own.txt"))
+        own = str(tmp_path / "own.txt")
+        found = read(corpus, monkeypatch, validation_path=own)
         assert found == {"train": DOCS, "validation": ["own text"]}
+        found = read(corpus, monkeypatch, "validation", validation_path=own)
+        assert found == {"validation": ["own text"]}
 
 
 def test_what_is_scored_of_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +79,7 @@ def test_what_is_scored_of_a_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_corpus_that_is_only_scored_cannot_be_trained_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    only = replace(PLAIN, roles={"test": SPLITS["test"]}, scored="test")
+    only = replace(PLAIN, roles={"test": "test"}, scored="test")
     assert read(only, monkeypatch, "all") == {"validation": TEST}
     with pytest.raises(ConfigError, match=r"`data.corpus` corpus is for evaluation"):
         read(only, monkeypatch)
@@ -81,3 +93,20 @@ def test_the_key_knows_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
             (text,) = data_sources(DataArgs(corpus="corpus"), split, until_done)  # type: ignore[arg-type]
         keys.add(text.key)
     assert len(keys) == 3
+
+
+def test_documents_are_detokenized_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Rules of old corpora take as long as encoding, and a text is read up to three times."""
+    seen: list[str] = []
+
+    class Words(Memory):
+        def source(self, role: Any, *, streaming: bool = False) -> Any:
+            source = super().source(role)
+            return source and mapped(source, lambda text: seen.append(text) or text.upper(), "up")
+
+    monkeypatch.setitem(CORPORA, "corpus", Words("corpus", "", "", "", None, {"train": "train"}))
+    args = DataArgs(corpus="corpus", vocab_size=260, length=8, cache=str(tmp_path / "cache"))
+    prepared = prepare(args)
+    assert seen == DOCS
+    assert prepared.validation.characters + prepared.train.characters == sum(map(len, DOCS))
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.name.startswith(".")]

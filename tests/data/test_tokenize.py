@@ -11,12 +11,12 @@ import pytest
 
 import sddlm.data.tokenize as room
 from processes import Command
-from sddlm.data import tokenizers
-from sddlm.data.args import DataArgs
-from sddlm.data.packed import INDEX_DTYPE
+from sddlm.data import tokenizer as tokenizer_file
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
+from sddlm.data.rows import INDEX_DTYPE
 from sddlm.data.tokenize import write_tokens
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 
 DOCS = ["one two", "three four five", "", "sechs sieben acht é", "neun"]
@@ -27,7 +27,7 @@ def write(folder: Path, tokenizer: Tokenizer, **more) -> dict[str, bytes]:
     folder.mkdir()
     names = ("train", "validation")
     documents = zip(SPLITS, DOCS, strict=True)
-    counts = write_tokens(folder, documents, tokenizer, splits=names, characters=40, **more)
+    counts = write_tokens(folder, documents, tokenizer, splits=names, **more)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in names:
         assert counts[name]["sha256"] == sha256(files[f"{name}.bin"]).hexdigest()
@@ -56,7 +56,7 @@ def test_documents_can_be_found_again(tmp_path: Path, eos, unit, monkeypatch) ->
 
 def test_threads_and_pieces_change_nothing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(room, "_UNIT", 5)
-    monkeypatch.setattr(tokenizers, "_PIECE", 3)
+    monkeypatch.setattr(tokenizer_file, "_PIECE", 3)
     tokenizer = Tokenizer.train_bpe(["one two three four five"], 262)
     first = write(tmp_path / "first", tokenizer, workers=1)
     for workers in (2, 5):

@@ -9,7 +9,7 @@ import torch
 from playwright.sync_api import sync_playwright
 
 import chromium
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.demo.page import Frames, Recording, write_page
 from sddlm.sampling.entropy import entropies
 

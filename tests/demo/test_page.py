@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.demo.page import Frames, Recorder, Recording, write_page
 from sddlm.demo.payload import moments_of, payload
 from sddlm.errors import ConfigError

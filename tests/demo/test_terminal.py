@@ -7,7 +7,7 @@ import torch
 from rich.cells import cell_len
 from rich.console import Console
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.demo import terminal
 from sddlm.demo.terminal import TerminalView, pleasant_fps
 from sddlm.demo.tokens import TokenTexts, printable

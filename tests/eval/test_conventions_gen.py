@@ -11,7 +11,7 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.conventions import CONVENTIONS, Convention, clean_up_spaces, convention_of, counted
 from sddlm.eval.generative import generative_perplexity, scored

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sddlm.data.packed import Ints, Rows
+from sddlm.data.rows import Ints, Rows
 from sddlm.errors import ConfigError
 from sddlm.eval import copying as module
 from sddlm.eval.copying import Copied, Copying, copying

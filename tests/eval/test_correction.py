@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sddlm.cli import main
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.correction import shares_of
 from sddlm.eval.correction_score import CorrectionPoint, corrupt, score_correction

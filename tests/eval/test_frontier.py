@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sddlm.cli import _parse
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval import sweep
 from sddlm.eval.conventions import CONVENTIONS

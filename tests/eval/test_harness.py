@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_tasks import task_file
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.questions import LoglikelihoodScorer, split
 from sddlm.eval.result import plain

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.judge import Judge
 from sddlm.eval.mauve import FEWEST, SCALING, mauve

@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from networks import randomised
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.eval.diversity import Diversity
 from sddlm.eval.nll import nll_estimator
 from sddlm.eval.perplexity import likelihood

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from sddlm.cli import VERBS, _parse, _subcommand, main
-from sddlm.data.args import trained_on
+from sddlm.data.config import trained_on
 from sddlm.data.prepare import DataArgs
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.ngram import NGram
 from sddlm.eval.report import evaluate

@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.eval import report
 from sddlm.eval.report import evaluate
 from sddlm.eval.result import SeenByJudge

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from processes import Command, several
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.eval.report import evaluate
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig

@@ -11,7 +11,7 @@ import torch
 
 from sddlm.cli import main
 from sddlm.data.corpora import CORPORA
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.zero_shot import ZERO_SHOT, evaluate_zero_shot, zero_shot_sets
 from sddlm.lm import LanguageModel
@@ -35,12 +35,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "lambada"
     folder.mkdir()
     pq.write_table(pa.table({"text": PASSAGES}), folder / "test.parquet")
-    row = CORPORA["lambada"]
-    moved = replace(row.roles["test"], dataset=str(folder), config=None)
-    monkeypatch.setitem(CORPORA, "lambada", replace(row, roles={"test": moved}))
-    away = replace(CORPORA["ptb"].roles["test"], dataset=str(tmp_path / "nowhere"), revision=None)
-    roles = {**CORPORA["ptb"].roles, "test": away, "validation": away}
-    monkeypatch.setitem(CORPORA, "ptb", replace(CORPORA["ptb"], roles=roles))
+    for name, where in (("lambada", folder), ("ptb", tmp_path / "nowhere")):
+        moved = replace(CORPORA[name], dataset=str(where), config=None, revision=None)
+        monkeypatch.setitem(CORPORA, name, moved)
     config = DiTConfig(vocab_size=257, length=12, width=16, blocks=1, heads=2, causal=True)
     model = DiT(config)
     model.init(0)

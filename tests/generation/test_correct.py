@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import sddlm
 from sddlm.cli import main
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.exact import TabularModel, World, state_id, states
 from sddlm.generation.config import CORRECTION

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.generation.request import Blank, Request, blanks, encode, lay_out, read_requests
 

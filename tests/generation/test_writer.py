@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sddlm.cli import main
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.generation.config import SamplerConfig
 from sddlm.generation.generator import Generation, GenerationState, Generator

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import from_spec, to_spec

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from sddlm.data import packed
-from sddlm.data.packed import PackedTokens, token_dtype
+from sddlm.data import rows as rows_file
+from sddlm.data.rows import PackedTokens, token_dtype
 from sddlm.errors import ConfigError
 from sddlm.model_dir import from_spec, to_spec
 from sddlm.models.layers import select_rows
@@ -324,7 +324,7 @@ def test_tokens_of_rows_are_counted_by_chunks(tmp_path, vocab_size, monkeypatch)
     rows = PackedTokens(tmp_path / "tokens", length=10, vocab_size=vocab_size, characters=1)
     expected = np.bincount(tokens[:1000], minlength=vocab_size + 1)
     for chunk in (isqrt(1000), 10**6):
-        monkeypatch.setattr(packed, "_CHUNK", chunk)
+        monkeypatch.setattr(rows_file, "_CHUNK", chunk)
         counted = rows.counts(vocab_size + 1)
         assert counted.dtype == torch.int64
         assert torch.equal(counted, torch.from_numpy(expected))

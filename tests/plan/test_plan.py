@@ -13,9 +13,9 @@ import pytest
 
 from sddlm.cli import main
 from sddlm.data import builtin
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.models.config import ModelArgs
 from sddlm.objectives import SDDLM
@@ -150,7 +150,7 @@ def test_another_file_of_the_same_name_is_another_text(
 @pytest.mark.slow
 def test_corpora_are_known_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = tuple(f"text {i} of many\n" for i in range(30))  # to read them all takes seconds
-    monkeypatch.setattr(builtin, "_builtin", lambda: few)
+    monkeypatch.setattr(builtin, "builtin_documents", lambda: few)
     data = DataArgs(corpus="builtin", tokenizer="bytes", length=8, limit=30)
     train = prepare(data).meta["splits"]["train"]
     assert prepared(data, 257) == (train["tokens"], train["documents"])

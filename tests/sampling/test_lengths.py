@@ -13,9 +13,9 @@ import torch
 from test_samplers import run
 
 from sddlm.cli import main
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.generation.config import SamplerConfig
 from sddlm.generation.generator import Generator
 from sddlm.generation.request import Request

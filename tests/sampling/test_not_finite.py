@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sddlm.cli import main
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.conditional import Choice, conditional_bounds, is_greedy
 from sddlm.eval.nll import nll_estimator

@@ -11,7 +11,7 @@ from test_training import assert_same, steps, train, weights
 from conftest import SETTINGS
 from processes import Command
 from sddlm.cli import main
-from sddlm.data.args import trained_on
+from sddlm.data.config import trained_on
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT

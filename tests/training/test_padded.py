@@ -10,10 +10,10 @@ from torch.utils.data import BatchSampler
 
 from networks import randomised
 from processes import Command, several
-from sddlm.data.args import DataArgs
-from sddlm.data.packed import DocumentRows
+from sddlm.data.config import DataArgs
+from sddlm.data.order import StepSampler, TrainRows
 from sddlm.data.prepare import prepare
-from sddlm.data.steps import StepSampler, TrainRows
+from sddlm.data.rows import DocumentRows
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT

@@ -12,8 +12,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from sddlm.data.cache import digest, state
 from sddlm.data.documents import Document
-from sddlm.data.files import digest, state
 from sddlm.data.sources import Source
 from sddlm.errors import ConfigError
 
@@ -55,8 +55,9 @@ class Builtin(Source):
         return read and digest("builtin", sys.version, read)
 
 
-def builtin_documents() -> Iterator[str]:
-    """Iterate over the documentation in this Python: English prose without a download.
+@functools.cache
+def builtin_documents() -> tuple[str, ...]:
+    """Return the documentation in this Python: English prose without a download.
 
     A document is one topic of ``pydoc_data.topics`` (the language reference), or all docstrings of
     one module of the standard library (module, classes, functions in the order of the source). The
@@ -80,11 +81,6 @@ def builtin_documents() -> Iterator[str]:
     Raises:
         ConfigError: this Python has no library sources (an embedded or zipped one).
     """
-    yield from _builtin()
-
-
-@functools.cache
-def _builtin() -> tuple[str, ...]:
     seen: set[str] = set()
     found = []
     for text in _raw_documents():

@@ -1,29 +1,51 @@
-"""Atomic cache directories with checksums."""
+"""Keys of the cache, and its directories: built once, atomically, with checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sddlm.data.files import FRESH
 from sddlm.errors import ConfigError
 from sddlm.io import atomic_write, make_durable, name_file, sha256
 
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished-"
+FRESH = 2_000_000_000  # ns; a file changed twice within a tick of its clock looks unchanged
 _CHECKSUMS = "checksums.json"
 _LARGE = ".bin"  # files too large to be read at every start
+
+
+def digest(*values: object) -> str:
+    """SHA-256 (hex) of several values, with their lengths, so different lists differ."""
+    found = hashlib.sha256()
+    for value in values:
+        data = repr(value).encode()
+        found.update(len(data).to_bytes(8, "big"))
+        found.update(data)
+    return found.hexdigest()
+
+
+def state(paths: Iterable[Path]) -> str | None:
+    """SHA-256 (hex) of paths, sizes, times and inodes of files; None if one changed just now."""
+    found: list[object] = []
+    for path in paths:
+        stat = path.stat()
+        if time.time_ns() - stat.st_mtime_ns < FRESH:
+            return None
+        found += [str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    return digest(*found)
 
 
 def damage(folder: Path, *, verify: bool = False) -> str:
@@ -144,17 +166,8 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 @contextmanager
-def naming(folder: Path) -> Iterator[None]:
-    """Add the folder to an OSError without a file name, such as those of ``write``."""
-    try:
-        yield
-    except OSError as error:
-        name_file(error, folder)
-        raise
-
-
-def check_writable(folder: Path) -> None:
-    """Check that the cache folder is or will be writable, without making it.
+def writable(folder: Path) -> Iterator[None]:
+    """Check that the cache is or will be writable, without making it, and name it in OSErrors.
 
     Raises:
         ConfigError: it is not writable.
@@ -168,3 +181,8 @@ def check_writable(folder: Path) -> None:
             f"`data.cache` {folder} cannot be written to ({error.strerror}); give a folder that "
             "can, or set SDDLM_CACHE"
         ) from error
+    try:
+        yield
+    except OSError as error:  # those of ``write`` have no name
+        name_file(error, folder)
+        raise

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from sddlm.data.args import DataArgs
-from sddlm.data.files import digest
-from sddlm.data.packed import Ints, Rows
+from sddlm.data.cache import digest
+from sddlm.data.config import DataArgs
 from sddlm.data.prepare import Prepared, special_tokens
+from sddlm.data.rows import Ints, Rows
 from sddlm.data.texts import SHARE
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 
 PREFIX = "dataset:"  # of the path that the configuration of a run records
@@ -127,7 +127,7 @@ def prepare_dataset(
                 f"`tokenizer` is {args.tokenizer!r}, which learns from text; name the one that "
                 "made the rows: 'bytes', a tokenizer.json or a hub name"
             )
-        tokenizer = Tokenizer.choose(args.tokenizer, (), args.vocab_size)
+        tokenizer = Tokenizer.load(args.tokenizer)
     n, share = len(dataset), args.validation or SHARE  # type: ignore[arg-type]
     held_out = int(share) if share >= 1 else max(1, floor(share * n))
     if held_out >= n:

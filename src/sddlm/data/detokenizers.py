@@ -1,4 +1,4 @@
-"""Detokenizers: ordinary text from corpora that are distributed as words.
+"""Detokenizers: ordinary text from corpora that are distributed as words or lines.
 
 The old benchmarks hold ``the lobster , known as " red "``; a model of today reads ``the lobster,
 known as "red"``. Published perplexities of such corpora are those of the text after one of these
@@ -11,8 +11,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
+
+from sddlm.data.documents import Document
+from sddlm.errors import ConfigError
 
 
 class Rule(NamedTuple):
@@ -157,3 +162,63 @@ lambada = Detokenizer(
 )
 
 scientific_papers = Detokenizer("scientific_papers", wikitext.rules + lm1b.rules)
+
+
+# ------------------------------------------------------------------ rows that are no documents
+
+_TITLE = re.compile(r" = [^=].* = \n")
+_BLANK = "is empty or blank"  # in the problem of a row without text: here a blank line
+_TEXT8 = (90_000_000, 5_000_000)  # characters of a split
+
+
+def articles(rows: Iterator[Document]) -> Iterator[Document]:
+    r"""Articles of WikiText, from its lines.
+
+    An article goes from one title (`` = Title = `` between two blank lines) to the next; sections
+    have more signs (`` = = Section = = ``), and a table's legend (`` = Played , W = ``) has no
+    blank lines around it. The rows on the hub are lines; an empty one becomes the line with a blank
+    that it is in the original file, of which the articles are cut without a loss.
+    """
+    found: list[Document] = []  # lines of the present article
+    before, line = "", None
+    for after in chain(map(_line, rows), [Document("")]):
+        if line is not None:
+            alone = not (before.strip() or after.text.strip())
+            if alone and _TITLE.fullmatch(line.text):
+                yield from _joined(found)
+                found = []
+            found.append(line)
+            before = line.text
+        line = after
+    yield from _joined(found)
+
+
+def _line(row: Document) -> Document:
+    r"""A whole line with its ``\n``."""
+    problem = "" if _BLANK in row.problem else row.problem
+    return Document((row.text.removesuffix("\n") or " ") + "\n", problem)
+
+
+def _joined(lines: list[Document]) -> Iterator[Document]:
+    """An article, unless it is blank; its first problem, if it has one."""
+    article = Document("".join(line.text for line in lines))
+    problems = (Document("", line.problem) for line in lines if line.problem)
+    if found := next(problems, article if article.text.strip() else None):
+        yield found
+
+
+def text8(rows: Iterator[Document]) -> Iterator[Document]:
+    """Splits of text8: a row of 27 characters and of a known length each.
+
+    Raises:
+        ConfigError: a row is not text8.
+    """
+    for row in rows:
+        other = re.search(r"[^a-z ]", row.text)
+        if not row.problem and (other or len(row.text) not in _TEXT8):
+            found = f"the character {other[0]!r}" if other else f"{len(row.text):,} characters"
+            raise ConfigError(
+                f"this is not text8: it has {found}, where {_TEXT8[0]:,} or {_TEXT8[1]:,} of a-z "
+                "and blank are expected; give your own copy of the corpus as `data.path`"
+            )
+        yield row

@@ -39,36 +39,26 @@ def to_document(value: object, field: str, name: str, unit: str, number: int) ->
         unit: what the numbers count: ``line`` or ``row``.
         number: place of the record, from 1.
     """
-    problem = _problem(value, field, unit)
-    if problem:
-        return malformed(problem, name, unit, number)
-    return Document(value)  # type: ignore[arg-type]  # _problem has looked
+    if isinstance(value, UnicodeDecodeError):
+        return malformed(not_utf8(value.object[value.start]), name, unit, number)
+    if not isinstance(value, str):
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        problem = f"is {kind}, not text; choose another with `data.field` or repair the {unit}"
+    elif not value or value.isspace():
+        problem = f"is empty or blank; remove the {unit}"
+    elif "\0" in value:
+        problem = f"holds a NUL character, which no text holds; repair the {unit}"
+    elif not _encodes(value):
+        half = r"half a surrogate pair (\ud800 to \udfff), which is no character"
+        problem = f"holds {half}; repair the {unit}"
+    else:
+        return Document(value)
+    return malformed(f"the field {field!r} {problem}", name, unit, number)
 
 
 def malformed(problem: str, name: str, unit: str, number: int) -> Document:
     """Report a malformed record (see `to_document`)."""
     return Document("", f"{name}, {unit} {number}: {problem}")
-
-
-def _problem(value: object, field: str, unit: str) -> str:
-    if not isinstance(value, str):
-        if isinstance(value, UnicodeDecodeError):
-            return not_utf8(value.object[value.start])
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        return (
-            f"the field {field!r} is {kind}, not text; choose another with `data.field` or repair "
-            f"the {unit}"
-        )
-    if not value or value.isspace():
-        return f"the field {field!r} is empty or blank; remove the {unit}"
-    if "\0" in value:
-        return f"the field {field!r} holds a NUL character, which no text holds; repair the {unit}"
-    if not _encodes(value):
-        return (
-            f"the field {field!r} holds half a surrogate pair (\\ud800 to \\udfff), which is no "
-            f"character; repair the {unit}"
-        )
-    return ""
 
 
 def no_field(field: str, found: Iterable[str]) -> str:
@@ -88,11 +78,9 @@ def invalid_characters(text: str) -> tuple[int, str] | None:
     Args:
         text: UTF-8, decoded with ``surrogateescape``.
     """
-    if "\0" not in text and _encodes(text):
-        return None
-    found = _INVALID.search(text)
+    found = None if "\0" not in text and _encodes(text) else _INVALID.search(text)
     if found is None:
-        raise ValueError("a surrogate that stands for no byte: not decoded with surrogateescape")
+        return None
     lines = text.count("\n", 0, found.start())
     if found[0] == "\0":
         return lines, "a NUL byte, which no text holds; convert the file to UTF-8, or leave it out"

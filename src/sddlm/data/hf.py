@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from dataclasses import field as attribute
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from sddlm.data.cache import digest, state
 from sddlm.data.documents import Document, no_field, to_document
-from sddlm.data.files import digest, state, visible
 from sddlm.data.readers import Input, first_record, require
-from sddlm.data.sources import Source, require_any
+from sddlm.data.sources import Source, is_saved, visible
 from sddlm.errors import ConfigError, first_line
 
 _ROWS = 256  # read at once
@@ -47,7 +47,6 @@ class HubDataset(Source):
     field: str = "text"
     streaming: bool = False
     revision: str | None = None
-    _opened: Any = attribute(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, spec: str, *, field: str, streaming: bool) -> HubDataset:
@@ -70,27 +69,22 @@ class HubDataset(Source):
         config = f":{self.config}" if self.config else ""
         self.name = f"hf:{self.dataset}{revision}{config}, split {self.split}"
         self.once = self.streaming
+        folder = Path(self.dataset).expanduser()
+        self._folder = folder if folder.is_dir() else None
 
     def read(self) -> Iterator[Document]:
         """See `Source.read`."""
-        return require_any(
-            _documents(self._dataset, self.name, self.field, self._advice), self.name
-        )
+        return _documents(lambda: self._opened, self.name, self.field, self._advice)
 
     def signature(self) -> str | None:
         """See `Source.signature`; the fingerprint of `datasets`, None when streaming."""
         if self.streaming:
             return None
-        found = digest("hub", self._dataset()._fingerprint, self.field)
+        found = digest("hub", self._opened._fingerprint, self.field)
         if self._folder is None:
             return found
         files = state(visible(self._folder))
         return files and digest(found, files)
-
-    @property
-    def _folder(self) -> Path | None:
-        folder = Path(self.dataset).expanduser()
-        return folder if folder.is_dir() else None
 
     @property
     def _advice(self) -> str:
@@ -98,38 +92,33 @@ class HubDataset(Source):
             return "a slice of a split cannot be streamed: leave out `data.streaming`"
         return "check the name, the split and the network, or give files: `data.path='FILE'`"
 
-    def _dataset(self) -> Any:
+    @cached_property
+    def _opened(self) -> Any:
         """The dataset, opened once."""
-        if self._opened is None:
-            require("datasets", self.name)
-            with _one_line_errors(self.name, self._advice):
-                self._opened = self._open()
-        return self._opened
+        require("datasets", self.name)
+        with _one_line_errors(self.name, self._advice):
+            return self._open()
 
     def _open(self) -> Any:
         from datasets import config, load_dataset, load_dataset_builder
 
-        if self._folder is not None and is_saved(self._folder):
-            return _saved(self._folder, self.split, self.streaming)
-        name = self.dataset if self._folder is None else str(self._folder)
         options: dict[str, Any] = {"split": self.split, "streaming": self.streaming}
-        options["revision"] = self.revision
-        if self._folder is not None:
+        if self._folder is None:
+            name, options["revision"] = self.dataset, self.revision
+        elif is_saved(self._folder):
+            return _saved(self._folder, self.split, self.streaming)
+        else:
             # `datasets` identifies a folder by its name, even after its files have changed, if a
             # README.md lists the files
             key = state(visible(self._folder)) or digest(time.time_ns())
             options["cache_dir"] = Path(config.HF_DATASETS_CACHE, "folders", key[:16])
+            name = str(self._folder)
         found = load_dataset(name, self.config, **options)
         if self.streaming and self.field in _columns(found):  # Parquet can leave out the others
             builder = load_dataset_builder(name, self.config, revision=self.revision)
             if hasattr(builder.config, "columns"):
                 return load_dataset(name, self.config, columns=[self.field], **options)
         return found
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether a folder holds a dataset that ``save_to_disk`` wrote."""
-    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _saved(folder: Path, split: str, streaming: bool) -> Any:
@@ -144,45 +133,40 @@ def _saved(folder: Path, split: str, streaming: bool) -> Any:
     return found.to_iterable_dataset() if streaming else found
 
 
-@dataclass(frozen=True)
-class TableFile:
-    """A CSV, TSV, Parquet or Arrow file; each row is a document.
+def table(file: Input, field: str) -> Iterator[Document]:
+    """Read a CSV, TSV, Parquet or Arrow file, of which each row is a document.
 
     It is streamed, so nothing is copied to the cache of `datasets`.
 
-    Attributes:
+    Args:
         file: its path and format.
         field: column that holds the text.
     """
 
-    file: Input
-    field: str
-
-    def read(self) -> Iterator[Document]:
-        """Read the documents."""
-        return _documents(self._dataset, self.file.name, self.field, _REPAIR)
-
-    def _dataset(self) -> Any:
-        require("datasets", self.file.name)
-        with _one_line_errors(self.file.name, _REPAIR):
-            if self.file.suffix in (".csv", ".tsv"):
-                return self._table()
-            kind = self.file.suffix.removeprefix(".")
-            found = _stream(kind, self.file.name)
-            if kind == "parquet" and self.field in _columns(found):
-                return _stream(kind, self.file.name, columns=[self.field])
+    def opened() -> Any:
+        require("datasets", file.name)
+        with _one_line_errors(file.name, _REPAIR):
+            if file.suffix in (".csv", ".tsv"):
+                return _csv(file, field)
+            kind = file.suffix.removeprefix(".")
+            found = _stream(kind, file.name)
+            if kind == "parquet" and field in _columns(found):
+                return _stream(kind, file.name, columns=[field])
             return found
 
-    def _table(self) -> Any:
-        """The column as text: pandas infers types block by block, and takes "NA" as missing."""
-        from datasets import Features, Value
+    return _documents(opened, file.name, field, _REPAIR)
 
-        sep = "\t" if self.file.suffix == ".tsv" else ","
-        names = first_record(self.file, sep)
-        if self.field not in names:  # `datasets` leaves the file open if it is not read to its end
-            raise ConfigError(f"{self.file.name}: {no_field(self.field, names)}")
-        text = Features({self.field: Value("string")})
-        return _stream("csv", self.file.name, sep=sep, features=text, keep_default_na=False)
+
+def _csv(file: Input, field: str) -> Any:
+    """A column as text: pandas infers types block by block, and takes "NA" as missing."""
+    from datasets import Features, Value
+
+    sep = "\t" if file.suffix == ".tsv" else ","
+    names = first_record(file, sep)
+    if field not in names:  # `datasets` leaves the file open if it is not read to its end
+        raise ConfigError(f"{file.name}: {no_field(field, names)}")
+    text = Features({field: Value("string")})
+    return _stream("csv", file.name, sep=sep, features=text, keep_default_na=False)
 
 
 def _stream(kind: str, path: str, **options: Any) -> Any:
@@ -192,11 +176,8 @@ def _stream(kind: str, path: str, **options: Any) -> Any:
 
 
 def _columns(dataset: Any) -> list[str]:
-    """Names of the columns."""
-    names: list[str] | None = dataset.column_names
-    if names is None:  # a stream of JSON or CSV has no schema before its first rows
-        names = list(next(iter(dataset), {}))
-    return names
+    """Names of the columns; a stream of JSON or CSV has no schema before its first rows."""
+    return list(dataset.column_names or next(iter(dataset), {}))
 
 
 def _documents(opened: Callable[[], Any], name: str, field: str, advice: str) -> Iterator[Document]:

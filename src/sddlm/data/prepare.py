@@ -11,28 +11,25 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenizers as hf
+from rich.table import Table
 
-from sddlm.data.args import DataArgs
-from sddlm.data.cache import build_once, check_writable, damage, naming
-from sddlm.data.files import digest
-from sddlm.data.mixture import Mixture
-from sddlm.data.packed import DocumentRows, PackedTokens, Rows
-from sddlm.data.texts import DataSource, data_sources
-from sddlm.data.tokenize import FORMAT, write_tokens
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.cache import damage, digest, writable
+from sddlm.data.config import DataArgs
+from sddlm.data.rows import DocumentRows, Mixture, PackedTokens, Rows
+from sddlm.data.texts import data_sources
+from sddlm.data.tokenize import make_tokenizer, make_tokens
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, check_arguments
-from sddlm.progress import bar
+from sddlm.progress import PlainConsole
 
 logger = logging.getLogger(__name__)
 
-_LEARN = 10**8  # characters that a vocabulary is learnt from, at most
 _LOST = 0.01  # share of truncated tokens above which a warning is logged
 
 
@@ -92,14 +89,12 @@ def prepare(
         OSError: the cache's disk is full; nothing half-made is left.
     """
     args.check()
-    cache = args.cache_folder
-    check_writable(cache)
-    with naming(cache), ExitStack() as until_done:
-        found = data_sources(args, split, until_done)
+    with writable(args.cache_folder), ExitStack() as until_done:
+        texts = data_sources(args, split, until_done)
         if tokenizer is None:
-            tokenizer = _tokenizer(args, found)
-        folders = [_tokens(args, text, tokenizer, verify) for text in found]
-    return _open(folders, args, tokenizer, [text.weight for text in found])
+            tokenizer = make_tokenizer(args, texts)
+        folders = [make_tokens(args, text, tokenizer, verify) for text in texts]
+    return _open(folders, args, tokenizer, [text.weight for text in texts])
 
 
 def load_prepared(
@@ -125,141 +120,51 @@ def load_prepared(
     return _open(folders, args, tokenizer, [share for _, share in known])
 
 
-def _tokens(args: DataArgs, text: DataSource, tokenizer: Tokenizer, verify: bool) -> Path:
-    """Folder of the tokens of a text."""
-    key = digest("tokens", FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos)[:32]
-    folder = args.cache_folder / f"tokens-{key}"
-    with build_once(folder, verify=verify) as temporary:
-        if temporary is None:
-            logger.info("prepared tokens reused from %s", folder)
-            return folder
-        splits = write_tokens(
-            temporary,
-            text.documents(),
-            tokenizer,
-            splits=text.splits,
-            characters=text.characters,
-            eos=args.eos,
-            workers=args.workers,
-        )
-        tokenizer.save(temporary)
-        meta = {
-            "format": FORMAT,
-            "key": key,
-            "vocab_size": tokenizer.vocab_size,
-            "tokenizer": tokenizer.fingerprint,
-            "name": text.name,
-            "text": text.key,
-            "limit": args.limit,
-            "out": text.left_out,
-            "splits": splits,
-        }
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    logger.info("prepared tokens written to %s", folder)
-    return folder
-
-
-def _tokenizer(args: DataArgs, found: list[DataSource]) -> Tokenizer:
-    """Make the tokenizer of the options; a learnt one is cached."""
-    if args.tokenizer == "characters":
-        return Tokenizer.characters(text for source in found for _, text in source.documents())
-    if args.tokenizer != "bpe":
-        return Tokenizer.choose(args.tokenizer, (), args.vocab_size)
-    keys = [text.key for text in found]
-    key = digest("bpe", FORMAT, hf.__version__, _LEARN, *keys, args.vocab_size)[:32]
-    folder = args.cache_folder / f"tokenizer-{key}"
-    with build_once(folder) as temporary:
-        if temporary is None:
-            return Tokenizer.load(folder)
-        logger.info("learning a vocabulary of %d", args.vocab_size)
-        share = min(1.0, _LEARN / sum(text.characters for text in found))
-        tokenizer = Tokenizer.train_bpe(_some(found, share), args.vocab_size)
-        tokenizer.save(temporary)
-    if tokenizer.vocab_size < args.vocab_size:
-        logger.warning(
-            "the text gives no more than %d tokens of the %d asked for with `data.vocab_size`",
-            tokenizer.vocab_size,
-            args.vocab_size,
-        )
-    return tokenizer
-
-
-def _some(found: list[DataSource], share: float) -> Iterator[str]:
-    """Iterate over an evenly spread share of the training text, with a progress bar."""
-    seen = taken = 0
-    with bar("learning a vocabulary", total=sum(text.characters for text in found)) as advance:
-        for source in found:
-            for split, text in source.documents():
-                advance(len(text))
-                if split == "train" or "train" not in source.splits:
-                    seen += len(text)
-                    if taken < share * seen:
-                        taken += len(text)
-                        yield text
-
-
 def _open(
     folders: list[Path], args: DataArgs, tokenizer: Tokenizer, weights: list[float]
 ) -> Prepared:
     metas = [json.loads((f / "meta.json").read_text(encoding="utf-8")) for f in folders]
-    splits: dict[str, Rows] = {}
+    found = list(zip(folders, metas, weights, strict=True))
     whole = not any("train" in meta["splits"] for meta in metas)
+    rows: dict[str, Rows] = {}
+    sums: dict[str, Any] = {}
     for name in ("train", "validation"):
-        mine = [(f, meta, w) for f, meta, w in zip(folders, metas, weights, strict=True)
-                if name in meta["splits"]]  # fmt: skip
-        parts = [
-            _rows(f, name, meta["splits"][name], args, tokenizer, whole) for f, meta, _ in mine
-        ]
-        if len(parts) > 1:
-            splits[name] = Mixture(parts, [w for _, _, w in mine])
-        elif parts:
-            splits[name] = parts[0]
+        texts = [(f, meta["splits"][name], w) for f, meta, w in found if name in meta["splits"]]
+        if texts:
+            parts = [_rows(f / f"{name}.bin", n, args, tokenizer, whole) for f, n, _ in texts]
+            rows[name] = Mixture(parts, [w for *_, w in texts]) if texts[1:] else parts[0]
+            sums[name] = _summed([counts for _, counts, _ in texts])
     keys = [meta["key"] for meta in metas]
-    key = keys[0] if len(keys) == 1 else digest("mixture", *keys, *weights)[:32]
-    return Prepared(
-        train=splits.get("train"),
-        validation=splits["validation"],
-        tokenizer=tokenizer,
-        key=key,
-        meta={
-            "source": ", ".join(args.sources),
-            "key": key,
-            "vocab_size": tokenizer.vocab_size,
-            "tokenizer": tokenizer.fingerprint,
-            "packing": {"packing": args.packing, "bos_eos": args.bos_eos, "eos": args.eos},
-            "special": special_tokens(tokenizer),
-            "texts": [
-                {"name": meta["name"], "key": meta["key"], "share": w, "out": len(meta["out"])}
-                | {"splits": meta["splits"]}
-                for meta, w in zip(metas, weights, strict=True)
-            ],
-            "splits": {name: _summed(metas, name) for name in splits},
-        }
-        | _row_lengths(splits.get("train")),
-    )
-
-
-def _row_lengths(train: Rows | None) -> dict[str, Any]:
-    """Distribution of row lengths, if they differ."""
-    return {"row_lengths": train.row_lengths.tolist()} if train and train.padded else {}
+    key = digest("mixture", *keys, *weights)[:32] if keys[1:] else keys[0]
+    meta = {
+        "source": ", ".join(args.sources),
+        "key": key,
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": tokenizer.fingerprint,
+        "packing": {"packing": args.packing, "bos_eos": args.bos_eos, "eos": args.eos},
+        "special": special_tokens(tokenizer),
+        "texts": [
+            {"name": meta["name"], "key": meta["key"], "share": w, "out": len(meta["out"])}
+            | {"splits": meta["splits"]}
+            for _, meta, w in found
+        ],
+        "splits": sums,
+    }
+    train = rows.get("train")
+    if train is not None and train.padded:
+        meta["row_lengths"] = train.row_lengths.tolist()
+    return Prepared(train, rows["validation"], tokenizer, key, meta)
 
 
 def _rows(
-    folder: Path,
-    name: str,
-    counts: dict[str, Any],
-    args: DataArgs,
-    tokenizer: Tokenizer,
-    whole: bool,
+    path: Path, counts: dict[str, Any], args: DataArgs, tokenizer: Tokenizer, whole: bool
 ) -> Rows:
-    """Rows of a split."""
-    path = folder / f"{name}.bin"
-    bos_eos = (tokenizer.bos_id, tokenizer.eos_id) if args.bos_eos else None
+    """Rows of a split of a text; ``whole`` if the text has no other split."""
     shape: dict[str, Any] = {
         "length": args.length,
         "vocab_size": tokenizer.vocab_size,
         "characters": counts["characters"],
-        "bos_eos": bos_eos,
+        "bos_eos": (tokenizer.bos_id, tokenizer.eos_id) if args.bos_eos else None,
     }
     rows = (
         PackedTokens(path, **shape)
@@ -267,29 +172,25 @@ def _rows(
         else DocumentRows(path, **shape, eos=args.eos, pad=tokenizer.pad_id)
     )
     if len(rows) == 0:
-        raise _too_short(name, rows.tokens, args, whole)
+        if whole:
+            raise ConfigError(
+                f"{args.sources[0]} has {rows.tokens} tokens, fewer than one row of {args.length} "
+                "(a model scores rows of the length it was trained for): give a longer text"
+            )
+        raise ConfigError(
+            f"the {path.stem} split has {rows.tokens} tokens, fewer than one row: give more text, "
+            f"lower `data.length` (now {args.length}) or change `data.validation` "
+            f"(now {args.validation or 'the default'})"
+        )
     if isinstance(rows, DocumentRows) and rows.lost > _LOST:
         logger.warning(
             "%.1f%% of the tokens for %s are cut off: documents are longer than `data.length` %d; "
             "`data.packing='wrap'` uses all of them",
             100 * rows.lost,
-            name,
+            path.stem,
             args.length,
         )
     return rows
-
-
-def _too_short(name: str, tokens: int, args: DataArgs, whole: bool) -> ConfigError:
-    if whole:
-        return ConfigError(
-            f"{args.sources[0]} has {tokens} tokens, fewer than one row of {args.length} (a model "
-            "scores rows of the length it was trained for): give a longer text"
-        )
-    return ConfigError(
-        f"the {name} split has {tokens} tokens, fewer than one row: give more text, lower "
-        f"`data.length` (now {args.length}) or change `data.validation` "
-        f"(now {args.validation or 'the default'})"
-    )
 
 
 def special_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
@@ -304,8 +205,51 @@ def special_tokens(tokenizer: Tokenizer) -> dict[str, dict[str, Any]]:
     }
 
 
-def _summed(metas: list[dict[str, Any]], name: str) -> dict[str, Any]:
+def _summed(counts: list[dict[str, Any]]) -> dict[str, Any]:
     """Sum the counts of a split over all texts."""
-    counts = [meta["splits"][name] for meta in metas if name in meta["splits"]]
     sums = {what: sum(c[what] for c in counts) for what in ("tokens", "characters", "documents")}
-    return sums | ({"sha256": counts[0]["sha256"]} if len(counts) == 1 else {})
+    return sums | ({} if counts[1:] else {"sha256": counts[0]["sha256"]})
+
+
+# ------------------------------------------------------------------ the verb
+
+
+def prepare_text(data: DataArgs = DataArgs()) -> Prepared:
+    """Tokenise text into the cache, where training finds it.
+
+    ``sddlm train`` does the same if necessary; this verb does it ahead and reports document and
+    token counts. After a kill the next call starts over.
+
+    Args:
+        data: text, tokenizer and length of the rows.
+
+    Returns:
+        the rows, with the counts in ``meta``.
+
+    Raises:
+        ConfigError: a text, the tokenizer or an option cannot be used.
+    """
+    prepared = prepare(data, verify=True)
+    meta, console = prepared.meta, PlainConsole()
+    texts = Table("text", "split")
+    for name in ("documents", "left out", "characters", "tokens"):
+        texts.add_column(name, justify="right")
+    for text in meta["texts"]:
+        for name, n in text["splits"].items():
+            figures = (n["documents"], text["out"], n["characters"], n["tokens"])
+            texts.add_row(text["name"], name, *(f"{figure:,}" for figure in figures))
+    console.print(texts)
+    special = Table("special token", "id", "sampled", "scored")
+    for name, kind in meta["special"].items():
+        marks = ("yes" if kind[what] else "no" for what in ("sampled", "scored"))
+        special.add_row(name, str(kind["id"]), *marks)
+    console.print(special)
+    for name, rows in (("train", prepared.train), ("validation", prepared.validation)):
+        if rows is not None:
+            console.print(
+                f"{name}: {len(rows):,} rows of {rows.length} tokens, "
+                f"{rows.characters_per_token:.2f} characters a token",
+            )
+    tokens = f"prepared tokens {prepared.key} in {data.cache_folder}"
+    console.print(f"V = {meta['vocab_size']:,}; {tokens}", soft_wrap=True)
+    return prepared

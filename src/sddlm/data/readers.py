@@ -9,7 +9,7 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,10 @@ from sddlm.data.documents import (
     not_utf8,
     to_document,
 )
-from sddlm.data.tokenizers import END_OF_TEXT
+from sddlm.data.tokenizer import END_OF_TEXT
 from sddlm.errors import ConfigError
 
-CHUNK = 1 << 20  # characters or bytes read at once
+CHUNK = 1 << 22  # characters or bytes read at once
 _FED = 1 << 8  # bytes given to zstd at once: at worst each becomes 32 kB
 _OBJECT = 'each line must be an object such as {"text": "..."}'
 
@@ -74,7 +74,7 @@ def require(package: str, name: str) -> None:
 # ------------------------------------------------------------------ text
 
 
-def text(file: Input, field: str, separator: str | None) -> Iterator[Document]:
+def text(file: Input, separator: str | None = None) -> Iterator[Document]:
     r"""Read the documents of a text file; those of white space alone are skipped.
 
     A document of more than `documents.LONGEST` characters becomes several, cut at a line end or a
@@ -82,7 +82,6 @@ def text(file: Input, field: str, separator: str | None) -> Iterator[Document]:
 
     Args:
         file: UTF-8; ``\r\n`` and ``\r`` are line ends like ``\n``.
-        field: not used here.
         separator: what stands between two documents, taken literally; None is ``<|endoftext|>``.
     """
     mark = (separator or END_OF_TEXT).replace("\r\n", "\n").replace("\r", "\n")
@@ -98,52 +97,43 @@ def text(file: Input, field: str, separator: str | None) -> Iterator[Document]:
 
 def _split(stream: IO[bytes], mark: str) -> Iterator[tuple[str, bool]]:
     """Iterate over the texts between marks, each with whether a mark follows."""
-    held: list[str] = []  # the beginning of the present text
-    size, rest = 0, ""  # of ``held``; what follows, in which a mark may have begun
     # an undecodable byte 0xNN becomes the character U+DCNN
     decoder = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape")
+    rest, more = "", True
     try:
-        while chunk := decoder.read(CHUNK):
+        while more:
+            more = bool(chunk := decoder.read(CHUNK))
             *whole, rest = (rest + chunk).split(mark)
-            for end in whole:
-                held.append(end)
-                yield from _cut(held)
-                yield held.pop(), True
-                size = 0
-            ready = max(0, len(rest) - len(mark) + 1)
-            held.append(rest[:ready])
-            size, rest = size + ready, rest[ready:]
-            if size > documents.LONGEST:
-                yield from _cut(held)
-                size = len(held[0])
-        held.append(rest)
-        yield from _cut(held)
-        yield held.pop(), False
+            for text in whole:
+                *pieces, end = _cut(text)
+                yield from ((piece, False) for piece in pieces)
+                yield end, True
+            *pieces, rest = _cut(rest, len(mark) - 1 if more else 0)  # a mark may have begun
+            yield from ((piece, False) for piece in pieces)
+        yield rest, False
     finally:
         decoder.detach()  # else it closes standard input
 
 
-def _cut(held: list[str]) -> Iterator[tuple[str, bool]]:
-    """Take texts of at most `documents.LONGEST` characters out of ``held``, but for the rest."""
-    text = "".join(held)
-    held.clear()  # copies of a long text are what takes memory
-    while len(text) > documents.LONGEST:
+def _cut(text: str, ahead: int = 0) -> list[str]:
+    """Pieces of at most `documents.LONGEST` characters while ``ahead`` more follow; the rest."""
+    found = []
+    while len(text) > documents.LONGEST + ahead:
         end = cut_near(text, documents.LONGEST)
-        piece, text = text[:end], text[end:]
-        yield piece, False
-    held.append(text)
+        found.append(text[:end])
+        text = text[end:]
+    return [*found, text]
 
 
 # ------------------------------------------------------------------ JSON lines
 
 
-def json_lines(file: Input, field: str, separator: str | None) -> Iterator[Document]:
+def json_lines(file: Input, field: str) -> Iterator[Document]:
     """Read the documents of a file with one JSON object per line; blank lines are skipped.
 
     Args:
         file: UTF-8.
         field: key of the text.
-        separator: not used here.
     """
     with _decompressed(file) as stream:
         for number, line in enumerate(_lines(stream), start=1):
@@ -257,12 +247,3 @@ class _Zstd(io.RawIOBase):
         n = min(len(buffer), len(self._ready))
         buffer[:n], self._ready = self._ready[:n], self._ready[n:]
         return n
-
-
-#: (file, field, separator) -> its documents
-READERS: dict[str, Callable[[Input, str, str | None], Iterator[Document]]] = {
-    ".txt": text,
-    ".md": text,
-    ".jsonl": json_lines,
-    ".json": json_lines,
-}

@@ -6,16 +6,24 @@ a whole is an error.
 
 from __future__ import annotations
 
+import glob
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
+from sddlm.data.cache import digest, state
 from sddlm.data.documents import Document
-from sddlm.data.files import digest, find, known_suffixes, state
-from sddlm.data.readers import READERS, Input
+from sddlm.data.readers import Input, json_lines, text
 from sddlm.errors import ConfigError
+
+TEXT, LINES = (".txt", ".md"), (".jsonl", ".json")
+TABLES = (".csv", ".tsv", ".parquet", ".arrow")  # of `datasets`; the last two pack inside
+PACKINGS = (".gz", ".zst")
+_SUFFIXES = (*TEXT, *LINES, *TABLES)
+_KNOWN = f"{', '.join(_SUFFIXES)}, all but the last two also with {' or '.join(PACKINGS)}"
 
 
 class Source(ABC):
@@ -23,7 +31,7 @@ class Source(ABC):
 
     Attributes:
         name: name in messages and reports.
-        once: whether it can be read only once.
+        once: it can be read only once, or is slow to read; further readings are of a copy.
     """
 
     name: str
@@ -34,7 +42,7 @@ class Source(ABC):
         """Iterate over all documents, malformed ones included.
 
         Raises:
-            ConfigError: the source as a whole cannot be read, or has no document.
+            ConfigError: the source as a whole cannot be read.
         """
 
     def signature(self) -> str | None:
@@ -44,16 +52,86 @@ class Source(ABC):
         """
         return None
 
-    def documents(self) -> Iterator[str]:
-        """Iterate over the texts.
 
-        Raises:
-            ConfigError: see ``read``; or a document with a problem.
-        """
-        for document in self.read():
+class Adapted(Source):
+    """Source whose documents are made of those of another one.
+
+    Args:
+        source: the other source.
+        function: from its documents, malformed ones included, to the documents.
+        key: identifies the function; change it when the function changes.
+    """
+
+    def __init__(
+        self, source: Source, function: Callable[[Iterator[Document]], Iterator[Document]], key: str
+    ) -> None:
+        self.name, self.once = source.name, source.once
+        self.source, self.function, self.key = source, function, key
+
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`."""
+        return self.function(self.source.read())
+
+    def signature(self) -> str | None:
+        """See `Source.signature`; changes with that of the other source and with the key."""
+        inner = self.source.signature()
+        return inner and digest(self.key, inner)
+
+
+def mapped(source: Source, function: Callable[[str], str], tag: str) -> Source:
+    """Source with a function applied to each document, once; an empty result is a problem."""
+
+    def apply(documents: Iterator[Document]) -> Iterator[Document]:
+        for number, document in enumerate(documents, start=1):
+            text = "" if document.problem else function(document.text)
             if document.problem:
-                raise ConfigError(document.problem)
-            yield document.text
+                yield document
+            elif text and not text.isspace():
+                yield Document(text)
+            else:
+                where = f"{source.name}, document {number}"
+                yield Document("", f"{where}: {tag} leaves nothing of it; leave it out")
+
+    found = Adapted(source, apply, tag)
+    found.once = True
+    return found
+
+
+class Files(Source):
+    """Documents of files, one file after another, or of standard input.
+
+    Args:
+        name: name in messages.
+        inputs: the files.
+        field: key or column that holds the text.
+        separator: what stands between two documents of a text file, taken literally.
+    """
+
+    def __init__(
+        self, name: str, inputs: list[Input], field: str = "text", separator: str | None = None
+    ) -> None:
+        self.name, self.inputs = name, inputs
+        self.field, self.separator = field, separator
+        self.paths = [file.path for file in inputs if file.path is not None]
+        self.once = not self.paths
+
+    def read(self) -> Iterator[Document]:
+        """See `Source.read`."""
+        return chain.from_iterable(map(self._read, self.inputs))
+
+    def _read(self, file: Input) -> Iterator[Document]:
+        if file.suffix in TEXT:
+            return text(file, self.separator)
+        if file.suffix in LINES:
+            return json_lines(file, self.field)
+        from sddlm.data.hf import table
+
+        return table(file, self.field)
+
+    def signature(self) -> str | None:
+        """See `Source.signature`; from path, size, time and inode of the files."""
+        found = None if self.once else state(self.paths)
+        return found and digest("files", found, self.field, self.separator)
 
 
 def open_source(
@@ -79,165 +157,99 @@ def open_source(
     if separator == "":
         raise ConfigError("`data.separator` is empty; leave it out, or give what to cut at")
     if spec == "-" or spec.startswith("-."):
-        return StandardInput(spec[1:] or ".txt", field=field, separator=separator)
+        return Files("standard input", [_standard_input(spec)], field, separator)
     if spec.startswith("dataset:"):
         raise ConfigError(
             f"`data.path` {spec}: the rows came from a Dataset in Python; give a text: "
             "`data.path='FILE'`"
         )
-    from sddlm.data.hf import HubDataset, is_saved
+    if (saved := is_saved(Path(spec).expanduser())) or spec.startswith("hf:"):
+        from sddlm.data.hf import HubDataset
 
-    if spec.startswith("hf:"):
+        if saved:
+            return HubDataset(spec, field=field)
         return HubDataset.of(spec.removeprefix("hf:"), field=field, streaming=streaming)
-    if is_saved(Path(spec).expanduser()):
-        return HubDataset(spec, field=field)
-    return Files(spec, field=field, separator=separator)
+    return Files(spec, [_input(str(path), path) for path in _find(spec)], field, separator)
 
 
-class Files(Source):
-    """Documents of files, one file after another."""
-
-    def __init__(self, path: str, *, field: str = "text", separator: str | None = None) -> None:
-        """Find the files.
-
-        Args:
-            path: a file, a folder or a glob pattern.
-            field: key or column that holds the text.
-            separator: what stands between two documents of a text file.
-        """
-        self.name = path
-        self.field, self.separator = field, separator
-        self.paths = find(path)
-        self.files = [Input(str(file), *known_suffixes(str(file)), file) for file in self.paths]
-        for file in self.paths:
-            if file.stat().st_size == 0:
-                raise ConfigError(f"{file} is empty; remove it or give `data.path` another file")
-
-    def read(self) -> Iterator[Document]:
-        """See `Source.read`."""
-        return require_any(chain.from_iterable(map(self._read, self.files)), self.name)
-
-    def _read(self, file: Input) -> Iterator[Document]:
-        if file.suffix in READERS:
-            return READERS[file.suffix](file, self.field, self.separator)
-        from sddlm.data.hf import TableFile
-
-        return TableFile(file, self.field).read()
-
-    def signature(self) -> str | None:
-        """See `Source.signature`; from path, size, time and inode of the files."""
-        found = state(self.paths)
-        return found and digest("files", found, self.field, self.separator)
+# ------------------------------------------------------------------ finding files
 
 
-class StandardInput(Source):
-    """Documents of standard input."""
-
-    name = "standard input"
-    once = True
-
-    def __init__(
-        self, suffix: str = ".txt", *, field: str = "text", separator: str | None = None
-    ) -> None:
-        """Check that standard input is open.
-
-        Args:
-            suffix: how it is read, as a file whose name ends so.
-            field: key or column that holds the text.
-            separator: what stands between two documents of a text.
-        """
-        self.field, self.separator = field, separator
-        kind, packing = known_suffixes(f"-{suffix}")
-        if kind not in READERS:
-            raise ConfigError(
-                f"`data.path` -{suffix}: standard input is text or JSON lines; save it in a file"
-            )
-        if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-            raise ConfigError(
-                "`data.path` - reads standard input, and nothing is piped into it; for example: "
-                "cat FILE | sddlm prepare --data.path -, or give a file"
-            )
-        self._input = Input(self.name, kind, packing)
-        self._read = False
-
-    def read(self) -> Iterator[Document]:
-        """See `Source.read`; a second call has nothing to read."""
-        if self._read:
-            raise ConfigError(
-                "standard input can be read only once, and has been; save it in a file and give "
-                "`data.path='FILE'`"
-            )
-        self._read = True
-        reader = READERS[self._input.suffix]
-        return require_any(reader(self._input, self.field, self.separator), self.name)
+def _suffixes(name: str) -> tuple[str, str] | None:
+    """Format and compression of a file name, such as ``(".jsonl", ".zst")``; None if unknown."""
+    name = name.lower()
+    packing = next((end for end in PACKINGS if name.endswith(end)), "")
+    name = name.removesuffix(packing)
+    suffix = next((end for end in _SUFFIXES if name.endswith(end)), "")
+    return None if not suffix or (packing and suffix in TABLES[2:]) else (suffix, packing)
 
 
-class Mapped(Source):
-    """Source that applies a function to each document."""
-
-    def __init__(self, source: Source, function: Callable[[str], str], tag: str) -> None:
-        """Wrap a source.
-
-        Args:
-            source: where documents come from.
-            function: from a document to another one.
-            tag: names the function; change it when the function changes.
-        """
-        self.name, self.once = source.name, source.once
-        self.source, self.function, self.tag = source, function, tag
-
-    def read(self) -> Iterator[Document]:
-        """See `Source.read`; an empty result is a problem."""
-        for number, document in enumerate(self.source.read(), start=1):
-            text = "" if document.problem else self.function(document.text)
-            if document.problem:
-                yield document
-            elif text and not text.isspace():
-                yield Document(text)
-            else:
-                where = f"{self.name}, document {number}"
-                yield Document("", f"{where}: {self.tag} leaves nothing of it; leave it out")
-
-    def signature(self) -> str | None:
-        """See `Source.signature`; changes with that of the source and with the tag."""
-        inner = self.source.signature()
-        return inner and digest("mapped", inner, self.tag)
+def _input(name: str, path: Path | None = None) -> Input:
+    """A file or standard input, by its name."""
+    found = _suffixes(name)
+    if found is None:
+        raise ConfigError(
+            f"{name}: unknown kind of file; the name must end in one of {_KNOWN}: rename it "
+            "(plain text: .txt) or convert it"
+        )
+    if path is not None and path.stat().st_size == 0:
+        raise ConfigError(f"{path} is empty; remove it or give `data.path` another file")
+    return Input(name, *found, path)
 
 
-class Limited(Source):
-    """First documents of a source, including those with a problem."""
-
-    def __init__(self, source: Source, count: int) -> None:
-        """Wrap a source.
-
-        Args:
-            source: where documents come from.
-            count: how many to take, at most.
-        """
-        if count < 1:
-            raise ConfigError(f"`data.limit` is {count}, must be at least 1; or leave it out")
-        self.name, self.once = source.name, source.once
-        self.source, self.count = source, count
-
-    def read(self) -> Iterator[Document]:
-        """See `Source.read`."""
-        return islice(self.source.read(), self.count)
-
-    def signature(self) -> str | None:
-        """See `Source.signature`; changes with that of the source and with the count."""
-        inner = self.source.signature()
-        return inner and digest("limited", inner, self.count)
+def _standard_input(spec: str) -> Input:
+    found = _input("-.txt" if spec == "-" else spec)
+    if found.suffix in TABLES:
+        raise ConfigError(
+            f"`data.path` {spec}: standard input is text or JSON lines; save it in a file"
+        )
+    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+        raise ConfigError(
+            "`data.path` - reads standard input, and nothing is piped into it; for example: "
+            "cat FILE | sddlm prepare --data.path -, or give a file"
+        )
+    return Input("standard input", found.suffix, found.packing)
 
 
-def require_any(found: Iterator[Document], name: str) -> Iterator[Document]:
-    """Pass documents through; raise an error if there is no valid one."""
-    first, bad = "", 0
-    for document in found:
-        yield document
-        if not document.problem:
-            yield from found
-            return
-        first, bad = first or document.problem, bad + 1
-    if bad:
-        raise ConfigError(f"no documents in {name}: {bad} with problems; {first}")
-    raise ConfigError(f"no documents in {name}: nothing but white space; give `data.path` text")
+def _find(path: str) -> list[Path]:
+    """Find the files of a path, a folder or a pattern, sorted.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    given = Path(path).expanduser()
+    if given.is_file():
+        return [given]
+    if given.is_dir():
+        found = [file for file in visible(given) if _suffixes(file.name)]
+        if not found:
+            raise ConfigError(f"no documents in the folder {given}: none of {_KNOWN} in it")
+        return found
+    found = sorted({f for f in map(Path, glob.glob(str(given), recursive=True)) if f.is_file()})
+    if not found:
+        raise ConfigError(
+            f"`data.path` {path}: no such file or folder, and no file matches it as a pattern; "
+            "give a file, a folder, a quoted pattern such as 'texts/*.txt', hf:NAME for a dataset "
+            "of the hub, or - for standard input"
+        )
+    return found
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder holds a dataset that ``save_to_disk`` wrote."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def visible(folder: Path) -> list[Path]:
+    """All files of a folder, to any depth, sorted; hidden ones and linked folders left out."""
+    found = []
+    for top, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(top, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())
+
+
+def _unreadable(error: OSError) -> None:
+    raise ConfigError(
+        f"the folder {error.filename} cannot be read: {error.strerror}; check it, or move it away"
+    ) from error

@@ -9,17 +9,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sddlm.data.cache import build_once, damage
 from sddlm.data.documents import cut_near
 from sddlm.data.sources import Source
 from sddlm.errors import ConfigError
-from sddlm.io import atomic_write
 from sddlm.progress import bar
 
 logger = logging.getLogger(__name__)
 
 _FEW = 20  # with fewer documents, each is cut instead of choosing among them
 _SHOWN = 10  # malformed documents that are logged individually
-_FORMAT = 3  # of the file; count up when the same source would give other figures
+_FORMAT = 4  # of the file; count up when the same source would give other figures
+
+
+# ------------------------------------------------------------------ one reading
 
 
 @dataclass(frozen=True)
@@ -46,25 +49,30 @@ def hash_fraction(digest: bytes) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def sha256(text: str) -> bytes:
-    """SHA-256 of a document."""
+def _sha256(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def scan(source: Source, max_errors: int = 0, *, remember: Path | None = None) -> Scan:
+def scan(source: Source, max_errors: int = 0, *, cache: Path | None = None) -> Scan:
     """Scan a source, or load an earlier scan from the cache.
 
     Args:
         source: the source.
         max_errors: largest number of malformed documents, which are logged and left out.
-        remember: cache folder, for sources with a `Source.signature`.
+        cache: cache folder, for sources with a `Source.signature`.
 
     Raises:
         ConfigError: more malformed documents than ``max_errors``, or no valid one.
     """
-    signature = source.signature() if remember else None
-    known = _known(remember, signature)
-    found = known or _read(source, max_errors)
+    folder = _folder(source, cache)  # before it is read, as it may change meanwhile
+    if folder is None:
+        found = _read(source, max_errors)
+    else:
+        with build_once(folder) as temporary:
+            if temporary is not None:
+                content = json.dumps(asdict(_read(source, max_errors)))
+                (temporary / "scan.json").write_text(content, encoding="utf-8")
+        found = _loaded(folder)
     if len(found.bad) > max_errors:
         raise _too_many(list(found.bad.values()), max_errors)
     for problem in list(found.bad.values())[:_SHOWN]:
@@ -76,41 +84,24 @@ def scan(source: Source, max_errors: int = 0, *, remember: Path | None = None) -
             len(found.bad) + found.documents,
             source.name,
         )
-    if remember and signature and not known:
-        remember.mkdir(parents=True, exist_ok=True)
-        with atomic_write(_file(remember, signature)) as file:
-            content = json.dumps(asdict(found))
-            file.write(f"{sha256(content).hex()} {content}\n")
     return found
 
 
-def remembered(source: Source, max_errors: int = 0, *, remember: Path | None = None) -> Scan:
-    """Load an earlier `scan` of the source, without reading it.
-
-    Raises:
-        ConfigError: there was none, or the source may have changed since.
-    """
-    found = _known(remember, source.signature())
-    if found is None or len(found.bad) > max_errors:
-        raise ConfigError(f"{source.name} has not been read before; see sddlm prepare")
-    return found
+def _folder(source: Source, cache: Path | None) -> Path | None:
+    """Folder of the scan of a source in the cache; None if only reading it finds a change."""
+    signature = source.signature() if cache else None
+    return cache / f"scan-{_FORMAT}-{signature[:32]}" if cache and signature else None
 
 
-def valid_documents(source: Source, found: Scan) -> Iterator[str]:
-    """Iterate over the valid documents of a source, and verify that they are the scanned ones.
+def remembered(source: Source, cache: Path) -> Scan | None:
+    """Load an earlier `scan` of the source, without reading it; None if it may have changed."""
+    folder = _folder(source, cache)
+    return None if folder is None or damage(folder) else _loaded(folder)
 
-    Raises:
-        ConfigError: the source has changed since the scan.
-    """
-    key = hashlib.sha256()
-    for number, document in enumerate(source.read()):
-        if number not in found.bad:
-            if document.problem:
-                raise _changed(source)
-            key.update(sha256(document.text))
-            yield document.text
-    if key.hexdigest() != found.key:
-        raise _changed(source)
+
+def _loaded(folder: Path) -> Scan:
+    known = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
+    return Scan(**known | {"bad": {int(n): problem for n, problem in known["bad"].items()}})
 
 
 def _read(source: Source, max_errors: int) -> Scan:
@@ -125,15 +116,14 @@ def _read(source: Source, max_errors: int) -> Scan:
                 if len(bad) > max_errors:
                     raise _too_many(list(bad.values()), max_errors)
                 continue
-            digest = sha256(document.text)
+            digest = _sha256(document.text)
             key.update(digest)
             least = min(least, hash_fraction(digest))
             documents += 1
             characters += len(document.text)
     if not documents:
-        raise ConfigError(
-            f"no documents in {source.name}: nothing but white space; give `data.path` text"
-        )
+        why = f"{len(bad)} with problems; {bad[0]}" if bad else "nothing but white space"
+        raise ConfigError(f"no documents in {source.name}: {why}; give `data.path` text")
     return Scan(key.hexdigest(), documents, characters, least, bad)
 
 
@@ -144,70 +134,52 @@ def _too_many(problems: list[str], max_errors: int) -> ConfigError:
     )
 
 
-def _changed(source: Source) -> ConfigError:
-    return ConfigError(f"{source.name} has changed while it was being read; start again")
+def valid_documents(source: Source, found: Scan) -> Iterator[str]:
+    """Iterate over the valid documents of a source, and verify that they are the scanned ones.
 
-
-def _file(folder: Path, signature: str) -> Path:
-    return folder / f"scan-{_FORMAT}-{signature[:32]}.json"
-
-
-def _known(folder: Path | None, signature: str | None) -> Scan | None:
-    """Load an earlier scan from the cache, or None."""
-    if folder is None or signature is None or not _file(folder, signature).is_file():
-        return None
-    line = _file(folder, signature).read_text(encoding="utf-8", errors="replace")
-    checksum, _, content = line.removesuffix("\n").partition(" ")
-    if checksum != sha256(content).hex():
-        logger.warning("%s is damaged: the text is read again", _file(folder, signature))
-        return None
-    known = json.loads(content)
-    known["bad"] = {int(number): problem for number, problem in known["bad"].items()}
-    return Scan(**known)
+    Raises:
+        ConfigError: the source has changed since the scan.
+    """
+    key, changed = hashlib.sha256(), f"{source.name} has changed while it was being read"
+    for number, document in enumerate(source.read()):
+        if number not in found.bad:
+            if document.problem:
+                raise ConfigError(f"{changed}; start again")
+            key.update(_sha256(document.text))
+            yield document.text
+    if key.hexdigest() != found.key:
+        raise ConfigError(f"{changed}; start again")
 
 
 # ------------------------------------------------------------------ the split
 
 
-@dataclass(frozen=True)
-class Split:
-    """Rule that selects the validation documents.
+def assign(texts: Iterable[str], held_out: float, found: Scan) -> Iterator[tuple[str, str]]:
+    """Assign each document to ``train`` or ``validation``, in the given order.
 
-    A whole ``held_out`` of 1 or more selects that number of documents at the end. A share in (0, 1)
-    selects documents by the SHA-256 of their text alone, so the same document is never in both
-    splits, whatever the order. If it selects none, the document with the smallest hash is selected.
-    With fewer than 20 documents the last ``share`` of each is held out instead, cut after a line
-    end or a blank if one is near.
+    A whole ``held_out`` of 1 or more selects that number of documents at the end for validation. A
+    share in (0, 1) selects documents by the SHA-256 of their text alone, so the same document is
+    never in both splits, whatever the order. If it selects none, the document with the smallest
+    hash is selected. With fewer than 20 documents the last ``share`` of each is held out instead,
+    cut after a line end or a blank if one is near.
 
-    Attributes:
+    Args:
+        texts: the valid documents (`valid_documents`).
         held_out: the share or the number.
-        scan: scan of the documents.
+        found: scan of the documents.
     """
-
-    held_out: float
-    scan: Scan
-
-    def __str__(self) -> str:
-        return f"{self.held_out:g}"
-
-    def assign(self, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Assign each document to ``train`` or ``validation``, in the given order.
-
-        Args:
-            texts: the valid documents (`valid_documents`).
-        """
-        if self.held_out >= 1:
-            first = self.scan.documents - int(self.held_out)
-            for number, text in enumerate(texts):
-                yield ("train" if number < first else "validation"), text
-        elif self.scan.documents >= _FEW:
-            limit = max(self.held_out, self.scan.least)
-            for text in texts:
-                yield ("train" if hash_fraction(sha256(text)) > limit else "validation"), text
-        else:
-            for text in texts:
-                at = cut_near(text, round(len(text) * (1 - self.held_out)))
-                if at:
-                    yield "train", text[:at]
-                if text[at:]:
-                    yield "validation", text[at:]
+    if held_out >= 1:
+        first = found.documents - int(held_out)
+        for number, text in enumerate(texts):
+            yield ("train" if number < first else "validation"), text
+    elif found.documents >= _FEW:
+        limit = max(held_out, found.least)
+        for text in texts:
+            yield ("train" if hash_fraction(_sha256(text)) > limit else "validation"), text
+    else:
+        for text in texts:
+            at = cut_near(text, round(len(text) * (1 - held_out)))
+            if at:
+                yield "train", text[:at]
+            if text[at:]:
+                yield "validation", text[at:]

@@ -1,50 +1,39 @@
-"""Data sources of ``DataArgs``: texts to read, each with its split."""
+"""Texts of the data options: which sources are read, and how each is split."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from sddlm.data.args import DataArgs
 from sddlm.data.cache import UNFINISHED
+from sddlm.data.config import DataArgs
 from sddlm.data.corpora import CORPORA
 from sddlm.data.documents import Document
-from sddlm.data.sources import Limited, Source, open_source
-from sddlm.data.split import Scan, Split, remembered, scan, valid_documents
+from sddlm.data.sources import Adapted, Source, open_source
+from sddlm.data.split import Scan, assign, remembered, scan, valid_documents
 from sddlm.errors import ConfigError
 
 SHARE = 0.05  # default share that is held out
 
 
-@dataclass(frozen=True)
-class SplitSource:
-    """A source with its scan and its split.
+class Part(NamedTuple):
+    """A source with its split.
 
     Attributes:
-        source: the source, read again for each call of `documents`.
-        scan: scan of the source.
-        rule: `Split`, or the name of a single split.
+        source: the source, read again each time.
+        rule: held-out part (see `assign`), or the name of the only split.
         only: the split to read; None is all.
     """
 
     source: Source
-    scan: Scan
-    rule: Split | str
+    rule: float | str
     only: str | None = None
-
-    def documents(self) -> Iterator[tuple[str, str]]:
-        """Iterate over the valid documents: split and text."""
-        texts = valid_documents(self.source, self.scan)
-        if isinstance(self.rule, str):
-            return ((self.rule, text) for text in texts)
-        assigned = self.rule.assign(texts)
-        return (found for found in assigned if self.only in (None, found[0]))
 
 
 @dataclass(frozen=True)
@@ -54,34 +43,48 @@ class DataSource:
     Attributes:
         name: name or path given by the user.
         weight: share in a mixture.
-        split_sources: one source, or one for training and one for validation.
-        splits: names of the splits.
+        parts: one source, or one for training and one for validation, with their scans.
     """
 
     name: str
     weight: float
-    split_sources: tuple[SplitSource, ...]
-    splits: tuple[str, ...]
+    parts: list[tuple[Part, Scan]]
 
     @property
     def key(self) -> str:
         """Identifier of the documents and their splits."""
-        return json.dumps([(r.scan.key, str(r.rule), r.only) for r in self.split_sources])
+        found = [
+            (scanned.key, part.rule if isinstance(part.rule, str) else f"{part.rule:g}", part.only)
+            for part, scanned in self.parts
+        ]
+        return json.dumps(found)
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        rules = [part.only or part.rule for part, _ in self.parts]
+        both = any(not isinstance(rule, str) for rule in rules)
+        return [name for name in ("train", "validation") if both or name in rules]
 
     @property
     def characters(self) -> int:
         """Number of characters of all documents."""
-        return sum(part.scan.characters for part in self.split_sources)
+        return sum(scanned.characters for _, scanned in self.parts)
 
     @property
     def left_out(self) -> list[str]:
         """Problems of the documents that are left out."""
-        return [problem for part in self.split_sources for problem in part.scan.bad.values()]
+        return [problem for _, scanned in self.parts for problem in scanned.bad.values()]
 
     def documents(self) -> Iterator[tuple[str, str]]:
         """Iterate over the valid documents: split and text."""
-        for part in self.split_sources:
-            yield from part.documents()
+        for part, scanned in self.parts:
+            texts = valid_documents(part.source, scanned)
+            if isinstance(part.rule, str):
+                yield from ((part.rule, text) for text in texts)
+            else:
+                assigned = assign(texts, part.rule, scanned)
+                yield from (found for found in assigned if part.only in (None, found[0]))
 
 
 def data_sources(
@@ -98,23 +101,55 @@ def data_sources(
         ConfigError: see `open_source` and `scan`.
     """
     if split == "all":
-        return [_whole(args, until_done)]
-    weights = args.mixture or {args.sources[0]: 1.0}
-    read = partial(_split_source, until_done=until_done)
-    found = [_data_source(args, name, weight, read) for name, weight in weights.items()]
+        found = [(args.sources[0], 1.0, [_scored(args)])]
+    else:
+        weights = args.mixture or {args.sources[0]: 1.0}
+        found = [(name, weight, _trained(args, name)) for name, weight in weights.items()]
+        if args.validation_path is not None:
+            own = Part(_opened(args, args.validation_path), "validation")
+            found.append((args.validation_path, 1.0, [own]))
     if split == "validation":
-        return [_held_out(text) for text in found]
-    if args.validation_path is None:
-        return found
-    source = _opened(args, args.validation_path)
-    only = read(args, source, "validation")
-    return [*found, DataSource(args.validation_path, 1.0, (only,), ("validation",))]
+        found = [(name, weight, _held_out(parts)) for name, weight, parts in found]
+    return [_scanned(args, *text, until_done) for text in found if text[2]]
 
 
-def _held_out(text: DataSource) -> DataSource:
-    """The validation split of a text alone."""
-    split_sources = (replace(r, only="validation") for r in text.split_sources if r.rule != "train")
-    return replace(text, split_sources=tuple(split_sources), splits=("validation",))
+def _scored(args: DataArgs) -> Part:
+    """A text to score as a whole; for a corpus the split that is scored by convention."""
+    for name in ("validation_path", "mixture"):
+        if getattr(args, name) is not None:
+            raise ConfigError(
+                f"`data.{name}` has no place where a whole text is scored; give the text as "
+                "`data.path` or `data.corpus`"
+            )
+    name = args.sources[0]
+    if not is_corpus(args, name):
+        return Part(_opened(args, name), "validation")
+    corpus = CORPORA[name]
+    source = corpus.source(corpus.scored, streaming=args.streaming)
+    if source is not None:
+        return Part(source, "validation")
+    # no split of its own: what training would hold out, or all of it
+    source = corpus.training(streaming=args.streaming)
+    return Part(source, corpus.last, "validation") if corpus.last else Part(source, "validation")
+
+
+def _trained(args: DataArgs, name: str) -> list[Part]:
+    """A text to train on, and what is held out of it or beside it."""
+    if not is_corpus(args, name):
+        share = share_held_out(args, name)
+        return [Part(_opened(args, name), share or "train")]
+    corpus = CORPORA[name]
+    source = corpus.training(streaming=args.streaming)
+    parts = [Part(source, share_held_out(args, name) or "train")]
+    own = corpus.source("validation", streaming=args.streaming)
+    if own is not None and args.validation is None and args.validation_path is None:
+        parts.append(Part(own, "validation"))
+    return parts
+
+
+def _held_out(parts: list[Part]) -> list[Part]:
+    """The held-out documents of a text alone."""
+    return [part._replace(only="validation") for part in parts if part.rule != "train"]
 
 
 def share_held_out(args: DataArgs, name: str) -> float:
@@ -127,28 +162,6 @@ def share_held_out(args: DataArgs, name: str) -> float:
     return 0.0 if "validation" in corpus.roles else corpus.last or SHARE
 
 
-def _whole(args: DataArgs, until_done: ExitStack) -> DataSource:
-    """A text to score as a whole; for a corpus the split that is scored by convention."""
-    for name in ("validation_path", "mixture"):
-        if getattr(args, name) is not None:
-            raise ConfigError(
-                f"`data.{name}` has no place where a whole text is scored; give the text as "
-                "`data.path` or `data.corpus`"
-            )
-    name = args.sources[0]
-    only = ("validation",)
-    if not is_corpus(args, name):
-        whole = _split_source(args, _opened(args, name), "validation", until_done)
-        return DataSource(name, 1.0, (whole,), only)
-    corpus = CORPORA[name]
-    source = corpus.source(corpus.scored, streaming=args.streaming)
-    rule: float | str = "validation"
-    if source is None:  # no split of its own: what training would hold out, or all of it
-        source, rule = corpus.training(streaming=args.streaming), corpus.last or rule
-    scored = _split_source(args, source, rule, until_done, only="validation")
-    return DataSource(name, 1.0, (scored,), only)
-
-
 def known_source(args: DataArgs, name: str) -> DataSource | None:
     """A text of local files from an earlier scan, if unchanged; without reading it.
 
@@ -157,34 +170,14 @@ def known_source(args: DataArgs, name: str) -> DataSource | None:
     """
     if name.startswith("-"):  # standard input is another text each time
         return None
-    _opened(args, name)
-    with ExitStack() as nothing, suppress(ConfigError):
-        read = partial(_split_source, until_done=nothing, find=remembered)
-        return _data_source(args, name, 1.0, read)
-    return None
-
-
-def _data_source(
-    args: DataArgs, name: str, weight: float, read: Callable[..., SplitSource]
-) -> DataSource:
-    rule = args.validation or SHARE
-    held_out: Source | None = None
-    if is_corpus(args, name):
-        corpus = CORPORA[name]
-        train = corpus.training(streaming=args.streaming)
-        if args.validation is None:
-            held_out = corpus.source("validation", streaming=args.streaming)
-            rule = corpus.last or rule
-    else:
-        train = _opened(args, name)
-    if args.validation_path is not None:
-        only = read(args, train, "train")
-        return DataSource(name, weight, (only,), ("train",))
-    both = ("train", "validation")
-    if held_out is None:
-        return DataSource(name, weight, (read(args, train, rule),), both)
-    split_sources = zip((train, held_out), both, strict=True)
-    return DataSource(name, weight, tuple(read(args, s, r) for s, r in split_sources), both)
+    found = []
+    for part in _limited(args, _trained(args, name)):
+        with suppress(ConfigError):
+            if known := remembered(part.source, args.cache_folder):
+                found.append((part, known))
+                continue
+        return None
+    return DataSource(name, 1.0, found)
 
 
 def is_remote(args: DataArgs, name: str) -> bool:
@@ -202,36 +195,44 @@ def _opened(args: DataArgs, name: str) -> Source:
     return open_source(name, field=args.field, separator=args.separator, streaming=args.streaming)
 
 
-def _split_source(
-    args: DataArgs,
-    source: Source,
-    rule: float | str,
-    until_done: ExitStack,
-    only: str | None = None,
-    find: Callable[..., Scan] = scan,
-) -> SplitSource:
-    """Scan a source and apply its split."""
-    if args.limit is not None:
-        source = Limited(source, args.limit)
-    if source.once:
-        source = _Copied(source, _temporary(args.cache_folder, until_done))
-    found = find(source, args.max_errors, remember=args.cache_folder)
-    if isinstance(rule, str):
-        return SplitSource(source, found, rule)
-    if rule >= found.documents:
-        raise ConfigError(
-            f"`data.validation` {rule:g} holds out all {found.documents} documents of "
-            f"{source.name}; give fewer, or a share such as 0.05"
-        )
-    return SplitSource(source, found, Split(rule, found), only)
+def _limited(args: DataArgs, parts: list[Part]) -> list[Part]:
+    """The first documents of each source, malformed ones included."""
+    if args.limit is None:
+        return parts
+
+    def first(documents: Iterator[Document]) -> Iterator[Document]:
+        return islice(documents, args.limit)
+
+    key = f"limit {args.limit}"
+    return [part._replace(source=Adapted(part.source, first, key)) for part in parts]
+
+
+def _scanned(
+    args: DataArgs, name: str, weight: float, parts: list[Part], until_done: ExitStack
+) -> DataSource:
+    """Scan the sources of a text."""
+    found = []
+    for part in _limited(args, parts):
+        if part.source.once:
+            part = part._replace(source=_Copied(part.source, args.cache_folder, until_done))
+        scanned = scan(part.source, args.max_errors, cache=args.cache_folder)
+        if not isinstance(part.rule, str) and part.rule >= scanned.documents:
+            raise ConfigError(
+                f"`data.validation` {part.rule:g} holds out all {scanned.documents} documents of "
+                f"{part.source.name}; give fewer, or a share such as 0.05"
+            )
+        found.append((part, scanned))
+    return DataSource(name, weight, found)
 
 
 class _Copied(Source):
-    """A source that can be read only once: its first reading writes what the others read."""
+    """A source that is read only once: its first reading writes what the others read."""
 
-    def __init__(self, source: Source, folder: Path) -> None:
+    def __init__(self, source: Source, cache: Path, until_done: ExitStack) -> None:
         self.name, self._source = source.name, source
-        self._copy = folder / "documents.jsonl"
+        cache.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=cache, prefix=UNFINISHED)
+        self._copy = Path(until_done.enter_context(folder), "documents.jsonl")
 
     def read(self) -> Iterator[Document]:
         if self._copy.exists():
@@ -244,8 +245,5 @@ class _Copied(Source):
                 file.write(json.dumps(document) + "\n")
                 yield document
 
-
-def _temporary(cache: Path, until_done: ExitStack) -> Path:
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.TemporaryDirectory(dir=cache, prefix=UNFINISHED)
-    return Path(until_done.enter_context(folder))
+    def signature(self) -> str | None:
+        return self._source.signature()

@@ -1,4 +1,4 @@
-"""Tokenisation of documents to files, with several threads.
+"""From documents to tokens in the cache: learning a vocabulary, and encoding with several threads.
 
 Each split has one file of tokens, the concatenated documents, and one with the end offset of each
 document. Text is encoded in units that do not depend on the number of threads, and written in
@@ -8,47 +8,116 @@ order, so the files do not depend on it either.
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers as hf
 
-from sddlm.data.packed import INDEX_DTYPE, token_dtype
-from sddlm.data.tokenizers import Tokenizer, one_thread_each
+from sddlm.data.cache import build_once, digest
+from sddlm.data.config import DataArgs
+from sddlm.data.rows import INDEX_DTYPE, token_dtype
+from sddlm.data.texts import DataSource
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.progress import bar
 
-FORMAT = 2  # of the folder; count up when the same request would give other bytes
+logger = logging.getLogger(__name__)
+
+_FORMAT = 2  # of the folders; count up when the same request would give other bytes
+_LEARN = 10**8  # characters that a vocabulary is learnt from, at most
 _UNIT = 1 << 18  # characters encoded at once
 
-
-class Piece(NamedTuple):
-    """A piece of a document, which ends with it where ``is_last``."""
-
-    split: str
-    text: str
-    is_last: bool
+#: pieces of documents of one split, each with whether a document ends with it
+Unit = list[tuple[str, bool]]
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Encoded text of one unit for one split.
+# ------------------------------------------------------------------ in the cache
 
-    Attributes:
-        ids: tokens.
-        ends: end offsets of documents, relative to the first token.
-        characters: number of characters encoded.
-    """
 
-    ids: npt.NDArray[Any]
-    ends: npt.NDArray[Any]
-    characters: int
+def make_tokenizer(args: DataArgs, texts: list[DataSource]) -> Tokenizer:
+    """Make the tokenizer of the options; a learnt one is cached."""
+    if args.tokenizer == "characters":
+        return Tokenizer.characters(text for source in texts for _, text in source.documents())
+    if args.tokenizer != "bpe":
+        return Tokenizer.load(args.tokenizer)
+    keys = [text.key for text in texts]
+    key = digest("bpe", _FORMAT, hf.__version__, _LEARN, *keys, args.vocab_size)[:32]
+    folder = args.cache_folder / f"tokenizer-{key}"
+    with build_once(folder) as temporary:
+        if temporary is None:
+            return Tokenizer.load(folder)
+        logger.info("learning a vocabulary of %d", args.vocab_size)
+        tokenizer = Tokenizer.train_bpe(_sample(texts), args.vocab_size)
+        tokenizer.save(temporary)
+    if tokenizer.vocab_size < args.vocab_size:
+        logger.warning(
+            "the text gives no more than %d tokens of the %d asked for with `data.vocab_size`",
+            tokenizer.vocab_size,
+            args.vocab_size,
+        )
+    return tokenizer
+
+
+def _sample(texts: list[DataSource]) -> Iterator[str]:
+    """Iterate over an evenly spread share of the training text, with a progress bar."""
+    total = sum(text.characters for text in texts)
+    share = min(1.0, _LEARN / total)
+    seen = taken = 0
+    with bar("learning a vocabulary", total=total) as advance:
+        for source in texts:
+            for split, text in source.documents():
+                advance(len(text))
+                if split == "train" or "train" not in source.splits:
+                    seen += len(text)
+                    if taken < share * seen:
+                        taken += len(text)
+                        yield text
+
+
+def make_tokens(args: DataArgs, text: DataSource, tokenizer: Tokenizer, verify: bool) -> Path:
+    """Folder of the tokens of a text, in the cache; ``verify`` as for `build_once`."""
+    key = digest("tokens", _FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos)[:32]
+    folder = args.cache_folder / f"tokens-{key}"
+    with build_once(folder, verify=verify) as temporary:
+        if temporary is None:
+            logger.info("prepared tokens reused from %s", folder)
+            return folder
+        with bar("making tokens", total=text.characters) as advance:
+            splits = write_tokens(
+                temporary,
+                text.documents(),
+                tokenizer,
+                splits=text.splits,
+                eos=args.eos,
+                workers=args.workers,
+                advance=advance,
+            )
+        tokenizer.save(temporary)
+        meta = {
+            "format": _FORMAT,
+            "key": key,
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer": tokenizer.fingerprint,
+            "name": text.name,
+            "text": text.key,
+            "limit": args.limit,
+            "out": text.left_out,
+            "splits": splits,
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    logger.info("prepared tokens written to %s", folder)
+    return folder
+
+
+# ------------------------------------------------------------------ encoding
 
 
 def write_tokens(
@@ -57,9 +126,9 @@ def write_tokens(
     tokenizer: Tokenizer,
     *,
     splits: Iterable[str],
-    characters: int,
     eos: bool = True,
     workers: int | None = None,
+    advance: Any = lambda characters: None,
 ) -> dict[str, dict[str, Any]]:
     """Write ``NAME.bin`` and ``NAME.idx`` for each split.
 
@@ -68,29 +137,35 @@ def write_tokens(
         documents: split and text of each document.
         tokenizer: the tokenizer.
         splits: names of the splits, also of empty ones.
-        characters: total number of characters, for the bar.
         eos: append an end-of-text token to each document.
         workers: number of threads; None is one per core. Does not affect the result.
+        advance: called with numbers of characters for each unit written.
 
     Returns:
         ``tokens``, ``documents``, ``characters`` and ``sha256`` of each split.
     """
     with ExitStack() as files:
         written = {name: _SplitFiles(folder, name, files) for name in splits}
-        show = files.enter_context(bar("making tokens", total=characters))
-        units = _units(documents, tokenizer)
-        for unit in _encoded(units, tokenizer, eos, workers or cores()):
-            for name, encoded in unit.items():
-                written[name].append(encoded)
-                show(encoded.characters)
+        for encoded in _encoded(_units(documents, tokenizer), tokenizer, eos, workers or _cores()):
+            written[encoded.split].append(encoded)
+            advance(encoded.characters)
     return {name: split.counts() for name, split in written.items()}
 
 
-def cores() -> int:
-    """Number of cores available to this process."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+class Encoded(NamedTuple):
+    """Encoded text of one unit.
+
+    Attributes:
+        split: name of its split.
+        ids: tokens.
+        ends: end offsets of documents, relative to the first token.
+        characters: number of characters encoded.
+    """
+
+    split: str
+    ids: npt.NDArray[Any]
+    ends: npt.NDArray[Any]
+    characters: int
 
 
 class _SplitFiles:
@@ -115,33 +190,34 @@ class _SplitFiles:
         return {**self.counted, "sha256": self.sha256.hexdigest()}
 
 
-def _units(documents: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> Iterator[list[Piece]]:
-    """Group pieces of documents into units of at least `_UNIT` characters."""
-    unit: list[Piece] = []
-    size = 0
+def _units(
+    documents: Iterable[tuple[str, str]], tokenizer: Tokenizer
+) -> Iterator[tuple[str, Unit]]:
+    """Group pieces of the documents of a split into units of at least `_UNIT` characters."""
+    units: dict[str, Unit] = {}
+    sizes: dict[str, int] = {}
     for split, text in documents:
         left = len(text)
         for piece in tokenizer.pieces(text):
             left -= len(piece)
-            unit.append(Piece(split, piece, is_last=not left))
-            size += len(piece)
-            if size >= _UNIT:
-                yield unit
-                unit, size = [], 0
-    if unit:
-        yield unit
+            units.setdefault(split, []).append((piece, not left))
+            sizes[split] = sizes.get(split, 0) + len(piece)
+            if sizes[split] >= _UNIT:
+                yield split, units.pop(split)
+                sizes[split] = 0
+    yield from units.items()
 
 
 def _encoded(
-    units: Iterable[list[Piece]], tokenizer: Tokenizer, eos: bool, workers: int
-) -> Iterator[dict[str, Encoded]]:
+    units: Iterable[tuple[str, Unit]], tokenizer: Tokenizer, eos: bool, workers: int
+) -> Iterator[Encoded]:
     """Encode units with threads, in order, a few units ahead."""
     pool = ThreadPoolExecutor(workers)
-    ahead: deque[Future[dict[str, Encoded]]] = deque()
+    ahead: deque[Future[Encoded]] = deque()
     try:
-        with one_thread_each():
-            for unit in units:
-                ahead.append(pool.submit(_encode, unit, tokenizer, eos))
+        with _one_thread_each():
+            for split, unit in units:
+                ahead.append(pool.submit(_encode, split, unit, tokenizer, eos))
                 if len(ahead) > workers:
                     yield ahead.popleft().result()
             while ahead:
@@ -150,23 +226,32 @@ def _encoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(unit: list[Piece], tokenizer: Tokenizer, eos: bool) -> dict[str, Encoded]:
-    ids: dict[str, list[int]] = {}
-    ends: dict[str, list[int]] = {}
-    characters: dict[str, int] = {}
-    encoded = tokenizer.encode_batch([piece.text for piece in unit])
-    for piece, tokens in zip(unit, encoded, strict=True):
-        mine = ids.setdefault(piece.split, [])
-        mine += tokens
-        characters[piece.split] = characters.get(piece.split, 0) + len(piece.text)
-        if piece.is_last:
-            if eos:
-                mine.append(tokenizer.eos_id)
-            ends.setdefault(piece.split, []).append(len(mine))
+def _encode(split: str, unit: Unit, tokenizer: Tokenizer, eos: bool) -> Encoded:
+    texts = [text for text, _ in unit]
+    ids: list[int] = []
+    ends: list[int] = []
+    for (_, is_last), tokens in zip(unit, tokenizer.encode_batch(texts), strict=True):
+        ids += tokens
+        if is_last:
+            ids += [tokenizer.eos_id] * eos
+            ends.append(len(ids))
     dtype = token_dtype(tokenizer.vocab_size)
-    return {
-        split: Encoded(
-            np.array(mine, dtype), np.array(ends.get(split, []), np.int64), characters[split]
-        )
-        for split, mine in ids.items()
-    }
+    return Encoded(split, np.array(ids, dtype), np.array(ends, np.int64), sum(map(len, texts)))
+
+
+def _cores() -> int:
+    """Number of cores available to this process."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Context in which each call of the library encodes on the thread of its caller."""
+    before = os.environ["TOKENIZERS_PARALLELISM"]
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        os.environ["TOKENIZERS_PARALLELISM"] = before

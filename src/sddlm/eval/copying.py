@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from sddlm.data.packed import Ints, Rows
+from sddlm.data.rows import Ints, Rows
 from sddlm.errors import ConfigError
 from sddlm.jobs import ResumableJob, digest
 from sddlm.types import before_padding

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.errors import ConfigError, check_choices
 from sddlm.eval.conventions import convention_of
 from sddlm.eval.result import Provenance, Result, SeenByJudge

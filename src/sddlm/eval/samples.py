@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.texts import END, HeldOut
 from sddlm.generation.config import SamplerConfig

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, did_you_mean
 from sddlm.eval.conventions import Convention
 from sddlm.eval.equal_entropy import SHARPNESS, Curves, Point

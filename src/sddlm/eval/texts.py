@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from sddlm.data.args import DataArgs, trained_on
-from sddlm.data.packed import Rows
+from sddlm.data.config import DataArgs, trained_on
 from sddlm.data.prepare import Prepared, load_prepared, prepare
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.rows import Rows
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.eval.ngram import NGram
 from sddlm.jobs import digest

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from sddlm.data.args import DataArgs, all_trained_on, trained_on
+from sddlm.data.config import DataArgs, all_trained_on, trained_on
 from sddlm.data.corpora import CORPORA
 from sddlm.data.texts import is_corpus, share_held_out
 from sddlm.errors import ConfigError

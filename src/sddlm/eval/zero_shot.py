@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from rich.table import Table
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.errors import ConfigError, did_you_mean
 from sddlm.eval.evaluation import EvalConfig, Subject, names_in, run
 from sddlm.eval.perplexity import Likelihood, likelihood

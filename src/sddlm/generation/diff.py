@@ -13,7 +13,7 @@ from itertools import groupby
 
 from rich.text import Text
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, visible
 
 #: decoding of a part of a UTF-8 character

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, check_choices
 from sddlm.rng import Draw
 

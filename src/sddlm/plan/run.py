@@ -9,8 +9,8 @@ from math import ceil
 from textwrap import fill
 from typing import Literal
 
-from sddlm.data.args import DataArgs
-from sddlm.data.packed import token_dtype
+from sddlm.data.config import DataArgs
+from sddlm.data.rows import token_dtype
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.io import atomic_write
 from sddlm.models.config import ModelArgs

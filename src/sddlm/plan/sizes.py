@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.texts import is_remote, known_source
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 
 #: sizes of common tokenizers on the hub, so that nothing is downloaded

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from sddlm.data.packed import Rows
-from sddlm.data.shuffle import order
-from sddlm.data.steps import StepSampler, TrainRows
+from sddlm.data.order import StepSampler, TrainRows, order
+from sddlm.data.rows import Rows
 from sddlm.training.args import TrainArgs, micro_batch
 
 

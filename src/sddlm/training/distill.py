@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from sddlm.data.args import DataArgs, trained_on
+from sddlm.data.config import DataArgs, trained_on
 from sddlm.errors import ConfigError, check_arguments
 from sddlm.io import atomic_write
 from sddlm.lm import LanguageModel

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from sddlm.data.packed import Rows
+from sddlm.data.order import order
 from sddlm.data.prepare import Prepared
-from sddlm.data.shuffle import order
+from sddlm.data.rows import Rows
 from sddlm.generation.config import SamplerConfig
 from sddlm.generation.generator import Generator
 from sddlm.generation.request import Request

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sddlm.data.packed import Rows
+from sddlm.data.rows import Rows
 from sddlm.training.args import TrainArgs, micro_batch
 from sddlm.training.batches import train_batches, validation_batches
 from sddlm.training.checkpoints import save_checkpoint, step_of

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from sddlm.data.args import DataArgs
+from sddlm.data.config import DataArgs
 from sddlm.data.dataset_rows import described, prepare_dataset, row_length
 from sddlm.data.prepare import Prepared, load_prepared, prepare
-from sddlm.data.tokenizers import Tokenizer
+from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, check_arguments, closest
 from sddlm.io import current_names, read_yaml
 from sddlm.lm import LanguageModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from pathlib import Path
 
-from sddlm.data.args import DataArgs, trained_on
+from sddlm.data.config import DataArgs, trained_on
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
 from sddlm.models.config import ModelArgs

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
-import sddlm.data.tokenizers as room
-from sddlm.data.tokenizers import END_OF_TEXT, Tokenizer
+import sddlm.data.tokenizer as room
+from sddlm.data.tokenizer import END_OF_TEXT, Tokenizer
 from sddlm.errors import ConfigError
 
 TEXT = "The cat sat on the mat.\nThe dog, too, sat there!\n\n  Indented\tline\r\n" * 20
@@ -99,7 +99,6 @@ def test_what_is_no_text_is_refused() -> None:
     for call in (
         lambda: Tokenizer(5),
         lambda: Tokenizer.load(5),
-        lambda: Tokenizer.train_bpe("text", 300),
         lambda: Tokenizer.train_bpe(["text"], "300"),
         lambda: BPE.encode_batch("text"),
         lambda: BPE.encode_batch([1]),
@@ -111,7 +110,7 @@ def test_what_is_no_text_is_refused() -> None:
 
 def test_training_is_the_same_in_another_process() -> None:
     code = (
-        "from sddlm.data.tokenizers import Tokenizer;"
+        "from sddlm.data.tokenizer import Tokenizer;"
         f"print(Tokenizer.train_bpe([{TEXT!r}], 280).fingerprint)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -126,7 +125,7 @@ def test_saved_loaded_and_pickled_are_the_same(tmp_path: Path) -> None:
         for other in (
             Tokenizer.load(path),
             Tokenizer.load(path.parent),
-            Tokenizer.choose(str(path), [], 0),
+            Tokenizer.load(str(path)),
             pickle.loads(pickle.dumps(tokenizer)),
         ):
             assert other.fingerprint == tokenizer.fingerprint
@@ -174,10 +173,8 @@ def test_an_end_of_text_is_added_where_there_is_none() -> None:
         words({"a": 0, "b": 2})
 
 
-def test_choices(tmp_path: Path) -> None:
-    assert Tokenizer.choose("bytes", [], 0).fingerprint == BYTES.fingerprint
-    assert Tokenizer.choose("characters", ["ab"], 0).vocab_size == 3
-    assert Tokenizer.choose("bpe", [TEXT], 280).fingerprint == BPE.fingerprint
+def test_bytes_by_name() -> None:
+    assert Tokenizer.load("bytes").fingerprint == BYTES.fingerprint
 
 
 def test_too_small_vocabularies_are_refused() -> None:
@@ -215,7 +212,7 @@ def test_hub_names_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_forks_are_quiet_and_can_tokenise() -> None:
     code = (
         "import os\n"
-        "from sddlm.data.tokenizers import Tokenizer\n"
+        "from sddlm.data.tokenizer import Tokenizer\n"
         "t = Tokenizer.bytes(); t.encode_batch(['a'] * 100)\n"
         "pid = os.fork()\n"
         "if pid == 0: os._exit(len(t.encode_batch(['ab'] * 100)) - 93)\n"

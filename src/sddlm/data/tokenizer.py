@@ -1,6 +1,6 @@
 """One tokenizer, whatever its kind: a wrapper around Hugging Face ``tokenizers``.
 
-Everything a tokenizer is lies in its ``tokenizer.json``; the wrapper adds rules, not state.
+The state of a tokenizer is its ``tokenizer.json``; the wrapper adds rules, not state.
 """
 
 from __future__ import annotations
@@ -9,26 +9,27 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from sddlm.data.documents import cut
-from sddlm.data.tokenizer_files import FILE_NAME, byte_level, download, read, vocabulary
-from sddlm.errors import ConfigError, closest
+from sddlm.errors import ConfigError, check_arguments, closest, first_line
 from sddlm.io import atomic_write
 
-#: The end of a text, where a tokenizer file has none of ``END_OF_TEXTS``.
+#: The end of a text, where a tokenizer file has none of ``_ENDS_OF_TEXT``.
 END_OF_TEXT = "<|endoftext|>"
-END_OF_TEXTS = (END_OF_TEXT, "</s>", "[SEP]")
+_ENDS_OF_TEXT = (END_OF_TEXT, "</s>", "[SEP]")
 #: The beginning of a text, for each of them.
-_BEGIN_OF_TEXTS = {"</s>": "<s>", "[SEP]": "[CLS]"}
+_BEGINS_OF_TEXT = {"</s>": "<s>", "[SEP]": "[CLS]"}
 #: Padding, and what stands for something else: never text, so never sampled.
 _PADS = ("[PAD]", "<pad>")
 _STAND_INS = (*_PADS, "[UNK]", "<unk>", "[MASK]", "<mask>")
-KINDS = ("bytes", "characters", "bpe")
+_KINDS = ("bytes", "characters", "bpe")
+
+_FILE = "tokenizer.json"
+_HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 
 #: Longer words are cut for learning, which takes the square of a word's length: letters and digits,
 #: other signs, white space. No language has such words.
@@ -67,27 +68,23 @@ class Tokenizer:
         local: pieces of a text have the ids of the whole (see `pieces`).
     """
 
+    @check_arguments
     def __init__(self, tokenizer: hf.Tokenizer) -> None:
         """Take over a ``tokenizers.Tokenizer`` (it is changed: see the class).
 
         Raises:
             ConfigError: something else; fewer than two ids, or no free id for an end of text.
         """
-        if not isinstance(tokenizer, hf.Tokenizer):
-            raise ConfigError(
-                f"a Tokenizer wraps a tokenizers.Tokenizer, not {tokenizer!r:.80}; see "
-                "Tokenizer.load, .bytes, .characters and .train_bpe"
-            )
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        eos = next((t for t in END_OF_TEXTS if tokenizer.token_to_id(t) is not None), END_OF_TEXT)
+        eos = next((t for t in _ENDS_OF_TEXT if tokenizer.token_to_id(t) is not None), END_OF_TEXT)
         tokenizer.add_special_tokens([hf.AddedToken(eos, special=True, normalized=False)])
         tokenizer.encode_special_tokens = True  # not part of tokenizer.json
         self._hf = tokenizer
         vocab: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         self.eos_id: int = vocab[eos]
         self.vocab_size: int = 1 + max(vocab.values())
-        self.bos_id = vocab.get(_BEGIN_OF_TEXTS.get(eos, eos), self.eos_id)
+        self.bos_id = vocab.get(_BEGINS_OF_TEXT.get(eos, eos), self.eos_id)
         self.pad_id = next((vocab[name] for name in _PADS if name in vocab), self.eos_id)
         added = tokenizer.get_added_tokens_decoder().items()
         self.special = {str(token.content): i for i, token in added if token.special}
@@ -96,7 +93,7 @@ class Tokenizer:
         self.local = _is_local(tokenizer)
         if sum(i == self.eos_id for i in vocab.values()) > 1:  # the library counts, not looks
             raise ConfigError(
-                f"the tokenizer has none of {', '.join(END_OF_TEXTS)}, and its ids have gaps, so "
+                f"the tokenizer has none of {', '.join(_ENDS_OF_TEXT)}, and its ids have gaps, so "
                 "none can be added; add one to its tokenizer.json"
             )
         if self.vocab_size < 2:
@@ -117,8 +114,7 @@ class Tokenizer:
     def bytes(cls) -> Tokenizer:
         """The 256 bytes of UTF-8 and the end of text: V = 257, no text is unknown."""
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        tokenizer = byte_level({char: i for i, char in enumerate(alphabet)}, use_regex=False)
-        return cls(tokenizer)
+        return cls(_byte_level({char: i for i, char in enumerate(alphabet)}, use_regex=False))
 
     @classmethod
     def characters(cls, texts: Iterable[str]) -> Tokenizer:
@@ -126,8 +122,7 @@ class Tokenizer:
 
         There is no unknown token: to encode another character is a ``ConfigError`` naming it.
         """
-        alphabet = sorted(set().union(*texts))
-        vocab = {char: i for i, char in enumerate(alphabet)}
+        vocab = {char: i for i, char in enumerate(sorted(set().union(*texts)))}
         # an unknown token that does not exist makes the library raise instead of guess
         tokenizer = hf.Tokenizer(models.WordLevel(vocab=vocab, unk_token="<none>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Split(hf.Regex(r"[\s\S]"), "isolated")
@@ -135,6 +130,7 @@ class Tokenizer:
         return cls(tokenizer)
 
     @classmethod
+    @check_arguments
     def train_bpe(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Byte-level BPE (as GPT-2's, without a prefix space), the same for the same texts.
 
@@ -145,17 +141,12 @@ class Tokenizer:
         Raises:
             ConfigError: V < 257.
         """
-        if isinstance(texts, str) or not isinstance(vocab_size, int):
-            raise ConfigError(
-                f"no vocabulary of {vocab_size!r:.80} tokens comes from {texts!r:.80}: give a list "
-                "of texts and a whole number"
-            )
         if vocab_size < 257:
             raise ConfigError(
                 f"`data.vocab_size` is {vocab_size}, must be at least 257 for bpe, which starts "
                 "from 256 bytes and the end of text; or use `data.tokenizer='characters'`"
             )
-        tokenizer = byte_level({}, use_regex=True)
+        tokenizer = _byte_level({}, use_regex=True)
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[END_OF_TEXT],
@@ -166,8 +157,9 @@ class Tokenizer:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, name: str | os.PathLike[str]) -> Tokenizer:
-        """A ``tokenizer.json``, a folder with one, or a name on the Hugging Face hub.
+    @check_arguments
+    def load(cls, name: str | Path) -> Tokenizer:
+        """A ``tokenizer.json``, a folder with one, a name on the Hugging Face hub, or ``bytes``.
 
         GPT-2's own files (``vocab.json`` with ``merges.txt`` beside it) and BERT's (``vocab.txt``,
         lower case) do as well, as a folder or as the path of the vocabulary, whatever stands before
@@ -176,34 +168,20 @@ class Tokenizer:
         Raises:
             ConfigError: there is none, or the library cannot read it.
         """
-        if not isinstance(name, str | os.PathLike):
-            raise ConfigError(f"a tokenizer is loaded by its path or name, not by {name!r:.80}")
-        path = vocabulary(Path(name))
+        if name == "bytes":
+            return cls.bytes()
+        path = Path(name)
+        if path.is_dir():
+            known = (path / file for file in (_FILE, "vocab.json", "vocab.txt"))
+            path = next((file for file in known if file.is_file()), path / _FILE)
         if not path.is_file():
-            path = _found(os.fspath(name))
+            path = _downloaded(os.fspath(name))
         try:
-            return cls(read(path))
+            return cls(_read(path))
         except ConfigError:
             raise
         except Exception as error:  # the library raises bare Exceptions
             raise ConfigError(f"{path} is not a tokenizer.json of 'tokenizers': {error}") from error
-
-    @classmethod
-    def choose(cls, spec: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """Make the tokenizer of a specification.
-
-        Args:
-            spec: ``bytes``, ``characters``, ``bpe``, a path or a hub name.
-            texts: what ``characters`` and ``bpe`` learn from.
-            vocab_size: V for ``bpe``; the others bring their own.
-        """
-        if spec == "bytes":
-            return cls.bytes()
-        if spec == "characters":
-            return cls.characters(texts)
-        if spec == "bpe":
-            return cls.train_bpe(texts, vocab_size)
-        return cls.load(spec)
 
     # ------------------------------------------------------------------ using it
 
@@ -244,10 +222,11 @@ class Tokenizer:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``folder/tokenizer.json``, whole or not at all, and return its path."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with atomic_write(Path(folder) / FILE_NAME) as file:
+        path = Path(folder) / _FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
             file.write(self.to_json())
-        return Path(folder) / FILE_NAME
+        return path
 
     def to_json(self) -> str:
         """Serialised tokenizer, as written by `save`."""
@@ -269,17 +248,6 @@ class Tokenizer:
             f"the tokenizer does not know {shown}{more}; it knows the {len(known) - 1} characters "
             "of the text it was made from: remove the others, or use `data.tokenizer='bytes'`"
         )
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Context in which each call encodes on its own thread, for callers with several threads."""
-    before = os.environ["TOKENIZERS_PARALLELISM"]
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def _words(texts: Iterable[str]) -> Iterator[str]:
@@ -307,13 +275,51 @@ def _is_local(tokenizer: hf.Tokenizer) -> bool:
     return isinstance(words, pre_tokenizers.Split) and isinstance(tokenizer.model, models.WordLevel)
 
 
-def _found(name: str) -> Path:
-    """Download the file of a tokenizer from the hub."""
-    advice = f"use one of {', '.join(KINDS)}, a {FILE_NAME}, a folder with one, or a hub name"
-    meant = closest(name, KINDS)
-    if meant:  # the hub would be asked for it, for half a minute where there is no network
+def _byte_level(vocab: dict[str, int], *, use_regex: bool) -> hf.Tokenizer:
+    """A tokenizer of UTF-8 bytes; with ``use_regex`` they stay within words, as GPT-2's do."""
+    tokenizer = hf.Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _read(path: Path) -> hf.Tokenizer:
+    """Read a tokenizer from its file, or from the file of its vocabulary."""
+    if path.name.endswith("vocab.json"):
+        merges = path.with_name(path.name.removesuffix("vocab.json") + "merges.txt")
+        if not merges.is_file():
+            raise ConfigError(f"{path} needs {merges.name} beside it")
+        tokenizer = _byte_level({}, use_regex=True)
+        tokenizer.model = models.BPE.from_file(str(path), str(merges))
+        return tokenizer
+    if path.name.endswith("vocab.txt"):
+        vocab = models.WordPiece.read_file(str(path))
+        tokenizer = hf.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+        tokenizer.add_special_tokens([name for name in names if name in vocab])
+        return tokenizer
+    return hf.Tokenizer.from_file(str(path))
+
+
+def _downloaded(name: str) -> Path:
+    """``tokenizer.json`` of a repository on the hub, from its cache where it is there."""
+    advice = f"use one of {', '.join(_KINDS)}, a {_FILE}, a folder with one, or a hub name"
+    if meant := closest(name, _KINDS):  # the hub would be asked for it, for half a minute offline
         raise ConfigError(f"`data.tokenizer` {name}: did you mean {meant}? {advice}")
+    if not _HUB_NAME.fullmatch(name) or name.endswith(".json"):
+        raise ConfigError(f"`data.tokenizer` {name}: no such file, nor a folder with one; {advice}")
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, _FILE)
+    if isinstance(cached, str):  # no look at the network, which retries for half a minute
+        return Path(cached)
     try:
-        return download(name)
-    except OSError as error:
-        raise ConfigError(f"`data.tokenizer` {name}: no such file{error}; {advice}") from error
+        return Path(hf_hub_download(name, _FILE))
+    except Exception as error:  # offline, no such repository, no such file, no permission
+        why = first_line(error)
+        raise ConfigError(
+            f"`data.tokenizer` {name}: no such file, and none from the hub ({why}); {advice}"
+        ) from error

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import chi2
 
 from processes import together
-from sddlm.data.packed import PackedTokens
-from sddlm.data.shuffle import order, shuffled
+from sddlm.data.order import order, shuffled
+from sddlm.data.rows import PackedTokens
 from sddlm.training.args import TrainArgs
 from sddlm.training.batches import train_batches
 
