@@ -60,10 +60,11 @@ ROOMS = {
     "eval": {*WRITING, "objectives", "generation", "jobs"},
     "training": {*WRITING, "objectives", "generation"},
     "plan": {"process", "models", "data", "objectives", "training"},
-    "inherit": set(),
-    "flags": {"inherit"},
-    "cli_errors": {"inherit"},
-    "cli": {"cli_errors", "flags", "inherit"},
+    "options": set(),
+    "inherit": {"options"},
+    "flags": {"options"},
+    "cli_errors": {"options"},
+    "cli": {"cli_errors", "flags", "inherit", "options"},
     "__main__": {"cli"},
 }
 LATE_OF_LM = ("sddlm.sampling", "sddlm.generation", "sddlm.eval")
@@ -78,7 +79,7 @@ ONLY_IN = {
     "zstandard": {"data/readers.py"},
     "datasets": {"data/hf.py"},
     "filelock": {"data/cache.py", "io.py"},
-    "jsonargparse": {"cli.py"},
+    "jsonargparse": {"cli.py", "options.py"},
     "tokenizers": {"data/tokenizers.py", "data/tokenizer_files.py", "data/prepare.py"},
     "huggingface_hub": {"data/tokenizer_files.py", "hub.py", "models/dit.py"},
     "safetensors": {"models/dit.py", "model_dir.py"},
@@ -301,7 +302,7 @@ def test_options_are_frozen() -> None:
 
 
 #: what may name flags: the command line, and the tables of the documentation
-FLAGS_IN = {"cli.py", "cli_errors.py", "flags.py", "inherit.py", "data/corpora.py"}
+FLAGS_IN = {"cli.py", "cli_errors.py", "flags.py", "inherit.py", "options.py", "data/corpora.py"}
 #: what names flags of lm-eval's command line
 FLAGS_IN |= {"eval/harness.py"}
 

@@ -86,7 +86,9 @@ WRONG = [
     ("train --preset tiny", "--preset is no option; did you mean --model.preset?"),
     ("train --train.stpes=3", "--train.stpes is no option; did you mean --train.steps?"),
     ("train --tr 3", "--tr is no option"),
-    ("train --train typo.txt", "no file typo.txt of options; use --config FILE"),
+    ("train --data.batch 3", "--data.batch is no option; did you mean --train.batch?"),
+    ("train --resume maybe", "--resume is 'maybe', must be true or false"),
+    ("train --train typo.txt", "--train is 'typo.txt', must be a section of options; a file of"),
     ("sample", "the directory of a run or model is missing: type sddlm sample RUN"),
     ("sample nodir more", "more is one argument too many"),
     ("sample nodir --top-p 1", "--top-p is no option; did you mean --top_p?"),
@@ -169,7 +171,7 @@ WRONG = [
     ("train --config heir.yaml", "stpes is no option in typo.yaml; did you mean --train.steps?"),
     ("train --config heir2.yaml", "--train.steps is 'abc' in type.yaml, must be a whole number"),
     ("train --config heir3.yaml", "--objective is 'SDDLMX' in objective.yaml, must be one of"),
-    ("train --config heir4.yaml", "stpes is no option in heir4.yaml; did you mean"),
+    ("train --config heir4.yaml", "stpes is no option in typo.yaml; did you mean"),
     ("train --config parts.yaml", "--objective.negatives.parts.count is 'x' in parts.yaml, must"),
     ("train --config heir5.yaml", "--objective.positions is 'foo' in heir5.yaml, must be"),
     ("train --config ok.yaml --config heir.yaml", "--config ok.yaml cannot be read"),
@@ -331,6 +333,7 @@ def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
     for typed in (["--whole", "run"], ["run", "--whole"], ["run", "--whole=true"]):
         _, chosen = _parse("sample", typed)
         assert (chosen["whole"], chosen["model_dir"]) == (True, "run")
+    assert _parse("sample", ["run", "--prompt", "-x"])[1]["prompt"] == "-x"
 
 
 def chosen(*typed: str) -> dict[str, Any]:
@@ -384,6 +387,7 @@ CHANGED = "objective: {class_path: SDDLM, init_args: {positions: changed}}\n"
             SDDLM(UniformProcess(Cosine()), "changed"),
         ),
         ("objective: SDDLMV2\n", "objective: {init_args: {weight: 2}}\n", SDDLMV2(weight=2.0)),
+        ("objective: SDDLMV2\n", "objective: {weight: 2}\n", SDDLMV2(weight=2.0)),
         ("objective: SDDLMV2\n", CHANGED, SDDLM(positions="changed")),
         (
             "objective: {class_path: SDDLMV1, init_args: {weight: 3, negatives: "
@@ -621,9 +625,9 @@ def own_module(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     [
         ("--config a.yaml", "a class of your own needs --import MODULE"),
         ("--config b.yaml", "only the command line chooses what is imported: --import MODULE"),
-        ("--config c.yaml", "no file OWN.Mine of options"),
+        ("--config c.yaml", "--train.class_path is no option in c.yaml"),
         ("--objective OWN.Mine", "a class of your own needs --import MODULE"),
-        ("--objective.help OWN.Mine", "OWN.Mine is not imported; a class of your own needs"),
+        ("--objective.help OWN.Mine", "a class of your own needs --import MODULE"),
         ("--objective SDDLM --objective.process OWN.MyProcess", "own needs --import MODULE"),
         ("--import no_such_module", "--import no_such_module: No module named 'no_such_module'"),
         ("--import a-b", "--import is 'a-b', must be a module, such as my_objective"),
@@ -746,9 +750,15 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("seed: 1" + "0" * 5000, "is no YAML file: Exceeds the limit"),
         ("seed: 2020-13-99", "is no YAML file: month must be in 1..12"),
         ("seed: 1 # " + "x" * (1 << 18), "has more than 262144 bytes"),
-        ("1: 2\n", "has an option 1, must be a name"),
-        (f"seed: '{'[' * 100_000}'", "hostile.yaml has more than 500 lists or mappings in one"),
-        (f"a: [{{b: '{'- ' * 50_000}'}}]", "hostile.yaml has more than 500 lists or mappings in"),
+        ("1: 2\n", "--1 is no option in hostile.yaml"),
+        (
+            f"seed: '{'[' * 100_000}'",
+            "--seed has more than 500 lists or mappings in one another in h",
+        ),
+        (
+            f"data: {{mixture: {{b: ['{'- ' * 50_000}']}}}}",
+            "--data.mixture has more than 500 lists or mappings in one another in hostile.yaml",
+        ),
         ("seed: !!python/object/apply:os.getcwd []\n", "is no YAML file: "),
     ],
 )
