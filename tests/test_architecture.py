@@ -24,6 +24,7 @@ from sddlm.eval.frontier import FrontierConfig
 from sddlm.eval.report import ReportConfig
 from sddlm.eval.tasks import TasksConfig
 from sddlm.eval.zero_shot import ZeroShotConfig
+from sddlm.sampling.float32 import Float32
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "sddlm"
@@ -223,7 +224,7 @@ NEGATIVES = [
 ]  # fmt: skip
 KNOBS = [
     sddlm.TrainArgs, sddlm.Muon, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
-    sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, sddlm.Float32, sddlm.Adaptive,
+    sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, Float32, sddlm.Adaptive,
     sddlm.SamplerConfig, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,

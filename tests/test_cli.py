@@ -22,6 +22,8 @@ from sddlm import ConfigError, Cosine, DataArgs, TrainArgs, UniformProcess, obje
 from sddlm.cli import READS_RECIPES, VERBS, _messages, _parse, main
 from sddlm.cli_errors import with_flags
 from sddlm.data.args import trained_on
+from sddlm.generation.correct import correct
+from sddlm.generation.sample import sample
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1, SDDLMV2, Objective
 from sddlm.objectives.negatives import NoisyToken, UniformNegatives
 from sddlm.progress import PlainConsole
@@ -802,18 +804,18 @@ RUN = "no_run"
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sddlm.sample([RUN]), "`model_dir` is ['no_run'], must be text"),
-        (lambda: sddlm.sample(RUN, count="3"), "`count` is '3', must be a whole number"),
-        (lambda: sddlm.sample(RUN, count=True), "`count` is True, must be a whole number"),
-        (lambda: sddlm.sample(RUN, seed=2**64), "`seed` is 18446744073709551616, must be"),
-        (lambda: sddlm.sample(RUN, steps=[8]), "`steps` is [8], must be a whole number"),
-        (lambda: sddlm.sample(RUN, prompt=b"a"), "`prompt` is b'a', must be text"),
-        (lambda: sddlm.sample(RUN, prompt="\udcff"), "`prompt` is no UTF-8 text (character 0)"),
-        (lambda: sddlm.sample(RUN, count=10**7), "`count` is 10000000, must be at most 1000000"),
-        (lambda: sddlm.sample(RUN, length=10**12), "`length` is 1000000000000, must be at most"),
-        (lambda: sddlm.correct(RUN, 5), "`text` is 5, must be text"),
-        (lambda: sddlm.correct(".", "a\ud800"), "`text` is no UTF-8 text (character 1)"),
-        (lambda: sddlm.correct(RUN, "a", t=[1]), "`t` is [1], must be a number or auto"),
+        (lambda: sample([RUN]), "`model_dir` is ['no_run'], must be text"),
+        (lambda: sample(RUN, count="3"), "`count` is '3', must be a whole number"),
+        (lambda: sample(RUN, count=True), "`count` is True, must be a whole number"),
+        (lambda: sample(RUN, seed=2**64), "`seed` is 18446744073709551616, must be"),
+        (lambda: sample(RUN, steps=[8]), "`steps` is [8], must be a whole number"),
+        (lambda: sample(RUN, prompt=b"a"), "`prompt` is b'a', must be text"),
+        (lambda: sample(RUN, prompt="\udcff"), "`prompt` is no UTF-8 text (character 0)"),
+        (lambda: sample(RUN, count=10**7), "`count` is 10000000, must be at most 1000000"),
+        (lambda: sample(RUN, length=10**12), "`length` is 1000000000000, must be at most"),
+        (lambda: correct(RUN, 5), "`text` is 5, must be text"),
+        (lambda: correct(".", "a\ud800"), "`text` is no UTF-8 text (character 1)"),
+        (lambda: correct(RUN, "a", t=[1]), "`t` is [1], must be a number or auto"),
         (lambda: sddlm.evaluate(RUN, rows=1.5), "`rows` is 1.5, must be a whole number"),
         (lambda: sddlm.evaluate(RUN, data="x.txt"), "`data` is 'x.txt', must be DataArgs"),
         (lambda: sddlm.evaluate(RUN, metrics=[1]), "`metrics` is [1], must be text"),
@@ -861,7 +863,7 @@ def test_python_may_give_paths_and_numbers_of_numpy(place: Path) -> None:
     assert type(DataArgs(length=np.int64(9)).length) is int
     assert type(TrainArgs(lr=np.float32(0.5)).lr) is float
     with pytest.raises(ConfigError, match="no such directory: folder/x"):
-        sddlm.sample(Path("folder") / "x")
+        sample(Path("folder") / "x")
 
 
 @pytest.mark.slow
