@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +14,9 @@ from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
 from sddlm.rng import Draw
 from sddlm.training.args import TrainArgs
+from sddlm.training.ema import EMA
+from sddlm.training.module import TrainModule
+from sddlm.training.optimizers import Update
 
 #: the machine that plans
 HERE = "here"
@@ -114,28 +117,22 @@ def measured_step(
         size: sequences in a micro-batch.
         flops: FLOPs of a sequence.
     """
-    network = DiT(config)
-    network.checkpointing = args.activation_checkpointing
-    weights = list(network.parameters())
-    average = [weight.detach().clone() for weight in weights]
-    optimizer = torch.optim.AdamW(weights, lr=args.lr, fused=True)
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     count = max(1, min(size, int(_MEASURED / flops)))
-    passes = args.batch / count
-    seconds = []
-    for part in (1, 1, 3):
-        step = part * args.steps // 4
-        draw = Draw(0, step, torch.arange(count), count, args.t_max(step))
-        clean = config.vocab_size - objective.process.extra_tokens
-        x0 = draw.integers("plan", config.length, high=clean)  # [B, L]
+    part = replace(args, batch=count, micro_batch=None)
+    module = TrainModule(DiT(config), objective, part, seed=0)
+    update, average = Update(module.model, args), EMA(module.model)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    clean = config.vocab_size - objective.process.extra_tokens
+    slots, bf16, seconds = torch.arange(count), args.bf16(gpu=False), []
+    for quarter in (1, 1, 3):
+        step = quarter * args.steps // 4
+        x0 = Draw(0, step, slots, count).integers("plan", config.length, high=clean)  # [B, L]
         started = clock()
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16(gpu=False)):
-            loss = objective.loss(network, x0, draw).mean
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+            loss = module({"step": torch.tensor([step]), "slot": slots, "x0": x0})
         loss.backward()
         half = clock()
-        torch.nn.utils.clip_grad_norm_(weights, args.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        torch._foreach_lerp_(average, [weight.detach() for weight in weights], 0.5)
-        seconds.append(passes * (half - started) + clock() - half)
+        update.step(step)
+        average.update(args.ema_decay(step))
+        seconds.append(args.batch / count * (half - started) + clock() - half)
     return sum(seconds[1:]) / 2
