@@ -82,15 +82,6 @@ class _Recorder:
         return HeadOutput(hidden.sum(), hidden[:, 0])
 
 
-def set_up(objective: Objective, vocab_size: int) -> Objective:
-    """Copy of an objective, set up for a text in which each token occurs once."""
-    objective = copy.deepcopy(objective)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # training itself will warn
-        objective.setup(vocab_size, lambda: torch.ones(vocab_size, dtype=torch.int64))
-    return objective
-
-
 def _recorded(objective: Objective, vocab_size: int, length: int, draw: Draw) -> _Recorder:
     """Record a call for random tokens, one sequence for each index of the draw."""
     recorder = _Recorder(vocab_size)
@@ -100,7 +91,7 @@ def _recorded(objective: Objective, vocab_size: int, length: int, draw: Draw) ->
 
 
 def calls(objective: Objective, vocab_size: int, length: int, args: TrainArgs) -> Calls:
-    """Sample the network calls of an objective (see `set_up`).
+    """Sample the network calls of an objective that has been set up.
 
     Noise makes the number of rows random, and curricula change it with the step. So the objective
     is called at some steps of the run, with a stand-in for the network.
@@ -129,12 +120,13 @@ class CostModel:
 
     Args:
         config: configuration of the network.
-        objective: the training objective, set up.
+        objective: the training objective.
         args: options of the training.
         gpu: whether the device is a GPU.
-        bf16: whether the matrix products are in bfloat16.
 
     Attributes:
+        objective: a copy, set up for a text in which each token occurs once.
+        bf16: whether the matrix products are in bfloat16.
         calls: network calls of the objective.
         matrices: number of weights of each matrix but embedding and vocabulary head, by name.
         parameters: number of parameters by part, and ``all``.
@@ -142,10 +134,14 @@ class CostModel:
     """
 
     def __init__(
-        self, config: DiTConfig, objective: Objective, args: TrainArgs, *, gpu: bool, bf16: bool
+        self, config: DiTConfig, objective: Objective, args: TrainArgs, *, gpu: bool
     ) -> None:
-        self.config, self.args, self.gpu, self.bf16 = config, args, gpu, bf16
-        self.calls = calls(objective, config.vocab_size, config.length, args)
+        self.config, self.args, self.gpu, self.bf16 = config, args, gpu, args.bf16(gpu=gpu)
+        self.objective, V = copy.deepcopy(objective), config.vocab_size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # training itself will warn
+            self.objective.setup(V, lambda: torch.ones(V, dtype=torch.int64))
+        self.calls = calls(self.objective, V, config.length, args)
         with torch.device("meta"):
             network = DiT(config)
         conditioned = "plain" if network.time_free else "conditioned"

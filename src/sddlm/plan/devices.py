@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from sddlm.errors import ConfigError
-from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.objectives import Objective
+from sddlm.plan.cost import CostModel
 from sddlm.rng import Draw
-from sddlm.training.args import TrainArgs
 from sddlm.training.ema import EMA
 from sddlm.training.module import TrainModule
 from sddlm.training.optimizers import Update
@@ -101,9 +99,7 @@ def memory_here() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def measured_step(
-    config: DiTConfig, objective: Objective, args: TrainArgs, size: int, flops: float
-) -> float:
+def measured_step(costs: CostModel, size: int) -> float:
     """Seconds of an optimiser step on this machine's CPU, measured on steps of the real network.
 
     Three steps are run: one that allocates, and one each at a quarter and three quarters of the
@@ -111,24 +107,21 @@ def measured_step(
     sequences. With one thread the clock is that of the process, so other load hardly counts.
 
     Args:
-        config: configuration of the network.
-        objective: the training objective, set up.
-        args: options of the training.
+        costs: network, objective and training.
         size: sequences in a micro-batch.
-        flops: FLOPs of a sequence.
     """
-    count = max(1, min(size, int(_MEASURED / flops)))
+    config, args = costs.config, costs.args
+    count = max(1, min(size, int(_MEASURED / (costs.flops()["all"] * config.length))))
     part = replace(args, batch=count, micro_batch=None)
-    module = TrainModule(DiT(config), objective, part, seed=0)
+    module = TrainModule(DiT(config), costs.objective, part, seed=0)
     update, average = Update(module.model, args), EMA(module.model)
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    clean = config.vocab_size - objective.process.extra_tokens
-    slots, bf16, seconds = torch.arange(count), args.bf16(gpu=False), []
+    clean, slots, seconds = config.vocab_size - config.num_extra_tokens, torch.arange(count), []
     for quarter in (1, 1, 3):
         step = quarter * args.steps // 4
         x0 = Draw(0, step, slots, count).integers("plan", config.length, high=clean)  # [B, L]
         started = clock()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=costs.bf16, cache_enabled=False):
             loss = module({"step": torch.tensor([step]), "slot": slots, "x0": x0})
         loss.backward()
         half = clock()
