@@ -146,6 +146,11 @@ WRONG = [
         "--objective.negatives.parts is 'NoisyToke', must be one of UniformNegatives",
     ),
     (
+        "train --objective SDDLMV1 --objective.negatives MixedNegatives "
+        "--objective.negatives.parts [{count:1}]",
+        "--objective.negatives.parts is {'count:1': None}, must be one of UniformNegatives",
+    ),
+    (
         "train --objective SDDLM --objective.process.schedule Cosin",
         "--objective.process.schedule is 'Cosin', must be one of LogLinear, ",
     ),

@@ -151,7 +151,7 @@ class _Merge(NamedTuple):
         path = over.get("class_path", base["class_path"])
         chosen = _class(path, kind)
         if chosen is None:
-            self.refuse(path, kind, key)
+            self.refuse(path if "class_path" in over else over, kind, key)
         options = {str(n).removeprefix("init_args."): v for n, v in over.items()}
         options.pop("class_path", None)
         options |= self.mapping(options.pop("init_args", {}), key)
