@@ -24,6 +24,7 @@ from sddlm.eval.frontier import FrontierConfig
 from sddlm.eval.report import ReportConfig
 from sddlm.eval.tasks import TasksConfig
 from sddlm.eval.zero_shot import ZeroShotConfig
+from sddlm.sampling.float32 import Float32
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "sddlm"
@@ -60,10 +61,11 @@ ROOMS = {
     "eval": {*WRITING, "objectives", "generation", "jobs"},
     "training": {*WRITING, "objectives", "generation"},
     "plan": {"process", "models", "data", "objectives", "training"},
-    "inherit": set(),
-    "flags": {"inherit"},
-    "cli_errors": {"inherit"},
-    "cli": {"cli_errors", "flags", "inherit"},
+    "options": set(),
+    "inherit": {"options"},
+    "flags": {"options"},
+    "cli_errors": {"options"},
+    "cli": {"cli_errors", "flags", "inherit", "options"},
     "__main__": {"cli"},
 }
 LATE_OF_LM = ("sddlm.sampling", "sddlm.generation", "sddlm.eval")
@@ -78,7 +80,7 @@ ONLY_IN = {
     "zstandard": {"data/readers.py"},
     "datasets": {"data/hf.py"},
     "filelock": {"data/cache.py", "io.py"},
-    "jsonargparse": {"cli.py"},
+    "jsonargparse": {"cli.py", "options.py"},
     "tokenizers": {"data/tokenizer.py", "data/tokenize.py"},
     "huggingface_hub": {"data/tokenizer.py", "hub.py", "models/dit.py"},
     "safetensors": {"models/dit.py", "model_dir.py"},
@@ -222,7 +224,7 @@ NEGATIVES = [
 ]  # fmt: skip
 KNOBS = [
     sddlm.TrainArgs, sddlm.Muon, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
-    sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, sddlm.Float32, sddlm.Adaptive,
+    sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, Float32, sddlm.Adaptive,
     sddlm.SamplerConfig, sddlm.Request,
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
@@ -301,7 +303,7 @@ def test_options_are_frozen() -> None:
 
 
 #: what may name flags: the command line, and the tables of the documentation
-FLAGS_IN = {"cli.py", "cli_errors.py", "flags.py", "inherit.py", "data/corpora.py"}
+FLAGS_IN = {"cli.py", "cli_errors.py", "flags.py", "inherit.py", "options.py", "data/corpora.py"}
 #: what names flags of lm-eval's command line
 FLAGS_IN |= {"eval/harness.py"}
 

@@ -22,6 +22,8 @@ from sddlm import ConfigError, Cosine, DataArgs, TrainArgs, UniformProcess, obje
 from sddlm.cli import READS_RECIPES, VERBS, _messages, _parse, main
 from sddlm.cli_errors import with_flags
 from sddlm.data.config import trained_on
+from sddlm.generation.correct import correct
+from sddlm.generation.sample import sample
 from sddlm.objectives import NELBO, SDDLM, SDDLMV1, SDDLMV2, Objective
 from sddlm.objectives.negatives import NoisyToken, UniformNegatives
 from sddlm.progress import PlainConsole
@@ -86,7 +88,9 @@ WRONG = [
     ("train --preset tiny", "--preset is no option; did you mean --model.preset?"),
     ("train --train.stpes=3", "--train.stpes is no option; did you mean --train.steps?"),
     ("train --tr 3", "--tr is no option"),
-    ("train --train typo.txt", "no file typo.txt of options; use --config FILE"),
+    ("train --data.batch 3", "--data.batch is no option; did you mean --train.batch?"),
+    ("train --resume maybe", "--resume is 'maybe', must be true or false"),
+    ("train --train typo.txt", "--train is 'typo.txt', must be a section of options; a file of"),
     ("sample", "the directory of a run or model is missing: type sddlm sample RUN"),
     ("sample nodir more", "more is one argument too many"),
     ("sample nodir --top-p 1", "--top-p is no option; did you mean --top_p?"),
@@ -142,6 +146,11 @@ WRONG = [
         "--objective.negatives.parts is 'NoisyToke', must be one of UniformNegatives",
     ),
     (
+        "train --objective SDDLMV1 --objective.negatives MixedNegatives "
+        "--objective.negatives.parts [{count:1}]",
+        "--objective.negatives.parts is {'count:1': None}, must be one of UniformNegatives",
+    ),
+    (
         "train --objective SDDLM --objective.process.schedule Cosin",
         "--objective.process.schedule is 'Cosin', must be one of LogLinear, ",
     ),
@@ -169,7 +178,7 @@ WRONG = [
     ("train --config heir.yaml", "stpes is no option in typo.yaml; did you mean --train.steps?"),
     ("train --config heir2.yaml", "--train.steps is 'abc' in type.yaml, must be a whole number"),
     ("train --config heir3.yaml", "--objective is 'SDDLMX' in objective.yaml, must be one of"),
-    ("train --config heir4.yaml", "stpes is no option in heir4.yaml; did you mean"),
+    ("train --config heir4.yaml", "stpes is no option in typo.yaml; did you mean"),
     ("train --config parts.yaml", "--objective.negatives.parts.count is 'x' in parts.yaml, must"),
     ("train --config heir5.yaml", "--objective.positions is 'foo' in heir5.yaml, must be"),
     ("train --config ok.yaml --config heir.yaml", "--config ok.yaml cannot be read"),
@@ -331,6 +340,7 @@ def test_flags_win_over_files_wherever_they_stand(place: Path) -> None:
     for typed in (["--whole", "run"], ["run", "--whole"], ["run", "--whole=true"]):
         _, chosen = _parse("sample", typed)
         assert (chosen["whole"], chosen["model_dir"]) == (True, "run")
+    assert _parse("sample", ["run", "--prompt", "-x"])[1]["prompt"] == "-x"
 
 
 def chosen(*typed: str) -> dict[str, Any]:
@@ -384,6 +394,7 @@ CHANGED = "objective: {class_path: SDDLM, init_args: {positions: changed}}\n"
             SDDLM(UniformProcess(Cosine()), "changed"),
         ),
         ("objective: SDDLMV2\n", "objective: {init_args: {weight: 2}}\n", SDDLMV2(weight=2.0)),
+        ("objective: SDDLMV2\n", "objective: {weight: 2}\n", SDDLMV2(weight=2.0)),
         ("objective: SDDLMV2\n", CHANGED, SDDLM(positions="changed")),
         (
             "objective: {class_path: SDDLMV1, init_args: {weight: 3, negatives: "
@@ -621,9 +632,9 @@ def own_module(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     [
         ("--config a.yaml", "a class of your own needs --import MODULE"),
         ("--config b.yaml", "only the command line chooses what is imported: --import MODULE"),
-        ("--config c.yaml", "no file OWN.Mine of options"),
+        ("--config c.yaml", "--train.class_path is no option in c.yaml"),
         ("--objective OWN.Mine", "a class of your own needs --import MODULE"),
-        ("--objective.help OWN.Mine", "OWN.Mine is not imported; a class of your own needs"),
+        ("--objective.help OWN.Mine", "a class of your own needs --import MODULE"),
         ("--objective SDDLM --objective.process OWN.MyProcess", "own needs --import MODULE"),
         ("--import no_such_module", "--import no_such_module: No module named 'no_such_module'"),
         ("--import a-b", "--import is 'a-b', must be a module, such as my_objective"),
@@ -746,9 +757,15 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
         ("seed: 1" + "0" * 5000, "is no YAML file: Exceeds the limit"),
         ("seed: 2020-13-99", "is no YAML file: month must be in 1..12"),
         ("seed: 1 # " + "x" * (1 << 18), "has more than 262144 bytes"),
-        ("1: 2\n", "has an option 1, must be a name"),
-        (f"seed: '{'[' * 100_000}'", "hostile.yaml has more than 500 lists or mappings in one"),
-        (f"a: [{{b: '{'- ' * 50_000}'}}]", "hostile.yaml has more than 500 lists or mappings in"),
+        ("1: 2\n", "--1 is no option in hostile.yaml"),
+        (
+            f"seed: '{'[' * 100_000}'",
+            "--seed has more than 500 lists or mappings in one another in h",
+        ),
+        (
+            f"data: {{mixture: {{b: ['{'- ' * 50_000}']}}}}",
+            "--data.mixture has more than 500 lists or mappings in one another in hostile.yaml",
+        ),
         ("seed: !!python/object/apply:os.getcwd []\n", "is no YAML file: "),
     ],
 )
@@ -792,18 +809,18 @@ RUN = "no_run"
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sddlm.sample([RUN]), "`model_dir` is ['no_run'], must be text"),
-        (lambda: sddlm.sample(RUN, count="3"), "`count` is '3', must be a whole number"),
-        (lambda: sddlm.sample(RUN, count=True), "`count` is True, must be a whole number"),
-        (lambda: sddlm.sample(RUN, seed=2**64), "`seed` is 18446744073709551616, must be"),
-        (lambda: sddlm.sample(RUN, steps=[8]), "`steps` is [8], must be a whole number"),
-        (lambda: sddlm.sample(RUN, prompt=b"a"), "`prompt` is b'a', must be text"),
-        (lambda: sddlm.sample(RUN, prompt="\udcff"), "`prompt` is no UTF-8 text (character 0)"),
-        (lambda: sddlm.sample(RUN, count=10**7), "`count` is 10000000, must be at most 1000000"),
-        (lambda: sddlm.sample(RUN, length=10**12), "`length` is 1000000000000, must be at most"),
-        (lambda: sddlm.correct(RUN, 5), "`text` is 5, must be text"),
-        (lambda: sddlm.correct(".", "a\ud800"), "`text` is no UTF-8 text (character 1)"),
-        (lambda: sddlm.correct(RUN, "a", t=[1]), "`t` is [1], must be a number or auto"),
+        (lambda: sample([RUN]), "`model_dir` is ['no_run'], must be text"),
+        (lambda: sample(RUN, count="3"), "`count` is '3', must be a whole number"),
+        (lambda: sample(RUN, count=True), "`count` is True, must be a whole number"),
+        (lambda: sample(RUN, seed=2**64), "`seed` is 18446744073709551616, must be"),
+        (lambda: sample(RUN, steps=[8]), "`steps` is [8], must be a whole number"),
+        (lambda: sample(RUN, prompt=b"a"), "`prompt` is b'a', must be text"),
+        (lambda: sample(RUN, prompt="\udcff"), "`prompt` is no UTF-8 text (character 0)"),
+        (lambda: sample(RUN, count=10**7), "`count` is 10000000, must be at most 1000000"),
+        (lambda: sample(RUN, length=10**12), "`length` is 1000000000000, must be at most"),
+        (lambda: correct(RUN, 5), "`text` is 5, must be text"),
+        (lambda: correct(".", "a\ud800"), "`text` is no UTF-8 text (character 1)"),
+        (lambda: correct(RUN, "a", t=[1]), "`t` is [1], must be a number or auto"),
         (lambda: sddlm.evaluate(RUN, rows=1.5), "`rows` is 1.5, must be a whole number"),
         (lambda: sddlm.evaluate(RUN, data="x.txt"), "`data` is 'x.txt', must be DataArgs"),
         (lambda: sddlm.evaluate(RUN, metrics=[1]), "`metrics` is [1], must be text"),
@@ -851,7 +868,7 @@ def test_python_may_give_paths_and_numbers_of_numpy(place: Path) -> None:
     assert type(DataArgs(length=np.int64(9)).length) is int
     assert type(TrainArgs(lr=np.float32(0.5)).lr) is float
     with pytest.raises(ConfigError, match="no such directory: folder/x"):
-        sddlm.sample(Path("folder") / "x")
+        sample(Path("folder") / "x")
 
 
 @pytest.mark.slow

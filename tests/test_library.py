@@ -10,6 +10,8 @@ import sddlm
 from hub_server import hub
 from sddlm import train
 from sddlm.data.tokenizer import Tokenizer
+from sddlm.generation.correct import correct
+from sddlm.generation.sample import sample
 from sddlm.process.estimate import Estimate
 
 PROMPT = "The function"
@@ -38,15 +40,15 @@ def test_texts_are_those_of_the_command_line(lm, tmp_path):
     found = lm.generate(PROMPT, n=3, length=20, seed=4, **how)
     assert all(each.text.startswith(PROMPT) for each in found)
     place = str(tmp_path / "model")
-    assert [each.text for each in found] == sddlm.sample(
+    assert [each.text for each in found] == sample(
         place, prompt=PROMPT, count=3, length=20, seed=4, **how
     )
     text = "The {3} fox {1:4}."
     (filled,) = lm.infill(text, seed=4, **how)
     assert filled.text.startswith("The ")
-    assert [filled.text] == sddlm.sample(place, infill=text, count=1, seed=4, **how)
+    assert [filled.text] == sample(place, infill=text, count=1, seed=4, **how)
     draft = "The quick brown dog jumps."
-    ours, theirs = lm.correct(draft, t=0.3), sddlm.correct(place, draft, t=0.3)
+    ours, theirs = lm.correct(draft, t=0.3), correct(place, draft, t=0.3)
     assert (ours.text, ours.changes, ours.t) == (theirs.text, theirs.changes, 0.3)
 
 

@@ -10,16 +10,17 @@ from safetensors.torch import save_file
 
 from sddlm.data.config import DataArgs, trained_on
 from sddlm.data.tokenizer import Tokenizer
-from sddlm.inherit import merged, read_files
+from sddlm.inherit import read_files
 from sddlm.io import current_names
 from sddlm.lm import LanguageModel
 from sddlm.models.config import DiTConfig, ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, SDDLM
+from sddlm.options import merge
 from sddlm.process import MaskedProcess
 from sddlm.training.args import TrainArgs
 from sddlm.training.monitor import read_metrics
-from sddlm.training.run import changed, resolved
+from sddlm.training.run import changed, resolved, train_model
 
 OLD = {
     "bos_eos": "ends", "max_errors": "max_bad", "num_extra_tokens": "input_only",
@@ -60,7 +61,7 @@ def test_an_older_run_is_resumed_read_and_built_on(tmp_path: Path) -> None:
     found = trained_on(tmp_path)
     assert found is not None
     assert (found.bos_eos, found.max_errors) == (True, 3)
-    assert merged(read_files([str(path)])) == config
+    assert merge(read_files([str(path)]), train_model) == config
 
 
 @pytest.mark.parametrize("tie_embeddings", [False, True])

@@ -16,10 +16,11 @@ from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from sddlm.cli import READS_RECIPES, VERBS, _parse
 from sddlm.data.tokenizer import Tokenizer
-from sddlm.inherit import merged, read_files
+from sddlm.inherit import read_files
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import MDLM, Autoregressive, DuoCurriculum
+from sddlm.options import merge
 from sddlm.process import MaskedProcess
 from sddlm.process.gaussian import gaussian_map
 from sddlm.training.monitor import read_metrics
@@ -80,7 +81,7 @@ def test_files_are_short_and_repeat_nothing() -> None:
         if name in BASES:
             assert text.startswith("# "), name  # what is taken from where
         *bases, own = read_files([str(path)])
-        inherited = dict(leaves(merged(bases)))
+        inherited = dict(leaves(merge(bases, train_model)))
         repeated = {key for key, value in leaves(own.options) if inherited.get(key, ...) == value}
         assert not repeated, name
 

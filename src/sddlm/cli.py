@@ -19,10 +19,10 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sddlm.errors import ConfigError, did_you_mean, visible
+from sddlm.errors import ConfigError, did_you_mean, kinds, one_line, visible
 
 if TYPE_CHECKING:
-    from sddlm.inherit import File
+    from sddlm.options import Layer
 
 #: verb: (module, function, required arguments are positional, what it does); a verb of two words is
 #: a subcommand, the first one listed of its kind is what the first word alone means
@@ -197,7 +197,8 @@ def _with_flags(message: str, verb: str) -> str:
     module, name, positional, _ = _entry(verb)
     if "`" not in message or module not in sys.modules:
         return message
-    from sddlm.cli_errors import option_types, required, with_flags
+    from sddlm.cli_errors import with_flags
+    from sddlm.options import option_types, required
 
     function = getattr(sys.modules[module], name)
     options = option_types(function).keys() - (required(function) if positional else ())
@@ -240,8 +241,6 @@ def _parser(verb: str, imports: Sequence[str] = ()) -> tuple[Callable[..., Any],
 def _built(verb: str, module: str, name: str, positional: bool) -> tuple[Callable[..., Any], Any]:
     from jsonargparse import ArgumentParser
 
-    from sddlm.flags import IMPORT
-
     function = getattr(importlib.import_module(module), name)
     first = verb.split()[0]
     beside = [f"sddlm {name}" for name in VERBS if name.startswith(f"{first} ") and name != verb]
@@ -257,7 +256,7 @@ def _built(verb: str, module: str, name: str, positional: bool) -> tuple[Callabl
         help="YAML file with any of the options; inherit: FILE in it builds on another",
     )
     parser.add_argument(
-        IMPORT,
+        "--import",
         help="module with classes of your own, such as an objective; it is looked for in this "
         "folder too; may be repeated; never read from a YAML file",
     )
@@ -271,58 +270,55 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     """The verb's function, and its arguments from the command line and YAML files."""
     import yaml
 
-    from sddlm.cli_errors import check_moved, explain, made
-    from sddlm.flags import IMPORT, chosen_over, import_modules, prepared, taken
-    from sddlm.inherit import merged, origins
+    from sddlm.cli_errors import made
+    from sddlm.flags import PRINTS, import_modules, read_flags
+    from sddlm.options import Layer, merge, option_types, required
 
-    imports, arguments = taken(IMPORT, "MODULE", arguments)
-    paths, arguments = taken("--config", "FILE", arguments)
+    module, name, positional, _ = _entry(verb)
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    types, needed = option_types(function), required(function)
+    switches = {name for name, hint in types.items() if bool in kinds(hint)}
+    flags = read_flags(arguments, types, switches, needed if positional else [])
+    paths, imports, prints = (
+        [value for name, value in flags if name == each] for each in ("config", "import", PRINTS)
+    )
     import_modules(imports)
-    function, parser = _parser(verb, imports)
-    defaults = dict(parser.get_defaults().items())
-    check_moved(verb, arguments)
-    flags = prepared(arguments, {f"--{k}" for k, v in defaults.items() if isinstance(v, bool)})
-    files = _read(verb, function, paths)
-    options = chosen_over(merged(files), flags)
-    config = [f"--config={yaml.safe_dump(options)}"] if files else []
+    layers = [Layer("", {n: v}) for n, v in flags if n not in ("config", "import", PRINTS)]
+    options = merge([*_read(verb, function, paths), *layers], function)
+    _, parser = _parser(verb, imports)
+    for missing in needed if not prints else []:
+        if missing not in options:
+            what = "the directory of a run or model" if positional else f"--{missing}"
+            example = "RUN" if positional else "--out runs/first"
+            raise ConfigError(f"{what} is missing: type sddlm {verb} {example}")
     try:
-        parsed = parser.parse_args([*config, *flags])
+        parsed = parser.parse_args([f"--config={yaml.safe_dump(options)}", *prints])
         chosen = parser.instantiate(parsed, instantiators=[(partial(made, function), object, True)])
     except ConfigError:
         raise
     except Exception as error:
-        example = f"sddlm {verb} {'RUN' if _entry(verb)[2] else '--out runs/first'}"
-        told = explain(error, function, [*defaults], origins(files), flags, example)
-        raise ConfigError(told) from error
-    for name in ("config", IMPORT.strip("-")):
-        chosen.pop(name, None)
+        if isinstance(error.__cause__, ConfigError):  # a choice refused by the object itself
+            raise error.__cause__ from None
+        raise ConfigError(one_line(error)) from error
+    for extra in ("config", "import"):
+        chosen.pop(extra, None)
     return function, chosen.as_dict()
 
 
-def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[File]:
+def _read(verb: str, function: Callable[..., Any], paths: list[str]) -> list[Layer]:
     """The YAML files and those they inherit from, with what the verb is to know of them."""
-    from sddlm.cli_errors import check_sections
-    from sddlm.flags import IMPORT, check_depth
-    from sddlm.inherit import File, read_files
+    from sddlm.inherit import read_files
 
     files = read_files(paths)
-    if files and verb in READS_RECIPES:
-        module, name, *_ = VERBS["train"]
-        recipe = signature(getattr(importlib.import_module(module), name)).parameters
-        foreign = recipe.keys() - signature(function).parameters.keys()
-        files = [
-            File(path, {key: options[key] for key in options if key not in foreign})
-            for path, options in files
-        ]
-    for file in files:
-        if IMPORT.strip("-") in file.options:
-            raise ConfigError(
-                f"import is in {file.path}, but only the command line chooses what is imported: "
-                f"{IMPORT} MODULE"
-            )
-        check_sections(file, function)
-        check_depth(file.options, file.path)
-    return files
+    if not files or verb not in READS_RECIPES:
+        return files
+    module, name, *_ = VERBS["train"]
+    recipe = signature(getattr(importlib.import_module(module), name)).parameters
+    foreign = recipe.keys() - signature(function).parameters.keys()
+    return [
+        each._replace(options={k: v for k, v in each.options.items() if k not in foreign})
+        for each in files
+    ]
 
 
 if __name__ == "__main__":

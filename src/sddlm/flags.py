@@ -1,127 +1,67 @@
-"""The command line before the parser sees it."""
+"""The command line before its options are checked."""
 
 from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
-from collections.abc import Sequence
-from itertools import zip_longest
-from typing import Any
-
-import yaml
+from collections.abc import Collection, Sequence
 
 from sddlm.errors import ConfigError
-from sddlm.inherit import Options, class_name
 
-#: brings classes of the user's own; a file, which may come from anywhere, must not
-IMPORT = "--import"
+#: what a flag that may be repeated takes, in messages
+_REPEATED = {"config": "FILE", "import": "MODULE"}
 
-#: what begins with one dash and is a value all the same: ``-.jsonl``, standard input as JSON lines
-_VALUE = re.compile(r"-\.")
-
-#: levels of lists and mappings in a value; the parser reads values as YAML with a recursion in C,
-#: which some thousands overflow
-_DEPTH = 500
+#: name of what prints and exits
+PRINTS = ""
 
 
-def taken(flag: str, what: str, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The values of an option that may be repeated, and the rest of the command line."""
-    values, rest = [], []
-    left = list(arguments)
-    while left:
-        given = left.pop(0)
-        if given == flag:
-            if not left:
-                raise ConfigError(f"{flag} needs a value: {flag} {what}")
-            values.append(left.pop(0))
-        elif given.startswith(f"{flag}="):
-            values.append(given.removeprefix(f"{flag}="))
-        else:
-            rest.append(given)
-    return values, rest
+def read_flags(
+    arguments: Sequence[str],
+    known: Collection[str],
+    switches: Collection[str],
+    positional: Sequence[str],
+) -> list[tuple[str, str]]:
+    """Split a command line into names without dashes and values; a bare switch is true.
 
+    Flags that print and exit, such as ``--help``, have their own text as value.
 
-def prepared(arguments: list[str], switches: set[str]) -> list[str]:
-    """The command line as the parser needs it: a bare switch is true.
+    Args:
+        arguments: of the command line.
+        known: names of options.
+        switches: those of them that are true or false.
+        positional: those of them that are given without a name.
 
     Raises:
-        ConfigError: for a value that the parser cannot read.
+        ConfigError: an option has no value, or a value has no option.
     """
-    flags, left = [], list(arguments)
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        check_depth(value if equals and name.startswith("--") else argument, name[:40])
+    found: list[tuple[str, str]] = []
+    left, places = list(arguments), list(positional)
     while left:
         flag = left.pop(0)
-        if flag in switches and left[:1] not in (["true"], ["false"]):
-            flags.append(f"{flag}=true")
-        elif left and flag.startswith("--") and "=" not in flag and _VALUE.match(left[0]):
-            flags.append(f"{flag}={left.pop(0)}")  # else taken for a flag
-        else:
-            flags.append(flag)
-    return flags
-
-
-def check_depth(value: Any, where: str) -> None:
-    """Refuse a value, or one in a tree of options, that the parser cannot read.
-
-    Args:
-        value: the value.
-        where: names it in the message.
-
-    Raises:
-        ConfigError: if it has too many levels.
-    """
-    if isinstance(value, str) and _is_deep(value):
-        raise ConfigError(f"{where} has more than {_DEPTH} lists or mappings in one another")
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for each in inner:
-        check_depth(each, where)
-
-
-def _is_deep(text: str) -> bool:
-    """Whether a value has more than `_DEPTH` levels as YAML, up to its first error."""
-    depth = 0
-    try:
-        for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEPTH:
-                return True
-    except (yaml.YAMLError, UnicodeError):
-        pass
-    return False
-
-
-def chosen_over(options: Options, flags: Sequence[str]) -> Options:
-    """The options without those of a class in whose place a flag chooses another one.
-
-    Args:
-        options: of all files.
-        flags: the rest of the command line, as ``--objective=NELBO`` or ``--objective NELBO``.
-    """
-    for flag, follower in zip_longest(flags, flags[1:], fillvalue=""):
-        key, equals, value = flag.removeprefix("--").partition("=")
-        path = key.removesuffix(".class_path").split(".")
-        if flag.startswith("--") and path[-1] != "init_args":
-            names = [name for name in path if name != "init_args"]
-            options = _chosen(options, names, value if equals else follower)
-    return options
-
-
-def _chosen(options: Options, path: Sequence[str], name: str) -> Options:
-    """The options without a class at a path, if it is another one than that of a name."""
-    first, *rest = path
-    key = first if first in options else "init_args"
-    there = options.get(key)
-    if not isinstance(there, dict):
-        return options
-    if key != first or rest:
-        return {**options, key: _chosen(there, rest if key == first else path, name)}
-    other = "class_path" in there and class_name(there, {}) != name.rpartition(".")[2]
-    return {k: v for k, v in options.items() if k != key} if other else options
+        name, equals, value = flag.removeprefix("--").partition("=")
+        follows = bool(left) and not left[0].startswith("--")
+        if flag in ("-h", "--help") or name == "print_config":
+            name, value = PRINTS, flag
+        elif not flag.startswith("--"):
+            if not places:
+                raise ConfigError(
+                    f"{flag} is one argument too many; options start with --, see --help"
+                )
+            name, value = places.pop(0), flag
+        elif not equals:
+            value = left[0] if follows else ""
+            if name in switches and value not in ("true", "false") and (places or not follows):
+                value = "true"  # what follows is a positional argument
+            elif follows:
+                left.pop(0)
+            elif name in {*known, *_REPEATED}:
+                raise ConfigError(f"{flag} needs a value: {flag} {_REPEATED.get(name, 'VALUE')}")
+        found.append((name, value))
+        if name.endswith(".help"):  # lists the options of a class
+            chosen = [(name.removesuffix(".help"), value)] if value else []
+            found[-1:] = [*chosen, (PRINTS, f"--{name}={value}".removesuffix("="))]
+    return found
 
 
 def import_modules(modules: Sequence[str]) -> None:
@@ -131,10 +71,10 @@ def import_modules(modules: Sequence[str]) -> None:
     for module in modules:
         wrong = not all(part.isidentifier() for part in module.split("."))
         if wrong or module.split(".")[0] == "jsonargparse":
-            raise ConfigError(f"{IMPORT} is {module!r}, must be a module, such as my_objective")
+            raise ConfigError(f"--import is {module!r}, must be a module, such as my_objective")
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"{IMPORT} {module}: {error}; it must be installed, or a file {module}.py here"
+                f"--import {module}: {error}; it must be installed, or a file {module}.py here"
             ) from error

@@ -10,27 +10,17 @@ twice is read once, where it is met first, so that a common base does not undo w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from os.path import normpath
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from sddlm.errors import ConfigError
 from sddlm.io import current_names, read_yaml
-
-Options = dict[str, Any]
-
-
-class File(NamedTuple):
-    """The options of one file, without ``inherit`` and what it brings."""
-
-    path: str
-    options: Options
+from sddlm.options import Layer, Tree
 
 
-def read_files(paths: Sequence[str]) -> list[File]:
-    """Files with those that they inherit from; later ones win.
+def read_files(paths: Sequence[str]) -> list[Layer]:
+    """Options of files, without ``inherit``, behind those that they inherit from; later ones win.
 
     Args:
         paths: what a user gave with ``--config``.
@@ -39,15 +29,15 @@ def read_files(paths: Sequence[str]) -> list[File]:
         ConfigError: for what is no file of options, for an ``inherit`` that names none, and for
             files that inherit from themselves; one line that names the file.
     """
-    files: list[File] = []
+    files: list[Layer] = []
     for path in paths:
-        found: dict[Path, File] = {}
+        found: dict[Path, Layer] = {}
         _read(Path(path), [], found)
         files += found.values()
     return files
 
 
-def _read(path: Path, above: Sequence[Path], found: dict[Path, File]) -> None:
+def _read(path: Path, above: Sequence[Path], found: dict[Path, Layer]) -> None:
     """Add to ``found`` what a file inherits, then the file. ``above`` leads from --config to it."""
     known = [each.resolve() for each in above]
     if path.resolve() in known:
@@ -66,58 +56,17 @@ def _read(path: Path, above: Sequence[Path], found: dict[Path, File]) -> None:
         )
     for name in names:
         _read(path.parent / name, [*above, path], found)
-    found.setdefault(path.resolve(), File(shown, options))
+    found.setdefault(path.resolve(), Layer(shown, options))
 
 
-def _load(path: Path, name: str) -> Options:
+def _load(path: Path, name: str) -> Tree:
     options = current_names(read_yaml(path, name))
     if not isinstance(options, dict):
         given = "is empty" if options is None else f"holds {str(options)[:40]!r}"
         raise ConfigError(f"{name} {given}, must hold options, such as: seed: 0")
-    for key in options:
-        if not isinstance(key, str):
-            raise ConfigError(f"{name} has an option {key!r}, must be a name, such as: seed: 0")
+    if "import" in options:  # a file may come from anywhere
+        raise ConfigError(
+            f"{name} has an option import, but only the command line chooses what is imported: "
+            "--import MODULE"
+        )
     return options
-
-
-def merged(files: Sequence[File]) -> Options:
-    """All options together."""
-    nothing: Options = {}
-    return reduce(_merge, (file.options for file in files), nothing)
-
-
-def _merge(base: Any, over: Any) -> Any:
-    """``over`` laid on ``base``: mappings key by key, but a class only on the same class."""
-    if isinstance(over, dict) and over.keys() & {"class_path", "init_args"}:
-        base = {"class_path": base} if isinstance(base, str) else base
-    elif isinstance(over, str) and isinstance(base, dict) and "class_path" in base:
-        over = {"class_path": over}
-    if not isinstance(base, dict) or not isinstance(over, dict):
-        return over
-    if class_name(over, base) != class_name(base, over):
-        return over
-    return {**base, **{k: _merge(base[k], v) if k in base else v for k, v in over.items()}}
-
-
-def class_name(value: Options, other: Options) -> str:
-    """The name of the class that a mapping chooses; the other's if it chooses none."""
-    path = value.get("class_path", other.get("class_path"))
-    return str(path).rpartition(".")[2]
-
-
-def origins(files: Sequence[File]) -> Mapping[str, str]:
-    """The file that decides an option, by the option's dotted name on the command line."""
-    found: dict[str, str] = {}
-    for file in files:
-        for key, value in _keys(file.options):
-            if not (isinstance(value, dict) and key in found):  # a mapping adds, it does not decide
-                found[key] = file.path
-    return found
-
-
-def _keys(options: Options, section: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in options.items():
-        key = section if name in ("class_path", "init_args") else f"{section}.{name}".strip(".")
-        yield key, value
-        if isinstance(value, dict):
-            yield from _keys(value, key)

@@ -168,17 +168,29 @@ def read_yaml(path: Path, name: str | None = None) -> Any:
         ConfigError: it cannot be read, is no YAML, or is too large, deep or repetitive.
     """
     name = str(path) if name is None else name
-    data = _bytes(path, name, _BYTES)
+    return parse_yaml(_bytes(path, name, _BYTES), name)
+
+
+def parse_yaml(text: str | bytes, name: str) -> Any:
+    """Parse YAML; its extent is checked before objects are built.
+
+    Args:
+        text: the YAML; bytes are UTF-8.
+        name: name in messages.
+
+    Raises:
+        ConfigError: it is no YAML, or is too deep or repetitive.
+    """
     try:
-        loader = yaml.SafeLoader(data.decode("utf-8"))
+        loader = yaml.SafeLoader(text if isinstance(text, str) else text.decode("utf-8"))
         node = loader.get_single_node()
         if node is None:
             return None
         _check_extent(name, node, _yaml_children)  # an alias is one node with several parents
         return loader.construct_document(node)
+    except ConfigError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{name} is no YAML file: {_problem(error)}") from error
 
 

@@ -212,7 +212,7 @@ def test_values_from_the_command_line_and_a_file(tmp_path):
     assert chosen["sweep"] == {
         "top_k": [5, 9], "steps": [4], "kappa": [0.5, "cap:0.1"], "sampler": ["lazy"],
     }  # fmt: skip
-    with pytest.raises(ConfigError, match=r"--sweep is '3', must be names with values, such as"):
+    with pytest.raises(ConfigError, match=r"--sweep is \{'top_k': '3'\}, must be names with val"):
         _parse("eval frontier", ["RUN", "--sweep.top_k", "3"])
 
 

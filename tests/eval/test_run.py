@@ -3,7 +3,6 @@ import json
 import math
 import random
 import re
-import shlex
 import sys
 from dataclasses import dataclass
 
@@ -291,20 +290,6 @@ def test_wrong_choices_are_refused_before_anything_is_loaded(
     module, function, *_ = VERBS[f"eval {verb}"]
     with pytest.raises(ConfigError, match=message):
         getattr(importlib.import_module(module), function)(str(trained), **wrong)
-
-
-@pytest.mark.parametrize("flag", ["frontier", "zero_shot=all", "tasks", "correction"])
-def test_options_of_former_versions_name_the_command_of_today(trained, capsys, flag):
-    assert main(["eval", str(trained), f"--{flag}"]) == 2
-    name = flag.partition("=")[0]
-    err = capsys.readouterr().err
-    assert err.startswith(f"sddlm eval: --{name} is a command of its own now: sddlm eval ")
-    assert err.count("\n") == 1
-    command = shlex.split(err.rpartition("now: sddlm ")[2])
-    verb, rest = _subcommand(command[0], command[1:])
-    assert verb == f"eval {name.replace('_', '-')}"
-    if name != "tasks":  # which looks for lm-eval
-        assert _parse(verb, rest)[1]["model"] == "RUN"
 
 
 def test_the_report_is_the_default(trained):

@@ -15,12 +15,12 @@ from rich.console import Console
 from scipy import stats
 from torch import Tensor, nn
 
-import sddlm
 from sddlm.cli import main
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.exact import TabularModel, World, state_id, states
 from sddlm.generation.config import CORRECTION
+from sddlm.generation.correct import correct
 from sddlm.generation.corrector import Corrector, correction_windows
 from sddlm.generation.diff import Change, Draft, apply_changes, rendered
 from sddlm.generation.levels import LEVELS, most_likely, score_tokens
@@ -555,7 +555,7 @@ def test_the_verb_prints_the_text_alone(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     draft = "he had a bag. a deaf chef."
-    wanted = sddlm.correct(str(run / "uniform"), draft, t=0.9, protect="chef")
+    wanted = correct(str(run / "uniform"), draft, t=0.9, protect="chef")
     assert wanted.draft == draft
     assert wanted.text != draft
     assert wanted.text[21:25] == "chef"
@@ -668,7 +668,7 @@ def test_a_terminal_is_no_draft(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stdin", terminal)
     with pytest.raises(ConfigError, match="no draft"):
-        sddlm.correct(str(run / "uniform"))
+        correct(str(run / "uniform"))
 
 
 def test_words_that_the_tokenizer_cannot_write_are_named() -> None:

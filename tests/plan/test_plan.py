@@ -73,7 +73,7 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, train = TOY.build(vocab_size=300, length=32), TrainArgs(batch=24)
-    costs = CostModel(config, SDDLM(), train, gpu=True, bf16=True)
+    costs = CostModel(config, SDDLM(), train, gpu=True)
     bytes_of = {size: costs.memory(size, 2)["all"] for size in (1, 2, 3, 4, 6, 12)}
     assert [*bytes_of.values()] == sorted(set(bytes_of.values()))
 
@@ -184,7 +184,13 @@ def test_a_file_that_is_not_there_is_refused(
 
 def test_vocabulary(tmp_path: Path) -> None:
     Tokenizer.characters(["abc"]).save(tmp_path)
-    for name, V in (("bytes", 257), ("gpt2", 50257), ("bpe", 4096), (str(tmp_path), 4)):
+    for name, V in (
+        ("bytes", 257),
+        ("gpt2", 50257),
+        ("bpe", 4096),
+        (str(tmp_path), 4),
+        ("o/gpt2", 50257),
+    ):
         assert vocabulary(DataArgs(tokenizer=name), None) == V
     assert Tokenizer.bytes().vocab_size == 257
     assert vocabulary(DataArgs(tokenizer="characters"), 27) == 27

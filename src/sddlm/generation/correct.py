@@ -42,8 +42,8 @@ def correct(
     """Correct a draft with a trained model: it is taken for noise and denoised.
 
     Tokens are replaced, never inserted or deleted, and text whose tokens stay is the same byte for
-    byte. From Python: ``sddlm.correct("run", "draft text").text``; for several drafts
-    `generation.corrector.Corrector`.
+    byte. From Python: ``sddlm.load("run").correct("draft text").text``; for several
+    drafts `generation.corrector.Corrector`.
 
     Args:
         model_dir: run or model directory.

@@ -82,15 +82,6 @@ class _Recorder:
         return HeadOutput(hidden.sum(), hidden[:, 0])
 
 
-def set_up(objective: Objective, vocab_size: int) -> Objective:
-    """Copy of an objective, set up for a text in which each token occurs once."""
-    objective = copy.deepcopy(objective)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # training itself will warn
-        objective.setup(vocab_size, lambda: torch.ones(vocab_size, dtype=torch.int64))
-    return objective
-
-
 def _recorded(objective: Objective, vocab_size: int, length: int, draw: Draw) -> _Recorder:
     """Record a call for random tokens, one sequence for each index of the draw."""
     recorder = _Recorder(vocab_size)
@@ -100,7 +91,7 @@ def _recorded(objective: Objective, vocab_size: int, length: int, draw: Draw) ->
 
 
 def calls(objective: Objective, vocab_size: int, length: int, args: TrainArgs) -> Calls:
-    """Sample the network calls of an objective (see `set_up`).
+    """Sample the network calls of an objective that has been set up.
 
     Noise makes the number of rows random, and curricula change it with the step. So the objective
     is called at some steps of the run, with a stand-in for the network.
@@ -129,22 +120,28 @@ class CostModel:
 
     Args:
         config: configuration of the network.
-        objective: the training objective, set up.
+        objective: the training objective.
         args: options of the training.
         gpu: whether the device is a GPU.
-        bf16: whether the matrix products are in bfloat16.
 
     Attributes:
+        objective: a copy, set up for a text in which each token occurs once.
+        bf16: whether the matrix products are in bfloat16.
         calls: network calls of the objective.
         matrices: number of weights of each matrix but embedding and vocabulary head, by name.
         parameters: number of parameters by part, and ``all``.
+        states: numbers that the optimisers keep: two moments a weight of AdamW, one of Muon.
     """
 
     def __init__(
-        self, config: DiTConfig, objective: Objective, args: TrainArgs, *, gpu: bool, bf16: bool
+        self, config: DiTConfig, objective: Objective, args: TrainArgs, *, gpu: bool
     ) -> None:
-        self.config, self.args, self.gpu, self.bf16 = config, args, gpu, bf16
-        self.calls = calls(objective, config.vocab_size, config.length, args)
+        self.config, self.args, self.gpu, self.bf16 = config, args, gpu, args.bf16(gpu=gpu)
+        self.objective, V = copy.deepcopy(objective), config.vocab_size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # training itself will warn
+            self.objective.setup(V, lambda: torch.ones(V, dtype=torch.int64))
+        self.calls = calls(self.objective, V, config.length, args)
         with torch.device("meta"):
             network = DiT(config)
         conditioned = "plain" if network.time_free else "conditioned"
@@ -158,6 +155,11 @@ class CostModel:
             if weight.ndim > 1 and first not in ("embedding", "head"):
                 self.matrices[name] = weight.numel()
         self.parameters = {**parts, "all": sum(parts.values())}
+        self.states = 0
+        for optimizer in args.optimizer.build(network, args):
+            kept = 1 if isinstance(optimizer, torch.optim.Muon) else 2
+            weights = (p.numel() for group in optimizer.param_groups for p in group["params"])
+            self.states += kept * sum(weights)
 
     def flops(self) -> dict[str, float]:
         """FLOPs of a token in training, by part, and ``all``.
@@ -208,7 +210,7 @@ class CostModel:
         share = self.calls.head if size == self.args.batch else 1.0
         parts = {
             "weights": weights,
-            "AdamW": 2 * weights,
+            "optimiser": 4.0 * self.states,
             "EMA": weights,
             "gradients": weights,
             "activations": self._activations(size, share),
@@ -218,7 +220,8 @@ class CostModel:
         working = parts["activations"] + parts["workspace"]
         together = not self.gpu or self.args.batch > size * world
         peak = working + weights if together else max(working, weights)
-        return {**parts, "all": 4 * weights + parts["gradients to send"] + peak}
+        lasting = sum(parts[name] for name in ("weights", "optimiser", "EMA", "gradients to send"))
+        return {**parts, "all": lasting + peak}
 
     def _block(self, how: str) -> float:
         """Bytes that a block keeps for the backward pass, per position."""
@@ -241,7 +244,7 @@ class CostModel:
         start = 4 * config.width if config.input_conv else 0
         mixture = self.calls.mixture
         start += mixture * (4 if mixture == config.vocab_size else 12)
-        casts = 2.0 * sum(self.matrices.values()) if self.bf16 else 0.0
+        casts = 2.0 * sum(self.matrices.values()) if self.bf16 and how == "none" else 0.0
         return casts + size * config.length * (blocks * self._block(how) + end + start)
 
     def _workspace(self, size: int, share: float) -> float:
@@ -272,8 +275,8 @@ class CostModel:
             token_bytes: bytes of a token in its file.
         """
         total = self.parameters["all"]
-        # weights, two moments and average in float32; the last two, and one being written
-        files = {"checkpoints": 3 * 16.0 * total, "model": 4.0 * total}
+        # weights, average and optimiser in float32; the last two, and one being written
+        files = {"checkpoints": 3 * 4.0 * (2 * total + self.states), "model": 4.0 * total}
         if text is not None:
             files |= {"tokens": float(text[0] * token_bytes), "document index": 8.0 * text[1]}
         return files

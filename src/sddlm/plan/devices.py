@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from sddlm.errors import ConfigError
-from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.objectives import Objective
+from sddlm.plan.cost import CostModel
 from sddlm.rng import Draw
-from sddlm.training.args import TrainArgs
+from sddlm.training.ema import EMA
+from sddlm.training.module import TrainModule
+from sddlm.training.optimizers import Update
 
 #: the machine that plans
 HERE = "here"
@@ -98,9 +99,7 @@ def memory_here() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def measured_step(
-    config: DiTConfig, objective: Objective, args: TrainArgs, size: int, flops: float
-) -> float:
+def measured_step(costs: CostModel, size: int) -> float:
     """Seconds of an optimiser step on this machine's CPU, measured on steps of the real network.
 
     Three steps are run: one that allocates, and one each at a quarter and three quarters of the
@@ -108,34 +107,25 @@ def measured_step(
     sequences. With one thread the clock is that of the process, so other load hardly counts.
 
     Args:
-        config: configuration of the network.
-        objective: the training objective, set up.
-        args: options of the training.
+        costs: network, objective and training.
         size: sequences in a micro-batch.
-        flops: FLOPs of a sequence.
     """
-    network = DiT(config)
-    network.checkpointing = args.activation_checkpointing
-    weights = list(network.parameters())
-    average = [weight.detach().clone() for weight in weights]
-    optimizer = torch.optim.AdamW(weights, lr=args.lr, fused=True)
+    config, args = costs.config, costs.args
+    count = max(1, min(size, int(_MEASURED / (costs.flops()["all"] * config.length))))
+    part = replace(args, batch=count, micro_batch=None)
+    module = TrainModule(DiT(config), costs.objective, part, seed=0)
+    update, average = Update(module.model, args), EMA(module.model)
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    count = max(1, min(size, int(_MEASURED / flops)))
-    passes = args.batch / count
-    seconds = []
-    for part in (1, 1, 3):
-        step = part * args.steps // 4
-        draw = Draw(0, step, torch.arange(count), count, args.t_max(step))
-        clean = config.vocab_size - objective.process.extra_tokens
-        x0 = draw.integers("plan", config.length, high=clean)  # [B, L]
+    clean, slots, seconds = config.vocab_size - config.num_extra_tokens, torch.arange(count), []
+    for quarter in (1, 1, 3):
+        step = quarter * args.steps // 4
+        x0 = Draw(0, step, slots, count).integers("plan", config.length, high=clean)  # [B, L]
         started = clock()
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16(gpu=False)):
-            loss = objective.loss(network, x0, draw).mean
+        with torch.autocast("cpu", torch.bfloat16, enabled=costs.bf16, cache_enabled=False):
+            loss = module({"step": torch.tensor([step]), "slot": slots, "x0": x0})
         loss.backward()
         half = clock()
-        torch.nn.utils.clip_grad_norm_(weights, args.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        torch._foreach_lerp_(average, [weight.detach() for weight in weights], 0.5)
-        seconds.append(passes * (half - started) + clock() - half)
+        update.step(step)
+        average.update(args.ema_decay(step))
+        seconds.append(args.batch / count * (half - started) + clock() - half)
     return sum(seconds[1:]) / 2

@@ -15,7 +15,7 @@ from sddlm.errors import ConfigError, check_arguments
 from sddlm.io import atomic_write
 from sddlm.models.config import ModelArgs
 from sddlm.objectives import SDDLM, Objective
-from sddlm.plan.cost import CostModel, set_up
+from sddlm.plan.cost import CostModel
 from sddlm.plan.devices import HERE, Device, find_device, measured_step, memory_here
 from sddlm.plan.sizes import prepared, vocabulary
 from sddlm.training.args import TrainArgs, micro_batch
@@ -193,25 +193,23 @@ def make_plan(
     config = model.build(
         vocab_size=V + extra, length=data.length, causal=objective.causal, num_extra_tokens=extra
     )
-    objective = set_up(objective, config.vocab_size)
-    bf16 = train.bf16(gpu=rates is not None)
-    costs = CostModel(config, objective, train, gpu=rates is not None, bf16=bf16)
+    costs = CostModel(config, objective, train, gpu=rates is not None)
     size, share = micro_batch(train, world), train.batch // world
     memory, room = costs.memory(size, world), ROOM * (rates.memory if rates else memory_here())
     fitting = (n for n in range(share, 0, -1) if share % n == 0)
     flops, seen = costs.flops(), float(train.steps * train.batch * data.length)
     seconds = None
     if rates is not None and utilization is not None:
-        peak = rates.bf16 if bf16 else rates.fp32
+        peak = rates.bf16 if costs.bf16 else rates.fp32
         seconds = flops["all"] * share * data.length / (utilization * peak)
     elif memory["all"] <= room:
-        seconds = measured_step(config, objective, train, size, flops["all"] * data.length)
+        seconds = measured_step(costs, size)
     run = None if seconds is None else seconds * train.steps
     made = Plan(
         device=HERE if rates is None else rates.name,
         devices=world,
         utilization=utilization,
-        bf16=bf16,
+        bf16=costs.bf16,
         steps=train.steps,
         batch=train.batch,
         length=data.length,

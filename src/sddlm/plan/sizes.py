@@ -12,19 +12,12 @@ from sddlm.data.texts import is_remote, known_source
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 
-#: sizes of common tokenizers on the hub, so that nothing is downloaded
+#: sizes of common tokenizers on the hub by their names without owner; nothing is downloaded
 KNOWN = {
-    "gpt2": 50257,
-    "openai-community/gpt2": 50257,
-    "gpt2-large": 50257,
-    "bert-base-uncased": 30522,
-    "google-bert/bert-base-uncased": 30522,
-    "TinyLlama/TinyLlama_v1.1": 32000,
-    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 32000,
-    "meta-llama/Llama-2-7b-hf": 32000,
-    "mistralai/Mistral-7B-v0.1": 32000,
-    "EleutherAI/gpt-neox-20b": 50277,
-}
+    "gpt2": 50257, "gpt2-large": 50257, "gpt-neox-20b": 50277, "bert-base-uncased": 30522,
+    "TinyLlama_v1.1": 32000, "TinyLlama-1.1B-Chat-v1.0": 32000, "Llama-2-7b-hf": 32000,
+    "Mistral-7B-v0.1": 32000,
+}  # fmt: skip
 
 
 def vocabulary(data: DataArgs, given: int | None) -> int:
@@ -46,10 +39,10 @@ def vocabulary(data: DataArgs, given: int | None) -> int:
         return data.vocab_size
     if name == "bytes":
         return 257
-    if name in KNOWN:
-        return KNOWN[name]
     if Path(name).exists():
         return Tokenizer.load(name).vocab_size
+    if (base := name.rpartition("/")[2]) in KNOWN:
+        return KNOWN[base]
     raise ConfigError(
         f"`data.tokenizer` {name}: how many tokens it has is not known before it is made or "
         "downloaded; give it as `vocab_size`"

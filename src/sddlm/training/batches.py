@@ -40,7 +40,7 @@ class _ValidationRows(Dataset[dict[str, Any]]):
 def train_batches(
     rows: Rows, args: TrainArgs, *, seed: int, start_step: int, rank: int = 0, world: int = 1
 ) -> DataLoader[Any]:
-    """Loader of a process's training micro-batches (`data.steps.TrainRows`), in order.
+    """Loader of a process's training micro-batches (`data.order.TrainRows`), in order.
 
     Args:
         rows: training rows.
