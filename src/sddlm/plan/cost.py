@@ -37,6 +37,9 @@ _KEPT = {
     "plain": {"none": (2, 15), "selective": (2, 9), "full": (1, 0)},
     "llama": {"none": (4, 23), "selective": (2, 13), "full": (1, 0)},
 }
+#: what a block of queries of a hollow network keeps in addition, and its towers at their ends
+_QUERY = {"none": (-1, 3), "selective": (0, 2), "full": (-1, 1)}
+_ENDS = (5, 4)
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class _Recorder:
     term: RowLoss
     count: int
 
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
+    def __init__(self, vocab_size: int, hollow: bool) -> None:
+        self.vocab_size, self.hollow = vocab_size, hollow
 
     def __call__(
         self, x_t: Tensor | SoftTokens, sigma: Tensor, *, rows: Tensor | None = None
@@ -84,7 +87,8 @@ class _Recorder:
 
 def _recorded(objective: Objective, vocab_size: int, length: int, draw: Draw) -> _Recorder:
     """Record a call for random tokens, one sequence for each index of the draw."""
-    recorder = _Recorder(vocab_size)
+    # only an objective of all positions needs to know
+    recorder = _Recorder(vocab_size, getattr(objective, "positions", "") == "all")
     x0 = draw.integers("plan", length, high=vocab_size - objective.process.extra_tokens)
     objective.loss(recorder, x0, draw)
     return recorder
@@ -130,6 +134,8 @@ class CostModel:
         calls: network calls of the objective.
         matrices: number of weights of each matrix but embedding and vocabulary head, by name.
         parameters: number of parameters by part, and ``all``.
+        own: number of blocks whose keys and values are their own.
+        queries: number of blocks of queries of a hollow network.
         states: numbers that the optimisers keep: two moments a weight of AdamW, one of Muon.
     """
 
@@ -146,13 +152,15 @@ class CostModel:
             network = DiT(config)
         conditioned = "plain" if network.time_free else "conditioned"
         self.kind = "llama" if config.architecture == "llama" else conditioned
+        self.queries = config.blocks - config.blocks // 2 if network.hollow else 0
+        self.own = 2 * (config.blocks // 2) if network.hollow else config.blocks
         self.matrices = {}
         parts = Counter({"embedding": 0, "blocks": 0, "conditioning": 0, "head": 0})
         for name, weight in network.named_parameters():
             first = name.split(".")[0]
             part = "conditioning" if _conditions(name) else first if first in parts else "blocks"
             parts[part] += weight.numel()
-            if weight.ndim > 1 and first not in ("embedding", "head"):
+            if weight.ndim > 1 and len(weight) > 1 and first not in ("embedding", "head"):
                 self.matrices[name] = weight.numel()
         self.parameters = {**parts, "all": sum(parts.values())}
         self.states = 0
@@ -170,7 +178,8 @@ class CostModel:
         """
         config, calls = self.config, self.calls
         L, D, V = config.length, config.width, config.vocab_size
-        last = tuple(f"blocks.{config.blocks - 1}.{layer}." for layer in ("out", "mlp"))
+        block = f"queries.{self.queries - 1}" if self.queries else f"{config.blocks - 1}"
+        last = tuple(f"blocks.{block}.{layer}." for layer in ("out", "mlp"))
         # a block is recomputed up to what it saved last: the input of its last product, or the
         # output if a gate or a dropout follows
         end = "" if self.kind == "conditioned" or config.dropout else ".mlp.2."
@@ -178,10 +187,12 @@ class CostModel:
         for name, weights in self.matrices.items():
             selected = calls.selects and name.startswith(last)
             share = 1 / L if _conditions(name) else calls.head if selected else 1.0
+            share *= 2 if ".kv." in name else 1  # of the states of both towers
             products += 2 * weights * share
-            if name.startswith("blocks") and not (end and end in name):
+            once = "merge" in name or "conv" in name or (end and end in name)
+            if name.startswith("blocks") and not once:
                 again += 2 * weights * share
-        attention = 4.0 * config.blocks * L * D
+        attention = 4.0 * (self.own + 2 * self.queries) * L * D
         mixing = 2.0 * V * D * calls.soft if calls.mixture == V else 0.0
         full = self.args.activation_checkpointing == "full"
         body = {
@@ -223,10 +234,10 @@ class CostModel:
         lasting = sum(parts[name] for name in ("weights", "optimiser", "EMA", "gradients to send"))
         return {**parts, "all": lasting + peak}
 
-    def _block(self, how: str) -> float:
+    def _block(self, how: str, more: tuple[int, int] = (0, 0)) -> float:
         """Bytes that a block keeps for the backward pass, per position."""
         config, element = self.config, 2 if self.bf16 else 4
-        wide, narrow = _KEPT[self.kind][how]
+        wide, narrow = (a + b for a, b in zip(_KEPT[self.kind][how], more, strict=True))
         narrow += 2 if config.dropout and how != "full" else 0  # masks
         heads = 4 * config.heads if how != "full" else 0  # normalisers of the attention
         return config.width * (4 * wide + element * narrow) + heads
@@ -237,15 +248,19 @@ class CostModel:
         how = self.args.activation_checkpointing
         share = share if self.calls.selects else 1.0
         # half of what the last block keeps is of selected positions only, but not its input
-        blocks = config.blocks - (0 if how == "full" else (1 - share) / 2)
+        left_out = 0 if how == "full" else (1 - share) / 2
+        query = self._block(how, _QUERY[how]) if self.queries else self._block(how)
+        blocks = self.own * self._block(how) + self.queries * query - left_out * query
         gathered = (1 if how == "full" else 4) if self.kind == "conditioned" else 0  # scales, gates
         end = share * config.width * (4 if self.kind == "plain" else 8)  # the last norm
         end += share * config.width * element * gathered
         start = 4 * config.width if config.input_conv else 0
+        if self.queries:
+            start = 2 * start + config.width * (4 * _ENDS[0] + element * _ENDS[1])
         mixture = self.calls.mixture
         start += mixture * (4 if mixture == config.vocab_size else 12)
         casts = 2.0 * sum(self.matrices.values()) if self.bf16 and how == "none" else 0.0
-        return casts + size * config.length * (blocks * self._block(how) + end + start)
+        return casts + size * config.length * (blocks + end + start)
 
     def _workspace(self, size: int, share: float) -> float:
         """Bytes of the vocabulary head, or of the backward pass of a block if that has more."""
