@@ -83,6 +83,8 @@ def test_the_folder_explains_itself(args: DataArgs) -> None:
     assert said["sha256"] == hashlib.sha256(prepared.train.path.read_bytes()).hexdigest()
     assert said["tokens"] == prepared.train.tokens
     assert said["documents"] + prepared.meta["splits"]["validation"]["documents"] == 60
+    end = {"id": prepared.tokenizer.eos_id, "sampled": True, "scored": True}  # also if it pads
+    assert prepared.meta["special"] == {"<|endoftext|>": end}
     assert prepared.meta["source"] == args.path
     assert prepared.meta["vocab_size"] == prepared.tokenizer.vocab_size == 300
     assert json.loads((folder / "meta.json").read_text())["key"] == prepared.key

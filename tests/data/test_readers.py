@@ -119,6 +119,14 @@ def test_a_document_beyond_the_limit_is_cut_near_it(tmp_path: Path, monkeypatch)
     assert "b.txt, line 3: not UTF-8" in last
 
 
+def test_a_mark_across_the_limit_is_found(tmp_path: Path, monkeypatch) -> None:
+    path = write(tmp_path / "a.txt", "abc<|endoftext|>def")
+    monkeypatch.setattr(documents, "LONGEST", 5)
+    for chunk in range(1, 20):
+        monkeypatch.setattr(readers, "CHUNK", chunk)
+        assert read(path) == ["abc", "def"]
+
+
 def test_carriage_returns_at_the_end_of_a_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
