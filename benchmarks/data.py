@@ -37,7 +37,7 @@ from sddlm import (
     UniformProcess,
     prepare,
 )
-from sddlm.data.builtin import builtin_documents
+from sddlm.data.python_docs import python_documents
 from sddlm.data.rows import PackedTokens
 from sddlm.data.tokenize import write_tokens
 from sddlm.training.batches import train_batches
@@ -266,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with open(chosen.texts, encoding="utf-8") as file:
             texts = [json.loads(line)["text"] for line in file]
     elif not tiny:
-        texts = [*builtin_documents()][:400] * 8
+        texts = [*python_documents()][:400] * 8
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run: dict[str, Callable[[], None]] = {

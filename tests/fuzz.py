@@ -54,8 +54,8 @@ VALUES = [
     "../../x", "/", "/dev/null", "/nope/x", "a b", "~/x", "hf:x", "evil.Evil", "evil", "os.system",
     "sddlm.cli.main", "sddlm.SDDLM", "sddlm.nothing.X", "builtins.print", "SDDLM", "NELBO",
     "Autoregressive", "UniformProcess", "LogLinear", "Cosine", "NoisyToken", "MixedNegatives",
-    "exact", "auto", "bf16", "cosine", "greedy", "lazy", "psi", "builtin", "mini", "2020-01-01",
-    "2020-13-99", "1:2:3", "0.1,0.2", "{builtin: 1, x: 2}", "{builtin: nan}", "[NoisyToken]",
+    "exact", "auto", "bf16", "cosine", "greedy", "lazy", "psi", "pydoc", "mini", "2020-01-01",
+    "2020-13-99", "1:2:3", "0.1,0.2", "{pydoc: 1, x: 2}", "{pydoc: nan}", "[NoisyToken]",
 ]  # fmt: skip
 
 

@@ -269,3 +269,27 @@ def test_objectives_race(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "nan" not in printed
     found = json.loads((tmp_path / "found.json").read_text())
     assert len(found["AR"]["curve"]) == 4
+
+
+@pytest.mark.slow
+def test_learning_trains_what_is_missing_and_pairs_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learning = importlib.import_module("learning")
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    monkeypatch.setitem(learning.DATA, "vocab_size", 300)
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"The {n} foxes saw the other {n + 1}." for n in range(400)))
+    monkeypatch.chdir(tmp_path)
+    typed = ["learning", "--text", f"foxes={text}", "--steps", "2", "--seeds", "2", "--batch", "4"]
+    monkeypatch.setattr(sys, "argv", [*typed, "--recipes", "muon,hollow"])
+    learning.main()
+    first = capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("learning.json")}
+    assert len(before) == 4
+    learning.main()
+    assert capsys.readouterr().out == first
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found = {path.parent.name: json.loads(path.read_text())["bits"]["2"] for path in before}
+    less = [found[f"hollow-2-{seed}"] - found[f"muon-2-{seed}"] for seed in (0, 1)]
+    assert f"{sum(less) / 2:.3f} ± " in first

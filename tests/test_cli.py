@@ -121,7 +121,7 @@ WRONG = [
     ("train --objective null", ONE_OF),
     (
         "train --objective SDDLM --objective.positions foo",
-        "--objective.positions is 'foo', must be resampled or changed",
+        "--objective.positions is 'foo', must be one of resampled, changed, all",
     ),
     (
         "train --objective SDDLM --objective.weight 2",
@@ -209,7 +209,7 @@ WRONG = [
     ("train --train.steps 0", "--train.steps is 0, must be at least 1"),
     ("train --data.length 0", "--data.length is 0, must be at least 1"),
     ("train --data.vocab_size 1", "--data.vocab_size is 1, must be at least 2"),
-    ("train --data.corpus x", "--data.corpus is 'x', must be one of builtin"),
+    ("train --data.corpus x", "--data.corpus is 'x', must be one of classics"),
     (
         "train --model.gate_init 1 --objective Autoregressive",
         "leave it out, or where a file has it, add --model.gate_init 0",

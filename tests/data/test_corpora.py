@@ -15,10 +15,10 @@ import zstandard
 from memory_source import read_texts
 
 from sddlm.data import detokenizers, documents
-from sddlm.data.builtin import Builtin, builtin_documents
 from sddlm.data.corpora import CORPORA, Corpus, Role, markdown
 from sddlm.data.detokenizers import articles
 from sddlm.data.documents import Document
+from sddlm.data.python_docs import PythonDocs, python_documents
 from sddlm.errors import ConfigError
 
 # lines of WikiText-2 as they stand on the hub, articles cut short: blank lines are empty rows
@@ -264,11 +264,11 @@ def test_what_is_not_text8_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
             read_texts(source)
 
 
-def test_the_builtin_corpus_needs_no_hub() -> None:
-    corpus = CORPORA["builtin"]
-    assert isinstance(corpus.source("train"), Builtin)
+def test_the_corpus_pydoc_needs_no_hub() -> None:
+    corpus = CORPORA["pydoc"]
+    assert isinstance(corpus.source("train"), PythonDocs)
     assert corpus.source("validation") is corpus.source("test") is corpus.dataset is None
-    assert read_texts(corpus.training()) == [*builtin_documents()]
+    assert read_texts(corpus.training()) == [*python_documents()]
 
 
 def test_a_corpus_for_evaluation_is_not_for_training() -> None:
@@ -297,7 +297,7 @@ def test_the_table_for_people() -> None:
     assert list(rows) == list(CORPORA)
     assert "| train, validation (= test), **test** | lm1b |" in rows["lm1b"]
     assert "| train, **validation (last 100,000 of train)** | none |" in rows["openwebtext"]
-    assert "| train, **validation (a share of train)** | none | PSF" in rows["builtin"]
+    assert "| train, **validation (a share of train)** | none | PSF" in rows["pydoc"]
     assert "| train, **validation**, test | wikitext |" in rows["wikitext-2"]
     assert "| **test** | lambada |" in rows["lambada"]
     assert "ptb-text-only/ptb_text_only, refs/convert/parquet |" in rows["ptb"]

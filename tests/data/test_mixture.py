@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rows import documents
 from test_steps import Numbers
+from test_token_rows import documents
 
 from sddlm.data.rows import Mixture
 

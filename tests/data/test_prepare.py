@@ -199,7 +199,7 @@ def test_large_vocabularies_get_wide_tokens(args: DataArgs, tmp_path: Path) -> N
         ({"validation": 1.5}, "`validation` is 1.5"),
         ({"validation": -1}, "`validation` is -1"),
         ({"vocab_size": 1}, "`vocab_size` is 1"),
-        ({"corpus": "owt"}, "`corpus` is 'owt', must be one of builtin.*`path='FILE'`"),
+        ({"corpus": "owt"}, "`corpus` is 'owt', must be one of classics.*`path='FILE'`"),
     ],
 )
 def test_what_can_never_work_is_refused_at_once(wrong: dict[str, Any], message: str) -> None:

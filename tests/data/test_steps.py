@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rows import documents, packed
+from test_token_rows import documents, packed
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sddlm.cli import main
-from sddlm.data import builtin
+from sddlm.data import python_docs
 from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizer import Tokenizer
@@ -150,14 +150,14 @@ def test_another_file_of_the_same_name_is_another_text(
 @pytest.mark.slow
 def test_corpora_are_known_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = tuple(f"text {i} of many\n" for i in range(30))  # to read them all takes seconds
-    monkeypatch.setattr(builtin, "builtin_documents", lambda: few)
-    data = DataArgs(corpus="builtin", tokenizer="bytes", length=8, limit=30)
+    monkeypatch.setattr(python_docs, "python_documents", lambda: few)
+    data = DataArgs(corpus="pydoc", tokenizer="bytes", length=8, limit=30)
     train = prepare(data).meta["splits"]["train"]
     assert prepared(data, 257) == (train["tokens"], train["documents"])
     assert prepared(replace(data, limit=None), 257) is None
     monkeypatch.chdir(tmp_path)
-    written(tmp_path / "builtin", 30)  # a folder, which is no corpus
-    assert prepared(DataArgs(path="builtin", tokenizer="bytes", limit=30), 257) is None
+    written(tmp_path / "pydoc", 30)  # a folder, which is no corpus
+    assert prepared(DataArgs(path="pydoc", tokenizer="bytes", limit=30), 257) is None
 
 
 def test_damaged_records_are_not_known(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 
 from processes import Command
 from sddlm.cli import main
+from sddlm.data.config import DataArgs
+from sddlm.data.prepare import load_prepared
 from sddlm.lm import LanguageModel
 from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.ema import EMA
@@ -319,3 +322,18 @@ def test_a_compiled_network_trains_alike_and_keeps_the_names_of_its_weights(
     assert states[0].keys() == states[1].keys()
     for name, value in weights(tmp_path / "plain").items():
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_head_can_begin_with_the_frequencies_of_the_tokens(config, tmp_path, mask):
+    more = ["--model.head_init", "0", "--model.head_bias", "unigram", "--train.lr", "1e-9"]
+    more += ["--train.steps", "1", "--train.preview_every", "0"]
+    more += ["--objective", "MDLM"] if mask else []
+    assert train(config, tmp_path / "run", *more) == 0
+    lm = LanguageModel.load(tmp_path / "run")
+    rows = load_prepared(DataArgs(cache=str(tmp_path / "cache"), length=16), lm.data)
+    counts = rows.train.counts()
+    x_t, sigma = rows.train.read(np.arange(2)), torch.ones(2)
+    found = lm.network.head.logits(lm.network(x_t, sigma)).softmax(-1)  # [B, L, V]
+    wanted = (counts + 0.5) / (counts + 0.5).sum()
+    torch.testing.assert_close(found[1, 3, : len(counts)], wanted.float(), rtol=1e-3, atol=1e-6)

@@ -21,8 +21,8 @@ class DataArgs:
         path: text to use instead of the corpus: a file, a folder, a quoted pattern ('texts/*.txt'),
             '-' for standard input, or hf:NAME, a Hugging Face dataset (on the hub, where
             hf:NAME@REVISION names a branch, tag or commit, or a folder).
-        corpus: corpus known by name, if no path is given. Without either it is builtin, the
-            documentation that comes with Python; docs/data.md lists the others.
+        corpus: corpus known by name, if no path is given. Without either it is classics, English
+            children's books that come with this package; docs/data.md lists the others.
         mixture: several texts at once, each with its share of the rows: names of corpora, or what
             path takes, and their weights, such as {tinystories: 3, my.txt: 1}.
         validation_path: text to validate on; all of path, corpus or mixture is then for training.
@@ -121,7 +121,7 @@ class DataArgs:
     @property
     def sources(self) -> list[str]:
         """Names of corpora, or values of ``path``, that are read."""
-        return list(self.mixture) if self.mixture else [self.path or self.corpus or "builtin"]
+        return list(self.mixture) if self.mixture else [self.path or self.corpus or "classics"]
 
     @property
     def named(self) -> bool:

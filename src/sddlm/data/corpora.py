@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sddlm.data.builtin import Builtin
+from sddlm.data.classics import Classics
 from sddlm.data.detokenizers import (
     Detokenizer,
     articles,
@@ -26,6 +26,7 @@ from sddlm.data.detokenizers import (
 )
 from sddlm.data.documents import Document
 from sddlm.data.hf import HubDataset
+from sddlm.data.python_docs import PythonDocs
 from sddlm.data.sources import Adapted, Source, mapped
 from sddlm.errors import ConfigError
 
@@ -51,6 +52,7 @@ class Corpus:
         last: number of documents at the end of ``train`` that are held out, without a validation
             split.
         scored: split that evaluation uses by convention.
+        local: source that needs no download.
     """
 
     name: str
@@ -66,13 +68,15 @@ class Corpus:
     detokenizer: Detokenizer | None = None
     last: int | None = None
     scored: Role = "validation"
+    local: type[Source] | None = None
 
     def source(self, role: Role, *, streaming: bool = False) -> Source | None:
         """Source of a split; None if the corpus has no such split."""
         if role not in self.roles:
             return None
-        if self.dataset is None:
-            return Builtin()
+        if self.local:
+            return self.local()
+        assert self.dataset is not None
         source: Source = HubDataset(
             self.dataset, self.config, self.roles[role], self.field, streaming, self.revision
         )
@@ -104,12 +108,22 @@ _PARQUET = "refs/convert/parquet"  # the branch that the hub itself makes, one f
 
 _ROWS = (
     Corpus(
-        name="builtin",
+        name="classics",
+        description="sixteen English children's books, 1865 to 1911, in passages of paragraphs",
+        licence="public domain",
+        size="6,632 passages, 4.06 million characters",
+        dataset=None,
+        roles={"train": "train"},
+        local=Classics,
+    ),
+    Corpus(
+        name="pydoc",
         description="documentation that comes with Python (English)",
         licence="PSF-2.0",
         size="486 documents, 1.56 million characters on Python 3.11.7",
         dataset=None,
         roles={"train": "train"},
+        local=PythonDocs,
     ),
     Corpus(
         name="lm1b",
@@ -263,7 +277,7 @@ def markdown() -> str:
             corpus.detokenizer.name if corpus.detokenizer else "none",
             corpus.licence,
             corpus.size,
-            where or "comes with Python",
+            where or "no download",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

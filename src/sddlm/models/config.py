@@ -41,6 +41,7 @@ class DiTKnobs:
     tie_embeddings: bool = False
     gate_init: float = 0.0
     head_init: float = 0.0
+    head_bias: Literal["zero", "unigram"] = "zero"
     input_conv: int = 0
     time_free: bool = False
 
@@ -135,6 +136,10 @@ class DiTConfig(DiTKnobs):
                 "architecture",
                 "is hollow, which looks ahead; an autoregressive network is a dit or a llama",
             )
+        if self.architecture == "llama" and self.head_bias != DiTKnobs.head_bias:
+            raise _wrong(
+                "head_bias", "has no meaning in a llama, whose head has none; leave it out"
+            )
         one_way = self.causal or self.architecture == "hollow"
         if not one_way and self.input_conv and self.input_conv % 2 == 0:
             raise _wrong("input_conv", f"is {self.input_conv}, must be odd (or 0 for none)")
@@ -190,6 +195,8 @@ class ModelArgs(DiTKnobs):
             leaves the plateau sooner in short runs.
         head_init: standard deviation of the head's weights at the start: 0 predicts uniformly
             (published).
+        head_bias: initial bias of the head: zero (published); unigram, the logarithm of each
+            token's share of the training rows, so that no step is spent on learning it.
         input_conv: kernel size of a residual convolution over the token embeddings, 0 for none
             (published).
         time_free: no conditioning on the noise level: plain blocks without adaLN, a slightly worse

@@ -79,6 +79,17 @@ class VocabHead(nn.Module):
         )
         return HeadOutput(total, rows)
 
+    @torch.no_grad()
+    def start_from(self, counts: Tensor) -> None:
+        """Set the bias to log-probabilities of the unigram model, less their mean.
+
+        Args:
+            counts: how often each token occurs ``[V]``; half an occurrence is added to each.
+        """
+        assert self.bias is not None
+        logits = (counts.double() + 0.5).log()
+        self.bias.copy_(logits - logits.mean())
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., V]`` of rows ``[..., D]``, float32 (float64 if the weights are)."""
         return by_row(

@@ -296,7 +296,11 @@ def _network(
         causal=objective.causal,
         num_extra_tokens=extra,
     )
-    return DiT(config, seed=seed)
+    network = DiT(config, seed=seed)
+    if config.head_bias == "unigram":
+        assert prepared.train is not None
+        network.head.start_from(prepared.train.counts(config.vocab_size))
+    return network
 
 
 def _prepared(

@@ -1,4 +1,4 @@
-"""The builtin corpus: the English documentation in the Python standard library."""
+"""The corpus ``pydoc``: the English documentation in the Python standard library."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ _CODE = re.compile(  # doctests, grammar, tables and box drawings, braces, calls
 _BULLET = re.compile(r"\s*(?:[-*•]|\d+[.)]|\w+:)\s+\S")  # "- x", "1. x", "name: x"
 
 
-class Builtin(Source):
-    """The corpus ``builtin`` as a source; see `builtin_documents`."""
+class PythonDocs(Source):
+    """The corpus ``pydoc`` as a source; see `python_documents`."""
 
-    name = "builtin"
+    name = "pydoc"
 
     def read(self) -> Iterator[Document]:
         """See `Source.read`."""
-        return map(Document, builtin_documents())
+        return map(Document, python_documents())
 
     def signature(self) -> str | None:
         """See `Source.signature`; changes with this Python, the files and the cleaning code.
 
         Raises:
-            ConfigError: as `builtin_documents`.
+            ConfigError: as `python_documents`.
         """
         from pydoc_data import topics
 
         read = state([*_modules(), Path(str(topics.__file__)), Path(__file__)])
-        return read and digest("builtin", sys.version, read)
+        return read and digest("pydoc", sys.version, read)
 
 
 @functools.cache
-def builtin_documents() -> tuple[str, ...]:
+def python_documents() -> tuple[str, ...]:
     """Return the documentation in this Python: English prose without a download.
 
     A document is one topic of ``pydoc_data.topics`` (the language reference), or all docstrings of
@@ -109,7 +109,7 @@ def _modules() -> list[Path]:
     paths = sorted(p for p in root.rglob("*.py") if _SKIPPED.isdisjoint(p.relative_to(root).parts))
     if not paths:
         raise ConfigError(
-            f"`data.corpus` builtin needs the standard library's sources, and {root} has no .py "
+            f"`data.corpus` pydoc needs the standard library's sources, and {root} has no .py "
             "files (a zipped or embedded Python); use another Python, or your own text: "
             "`data.path='FILE'`"
         )

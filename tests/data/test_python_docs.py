@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from memory_source import read_texts
 
-from sddlm.data import builtin
-from sddlm.data.builtin import Builtin, _prose, _raw_documents, builtin_documents
+from sddlm.data import python_docs
+from sddlm.data.python_docs import PythonDocs, _prose, _raw_documents, python_documents
 from sddlm.errors import ConfigError
 
 WORD = re.compile(r"[\"'(]*[A-Za-z]+(?:['’-][A-Za-z]+)*[.,;:!?\"')]*")
 
 
 @pytest.mark.slow
-def test_the_builtin_corpus_is_english_and_large_enough() -> None:
-    docs = list(builtin_documents())
+def test_the_corpus_pydoc_is_english_and_large_enough() -> None:
+    docs = list(python_documents())
     text = " ".join(docs)
     words = text.split()
     assert len(docs) > 300
@@ -31,7 +31,7 @@ def test_the_builtin_corpus_is_english_and_large_enough() -> None:
 
 @pytest.mark.slow
 def test_the_corpus_is_the_same_every_time() -> None:
-    assert read_texts(Builtin()) == read_texts(Builtin()) == list(builtin_documents())
+    assert read_texts(PythonDocs()) == read_texts(PythonDocs()) == list(python_documents())
     first, second = (list(islice(_raw_documents(), 120)) for _ in range(2))  # topics and modules
     assert first == second
 
@@ -69,9 +69,9 @@ name -- a definition that goes on
 def test_a_python_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(ConfigError, match=r"`data.path='FILE'`"):
-        builtin_documents.__wrapped__()
+        python_documents.__wrapped__()
     with pytest.raises(ConfigError, match=r"`data.path='FILE'`"):
-        Builtin().signature()
+        PythonDocs().signature()
 
 
 @pytest.mark.slow
@@ -85,20 +85,20 @@ def test_the_signature_changes_with_what_is_read_and_how(
         os.utime(path, (changed, changed))
         return path
 
-    whole = Builtin().signature()
-    assert whole == Builtin().signature()
+    whole = PythonDocs().signature()
+    assert whole == PythonDocs().signature()
     code, *_ = (write(name, 1) for name in ("code/builtin", "one.py", "two.py", "tests/no.py"))
-    monkeypatch.setattr(builtin, "__file__", str(code))
+    monkeypatch.setattr(python_docs, "__file__", str(code))
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    found = [Builtin().signature()]
+    found = [PythonDocs().signature()]
     write("tests/no.py", 2)  # which is not read
-    assert Builtin().signature() == found[0]
+    assert PythonDocs().signature() == found[0]
     for name in ("two.py", "code/builtin"):
         write(name, 2)
-        found.append(Builtin().signature())
+        found.append(PythonDocs().signature())
     write("three.py", 1)
-    found.append(Builtin().signature())
+    found.append(PythonDocs().signature())
     monkeypatch.setattr(sys, "version", "another Python")
-    found.append(Builtin().signature())
+    found.append(PythonDocs().signature())
     assert None not in found
     assert len({*found, whole}) == 6

@@ -1,0 +1,155 @@
+"""How fast recipes learn: held-out bits per character against steps, CPU seconds and FLOPs.
+
+Recipes train on the same rows with the same seeds, so their differences are paired. A run is an
+ordinary run directory: what is finished is not repeated, and what was interrupted goes on.
+
+    python benchmarks/learning.py --text stories=stories.txt --text books=books.jsonl --out learning
+    python benchmarks/learning.py --text stories=stories.txt --recipes adamw,hollow --steps 250,1000
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from measure import machine, show
+
+from sddlm import (
+    SDDLM,
+    AdamW,
+    Autoregressive,
+    DataArgs,
+    ModelArgs,
+    Muon,
+    Polynomial,
+    TrainArgs,
+    UniformProcess,
+    make_plan,
+    train,
+)
+
+#: network and optimisation; steps, batch and text are the same for all
+MINI = {"preset": "mini", "blocks": 2}
+LOCAL = {**MINI, "input_conv": 5, "gate_init": 1.0}
+TIED = {"tie_embeddings": True, "optimizer": Muon(), "lr": 1e-2}
+SHORT = {"warmup": 30, "ema": 0.995}
+ADAMW = {**LOCAL, **SHORT, "head_init": 0.02, "optimizer": AdamW(), "lr": 3e-3, "curriculum": 0.65}
+RECIPES: dict[str, dict[str, Any]] = {
+    # Duo's and SDDLM's optimisation (arXiv:2506.10892), with a warm-up that fits into a short run
+    "published": {**MINI, "lr": 3e-4, "schedule": "constant", "warmup": 100},
+    "adamw": ADAMW,
+    "muon": {**ADAMW, "optimizer": Muon()},
+    "muon-tied": {**LOCAL, **SHORT, **TIED, "curriculum": 0.65},
+    "hollow": {
+        **LOCAL, **SHORT, **TIED, "architecture": "hollow", "head_bias": "unigram",
+        "objective": SDDLM(UniformProcess(Polynomial(power=2.0)), positions="all"),
+    },
+    "ar": {**MINI, **SHORT, **TIED, "objective": Autoregressive()},
+}  # fmt: skip
+DATA = {"tokenizer": "bpe", "vocab_size": 4096, "length": 64, "validation": 0.1}
+#: of Student's distribution, two-sided, by the number of seeds
+T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
+
+
+def trained(text: str, recipe: str, seed: int, steps: int, batch: int, out: Path) -> dict[str, Any]:
+    """Figures of one run; trains it unless it is there."""
+    run = out / text.partition("=")[0] / f"{recipe}-{steps}-{seed}"
+    figures = run / "learning.json"
+    if not figures.is_file():
+        options = RECIPES[recipe] | DATA | {"steps": steps, "batch": batch}
+        options |= {"cache": str(out / "cache")}
+        options |= {"validate_every": max(1, steps // 4), "validation_rows": 1024}
+        options |= {"preview_every": 0, "checkpoint_every": max(1, steps // 4)}
+        resumed, started = run.exists(), time.process_time()
+        lm = train(text.partition("=")[2], out=run, seed=seed, resume=resumed, **options)
+        seconds = None if resumed else round(time.process_time() - started, 1)
+        with (run / "metrics.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["val_bpc"]]
+        found = {
+            "text": text.partition("=")[0], "recipe": recipe, "seed": seed, "steps": steps,
+            "batch": batch, "bits": {row["step"]: float(row["val_bpc"]) for row in rows},
+            "cpu_seconds": seconds, "machine": machine(),
+            "parameters": sum(p.numel() for p in lm.network.parameters()),
+        }  # fmt: skip
+        figures.write_text(json.dumps(found, indent=1) + "\n")
+    return json.loads(figures.read_text())  # type: ignore[no-any-return]
+
+
+def flops(run: dict[str, Any]) -> float:
+    """FLOPs of a run, by formula."""
+    options = RECIPES[run["recipe"]] | DATA | {"steps": run["steps"], "batch": run["batch"]}
+    kinds = {"data": DataArgs, "model": ModelArgs, "train": TrainArgs}
+    sections = {
+        name: kind(**{k: v for k, v in options.items() if k in kind.__dataclass_fields__})
+        for name, kind in kinds.items()
+    }
+    objective = options.get("objective", SDDLM())
+    return make_plan(**sections, objective=objective, device="h200").run_flops
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean, and half the width of its 95% interval over seeds."""
+    if len(values) not in T95:
+        return f"{mean(values):.3f}"
+    return f"{mean(values):.3f} ± {T95[len(values)] * stdev(values) / len(values) ** 0.5:.3f}"
+
+
+def cpu(runs: Iterable[dict[str, Any]]) -> str:
+    """Mean CPU seconds of the runs that were not interrupted."""
+    known = [run["cpu_seconds"] for run in runs if run["cpu_seconds"] is not None]
+    return f"{mean(known):.0f}" if known else "-"
+
+
+def table(found: Iterable[dict[str, Any]], text: str) -> None:
+    """One row for each recipe and number of steps; differences to the first recipe, by seed."""
+    groups: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
+    for each in found:
+        if each["text"] == text:
+            groups.setdefault((each["recipe"], each["steps"]), {})[each["seed"]] = each
+    first = next(iter(groups))[0]
+    rows = []
+    for (recipe, steps), runs in groups.items():
+        base = groups.get((first, steps), {})
+        last = {seed: run["bits"][str(steps)] for seed, run in runs.items()}
+        pairs = [last[seed] - base[seed]["bits"][str(steps)] for seed in last if seed in base]
+        one = next(iter(runs.values()))
+        rows.append([
+            recipe, steps, f"{one['parameters'] / 1e6:.2f}M", interval([*last.values()]),
+            interval(pairs) if pairs and recipe != first else "",
+            cpu(runs.values()), f"{flops(one):.2e}",
+        ])  # fmt: skip
+    columns = ["recipe", "steps", "parameters", "bits per character", f"less {first}", "CPU s"]
+    show(f"{text}: held-out bits per character", [*columns, "FLOPs"], rows)
+
+
+def main() -> None:
+    """Train what is missing, print a table for each text."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--text", action="append", required=True, help="NAME=PATH; may be repeated")
+    parser.add_argument(
+        "--recipes", default=",".join(RECIPES), help="the first one is the baseline"
+    )
+    parser.add_argument("--steps", default="500", help="one or more lengths of a run")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--out", default="learning", help="folder of the runs")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)  # CPU seconds of one thread are those of its work
+    out, found = Path(chosen.out), []
+    steps, recipes = [int(n) for n in chosen.steps.split(",")], chosen.recipes.split(",")
+    for seed, text, number, recipe in product(range(chosen.seeds), chosen.text, steps, recipes):
+        found.append(trained(text, recipe, seed, number, chosen.batch, out))
+    for text in chosen.text:
+        table(found, text.partition("=")[0])
+
+
+if __name__ == "__main__":
+    main()
