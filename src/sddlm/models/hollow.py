@@ -113,10 +113,8 @@ class Hollow(nn.Module):
         L = x.shape[1]
         cos, sin = rotary(L, x.device, x.dtype)
         forward, backward = self.towers
-        order = _reversed(x, seeing)  # [B, L, 1]
         ahead = forward(x, cond, cos, sin, how)  # [B, L, D]
-        behind = backward(_reorder(x, order), cond, cos, sin, how)
-        behind = _reorder(behind, order)
+        behind = _reversed(backward(_reversed(x, seeing), cond, cos, sin, how), seeing)
         states = torch.cat((ahead, behind), dim=1)  # [B, 2 L, D]
         place = torch.arange(L, device=x.device)
         before = place[:, None] >= place  # [L, L]
@@ -131,13 +129,9 @@ class Hollow(nn.Module):
 
 
 def _reversed(x: Tensor, seeing: Tensor | None) -> Tensor:
-    """Indices that reverse each row before its padding, and undo it, ``[B or 1, L, 1]``."""
-    place = torch.arange(x.shape[1], device=x.device)
+    """Reverse each row ``[B, L, D]`` before its padding; twice gives the row again."""
     if seeing is None:
-        return place.flip(0)[None, :, None]
-    count = seeing.sum(1, keepdim=True)  # [B, 1]
-    return torch.where(place < count, count - 1 - place, place)[:, :, None]
-
-
-def _reorder(x: Tensor, order: Tensor) -> Tensor:
-    return x.gather(1, order.expand(x.shape))
+        return x.flip(1)
+    place, count = torch.arange(x.shape[1], device=x.device), seeing.sum(1, keepdim=True)  # [B, 1]
+    order = torch.where(place < count, count - 1 - place, place)  # [B, L]
+    return x.gather(1, order[:, :, None].expand(x.shape))
