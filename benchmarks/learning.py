@@ -66,8 +66,9 @@ def trained(text: str, recipe: str, seed: int, steps: int, batch: int, out: Path
     if not figures.is_file():
         options = RECIPES[recipe] | DATA | {"steps": steps, "batch": batch}
         options |= {"cache": str(out / "cache")}
-        options |= {"validate_every": max(1, steps // 4), "validation_rows": 1024}
-        options |= {"preview_every": 0, "checkpoint_every": max(1, steps // 4)}
+        every = next(steps // parts for parts in (4, 2, 1) if steps % parts == 0)
+        options |= {"validate_every": every, "checkpoint_every": every, "validation_rows": 1024}
+        options |= {"preview_every": 0}
         resumed, started = run.exists(), time.process_time()
         lm = train(text.partition("=")[2], out=run, seed=seed, resume=resumed, **options)
         seconds = None if resumed else round(time.process_time() - started, 1)
@@ -95,6 +96,11 @@ def flops(run: dict[str, Any]) -> float:
     return make_plan(**sections, objective=objective, device="h200").run_flops
 
 
+def newest(run: dict[str, Any]) -> float:
+    """Bits per character at the last validation."""
+    return float(run["bits"][max(run["bits"], key=int)])
+
+
 def interval(values: Sequence[float]) -> str:
     """Mean, and half the width of its 95% interval over seeds."""
     if len(values) not in T95:
@@ -118,8 +124,8 @@ def table(found: Iterable[dict[str, Any]], text: str) -> None:
     rows = []
     for (recipe, steps), runs in groups.items():
         base = groups.get((first, steps), {})
-        last = {seed: run["bits"][str(steps)] for seed, run in runs.items()}
-        pairs = [last[seed] - base[seed]["bits"][str(steps)] for seed in last if seed in base]
+        last = {seed: newest(run) for seed, run in runs.items()}
+        pairs = [last[seed] - newest(base[seed]) for seed in last if seed in base]
         one = next(iter(runs.values()))
         rows.append([
             recipe, steps, f"{one['parameters'] / 1e6:.2f}M", interval([*last.values()]),
