@@ -27,7 +27,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     if TABLES in markdown:
         parts = (f"## {verb}\n\n{sentence(VERBS[verb][3])}\n\n{options(verb)}" for verb in VERBS)
         markdown = markdown.replace(TABLES, "\n\n".join(parts))
-    markdown = re.sub(r"\(#sddlm\.(\w+)\)", lambda found: f"(#{path(found[1])})", markdown)
+    links = r"\(#sddlm\.([A-Za-z]\w*)(\.\w+)?\)"  # of a name, or of a method of it
+    markdown = re.sub(links, lambda found: f"(#{path(found[1])}{found[2] or ''})", markdown)
     return re.sub(r"^::: sddlm\.(\w+)$", lambda found: api(found[1]), markdown, flags=re.MULTILINE)
 
 
