@@ -337,3 +337,19 @@ def test_a_head_can_begin_with_the_frequencies_of_the_tokens(config, tmp_path, m
     found = lm.network.head.logits(lm.network(x_t, sigma)).softmax(-1)  # [B, L, V]
     wanted = (counts + 0.5) / (counts + 0.5).sum()
     torch.testing.assert_close(found[1, 3, : len(counts)], wanted.float(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_a_hollow_network(config, tmp_path, capsys):
+    every = ["--objective", "SDDLM", "--objective.positions", "all", "--train.preview_every", "0"]
+    hollow, seeing = tmp_path / "hollow", tmp_path / "seeing"
+    assert train(config, hollow, *every, "--model.architecture", "hollow") == 0
+    assert train(config, seeing, "--train.preview_every", "0") == 0
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if not line.startswith("model:")))
+    assert train(config, tmp_path / "more", *every, "--start", str(hollow)) == 0
+    assert LanguageModel.load(tmp_path / "more").network.hollow
+    capsys.readouterr()
+    assert train(config, tmp_path / "no", *every, "--start", str(seeing)) == 2
+    assert "--objective.positions all needs a network that does not see" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()

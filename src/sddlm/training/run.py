@@ -100,6 +100,7 @@ def _train_model(
     world = world_size(train)
     begun = None if start is None else open_start(start, data, model, objective)
     model = model if begun is None else measures(begun)
+    check_architecture(objective, hollow=model.architecture == "hollow")
     config = resolved(data, model, objective, train, start, seed)
     with run_directory(run, resume, lambda: changed(run, config)):
         with removed_on_failure(run):
@@ -212,10 +213,7 @@ def _check(
         raise ConfigError(f"`seed` is {seed}, must be at least 0 and below 2**63")
     check_installed(args.loggers)
     objective.check(length=data.length)
-    config = model.build(
-        vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal
-    )
-    check_architecture(objective, hollow=config.architecture == "hollow")
+    model.build(vocab_size=max(2, data.vocab_size), length=data.length, causal=objective.causal)
     if args.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("`train.accelerator` is gpu, but torch finds none here; use auto or cpu")
     if objective.causal and data.length < 2:
