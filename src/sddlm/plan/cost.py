@@ -39,7 +39,7 @@ _KEPT = {
 }
 #: what a block of queries of a hollow network keeps in addition, and its towers at their ends
 _QUERY = {"none": (-1, 3), "selective": (0, 2), "full": (-1, 1)}
-_ENDS = (5, 4)
+_ENDS = (3, 3)
 
 
 @dataclass(frozen=True)
