@@ -26,15 +26,13 @@ from sddlm import (
     SDDLM,
     AdamW,
     Autoregressive,
-    DataArgs,
-    ModelArgs,
     Muon,
     Polynomial,
-    TrainArgs,
     UniformProcess,
     make_plan,
     train,
 )
+from sddlm.training.run import _sections
 
 #: network and optimisation; steps, batch and text are the same for all
 MINI = {"preset": "mini", "blocks": 2}
@@ -87,13 +85,9 @@ def trained(text: str, recipe: str, seed: int, steps: int, batch: int, out: Path
 def flops(run: dict[str, Any]) -> float:
     """FLOPs of a run, by formula."""
     options = RECIPES[run["recipe"]] | DATA | {"steps": run["steps"], "batch": run["batch"]}
-    kinds = {"data": DataArgs, "model": ModelArgs, "train": TrainArgs}
-    sections = {
-        name: kind(**{k: v for k, v in options.items() if k in kind.__dataclass_fields__})
-        for name, kind in kinds.items()
-    }
-    objective = options.get("objective", SDDLM())
-    return make_plan(**sections, objective=objective, device="h200").run_flops
+    objective = options.pop("objective", SDDLM())
+    data, model, args = _sections(None, options)
+    return make_plan(data, model, objective, args, device="h200").run_flops
 
 
 def newest(run: dict[str, Any]) -> float:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from sddlm.data.cache import digest
 from sddlm.data.documents import Document
 from sddlm.data.sources import Source
+from sddlm.io import sha256
 
 _FILE = Path(__file__).with_name("classics.jsonl.xz")
 #: least number of characters of a document, unless the book ends
@@ -45,7 +45,7 @@ class Classics(Source):
 
     def signature(self) -> str:
         """See `Source.signature`."""
-        return digest("classics", _PASSAGE, sha256(_FILE.read_bytes()).hexdigest())
+        return digest("classics", _PASSAGE, sha256(_FILE))
 
 
 def books() -> Iterator[dict[str, Any]]:

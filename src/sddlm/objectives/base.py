@@ -41,6 +41,11 @@ class Objective(ABC):
     def estimate(self) -> Estimate:
         """Parametrisation of the network at the exact optimum of the loss."""
 
+    @property
+    def needs_hollow(self) -> bool:
+        """Whether the estimate is learnt only by a network that does not see its own token."""
+        return False
+
     def check(self, *, length: int, tokenizer: str | None = None) -> None:  # noqa: B027
         """Check the options of a training before anything is written.
 
@@ -114,7 +119,7 @@ def check_architecture(objective: Objective, *, hollow: bool) -> None:
             f"`architecture` is hollow, which cannot depend on the noisy token as the estimate "
             f"{objective.estimate.value} of the objective does; use `architecture='dit'`"
         )
-    if not hollow and getattr(objective, "positions", None) == "all":
+    if objective.needs_hollow and not hollow:
         raise ConfigError(
             "`positions` all needs a network that does not see its own token: add "
             "`architecture='hollow'`, or use `positions='resampled'`"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from sddlm.errors import check_choices
@@ -27,11 +26,6 @@ Positions = Literal["resampled", "changed"]
 def noise_positions(noisy: Noisy, positions: Positions) -> Tensor:
     """Positions replaced by the process (``resampled``) or with x_t != x0 (``changed``)."""
     return noisy.resampled if positions == "resampled" else noisy.changed
-
-
-def noise_estimate(positions: Positions) -> Estimate:
-    """Estimate that cross-entropy on those positions learns."""
-    return Estimate.LEAVE_ONE_OUT if positions == "resampled" else Estimate.WITHOUT_X_T
 
 
 @dataclass
@@ -100,12 +94,18 @@ class SDDLM(DiffusionObjective):
     @property
     def estimate(self) -> Estimate:
         """Leave-one-out, without x_t for ``changed``."""
-        return Estimate.LEAVE_ONE_OUT if self.positions == "all" else noise_estimate(self.positions)
+        changed = self.positions == "changed"
+        return Estimate.WITHOUT_X_T if changed else Estimate.LEAVE_ONE_OUT
+
+    @property
+    def needs_hollow(self) -> bool:
+        """With all positions, another network would learn the denoiser."""
+        return self.positions == "all"
 
     def select(self, noisy: Noisy) -> Tensor:
         """The noise-replaced positions, or all."""
         if self.positions == "all":
-            return torch.ones_like(noisy.changed)
+            return super().select(noisy)
         return noise_positions(noisy, self.positions)
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> CrossEntropy:

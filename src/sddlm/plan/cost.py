@@ -87,8 +87,7 @@ class _Recorder:
 
 def _recorded(objective: Objective, vocab_size: int, length: int, draw: Draw) -> _Recorder:
     """Record a call for random tokens, one sequence for each index of the draw."""
-    # only an objective of all positions needs to know
-    recorder = _Recorder(vocab_size, getattr(objective, "positions", "") == "all")
+    recorder = _Recorder(vocab_size, objective.needs_hollow)
     x0 = draw.integers("plan", length, high=vocab_size - objective.process.extra_tokens)
     objective.loss(recorder, x0, draw)
     return recorder
