@@ -21,6 +21,7 @@ from sddlm.lm import LanguageModel
 from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.ema import EMA
 from sddlm.training.monitor import read_metrics
+from sddlm.training.pmi import pmi_embedding
 
 
 def weights(run):
@@ -337,6 +338,20 @@ def test_a_head_can_begin_with_the_frequencies_of_the_tokens(config, tmp_path, m
     found = lm.network.head.logits(lm.network(x_t, sigma)).softmax(-1)  # [B, L, V]
     wanted = (counts + 0.5) / (counts + 0.5).sum()
     torch.testing.assert_close(found[1, 3, : len(counts)], wanted.float(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_embedding_can_begin_with_the_neighbours_of_the_tokens(config, tmp_path, tied):
+    more = ["--model.embedding_init", "pmi", "--train.lr", "1e-9", "--train.steps", "1"]
+    more += ["--model.head_init", "0", "--model.tie_embeddings", str(tied).lower()]
+    assert train(config, tmp_path / "run", *more, "--train.preview_every", "0") == 0
+    lm = LanguageModel.load(tmp_path / "run")
+    rows = load_prepared(DataArgs(cache=str(tmp_path / "cache"), length=16), lm.data)
+    width = lm.network.config.width
+    wanted = pmi_embedding(rows.train, lm.network.vocab_size, width, seed=3)
+    found = weights(tmp_path / "run")
+    torch.testing.assert_close(found["embedding.weight"], wanted, rtol=0, atol=1e-6)
+    assert lm.network.config.embedding_init == "pmi"
 
 
 @pytest.mark.slow

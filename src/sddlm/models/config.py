@@ -42,6 +42,7 @@ class DiTKnobs:
     gate_init: float = 0.0
     head_init: float = 0.0
     head_bias: Literal["zero", "unigram"] = "zero"
+    embedding_init: Literal["uniform", "pmi"] = "uniform"
     input_conv: int = 0
     time_free: bool = False
 
@@ -197,6 +198,8 @@ class ModelArgs(DiTKnobs):
             (published).
         head_bias: initial bias of the head: zero (published); unigram, the logarithm of each
             token's share of the training rows, so that no step is spent on learning it.
+        embedding_init: initial token embedding: uniform (published); pmi, factors of the pointwise
+            mutual information of neighbours in the training rows (`training.pmi`).
         input_conv: kernel size of a residual convolution over the token embeddings, 0 for none
             (published).
         time_free: no conditioning on the noise level: plain blocks without adaLN, a slightly worse

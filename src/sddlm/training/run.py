@@ -31,6 +31,7 @@ from sddlm.training.directory import CONFIG, ENVIRONMENT, removed_on_failure, ru
 from sddlm.training.environment import write_records
 from sddlm.training.fit import fit
 from sddlm.training.loggers import check_installed
+from sddlm.training.pmi import pmi_embedding
 from sddlm.training.processes import others, world_size
 from sddlm.training.start import continued, measures, open_start
 
@@ -298,6 +299,10 @@ def _network(
     if config.head_bias == "unigram":
         assert prepared.train is not None
         network.head.start_from(prepared.train.counts(config.vocab_size))
+    if config.embedding_init == "pmi":
+        assert prepared.train is not None
+        start = pmi_embedding(prepared.train, config.vocab_size, config.width, seed)
+        network.embedding.load_state_dict({"weight": start})
     return network
 
 
