@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sddlm.errors import ConfigError, check_choices
@@ -109,20 +111,29 @@ def _kept(p: Tensor, keep: Tensor) -> Tensor:
 
 
 def _largest(p: Tensor, k: int) -> Tensor:
-    """Keep the ``k`` largest, of equal ones the first; ``topk`` leaves open which it takes."""
-    least = p.topk(k, dim=-1).values[..., -1:]
-    ties = p == least
-    room = k - (p > least).sum(-1, keepdim=True)
-    return _kept(p, (p > least) | (ties & (ties.cumsum(-1) <= room)))
+    """Keep the ``k`` largest, of equal ones the first."""
+    return _above(p, p.topk(k, dim=-1).values, torch.full_like(p[..., :1], k, dtype=torch.int64))
 
 
 def _nucleus(p: Tensor, top_p: float) -> Tensor:
     """Keep a token if the mass of the more likely ones does not exceed ``top_p``."""
-    ranked, order = p.sort(stable=True, dim=-1, descending=True)
-    before = torch.zeros_like(ranked)
-    before[..., 1:] = ranked.cumsum(-1)[..., :-1]
-    kept = torch.zeros_like(p).scatter_(-1, order, ranked.masked_fill(before > top_p, 0.0))
-    return kept / kept.sum(-1, keepdim=True)
+    if p.device.type != "cpu":
+        ranked = p.sort(dim=-1, descending=True).values
+    else:  # numpy sorts six times as fast as torch
+        ranked = torch.from_numpy(np.sort(p.numpy(), axis=-1)).flip(-1)
+    before = F.pad(ranked.cumsum(-1)[..., :-1], (1, 0))
+    return _above(p, ranked, (before <= top_p).sum(-1, keepdim=True))
+
+
+def _above(p: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
+    """Keep the ``count [..., 1]`` most likely tokens, of equal ones the first."""
+    least = ranked.gather(-1, count - 1)
+    keep = p >= least
+    if (keep.sum(-1, keepdim=True) > count).any():
+        ties = p == least
+        room = count - (p > least).sum(-1, keepdim=True)
+        keep = keep & (~ties | (ties.cumsum(-1) <= room))
+    return _kept(p, keep)
 
 
 def _cut_tail(p: Tensor, cut: float) -> Tensor:
