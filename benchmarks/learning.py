@@ -37,7 +37,9 @@ from sddlm.training.run import _sections
 #: network and optimisation; steps, batch and text are the same for all
 MINI = {"preset": "mini", "blocks": 2}
 LOCAL = {**MINI, "input_conv": 5, "gate_init": 1.0}
-TIED = {"tie_embeddings": True, "optimizer": Muon(), "lr": 1e-2}
+#: embedding and head are one, and begin with what is counted in the training rows
+COUNTED = {"tie_embeddings": True, "head_bias": "unigram", "embedding_init": "pmi"}
+FAST = {**COUNTED, "optimizer": Muon(lr=1e-2), "lr": 5e-3}
 SHORT = {"warmup": 30, "ema": 0.995}
 ADAMW = {**LOCAL, **SHORT, "head_init": 0.02, "optimizer": AdamW(), "lr": 3e-3, "curriculum": 0.65}
 RECIPES: dict[str, dict[str, Any]] = {
@@ -45,12 +47,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "published": {**MINI, "lr": 3e-4, "schedule": "constant", "warmup": 100},
     "adamw": ADAMW,
     "muon": {**ADAMW, "optimizer": Muon()},
-    "muon-tied": {**LOCAL, **SHORT, **TIED, "curriculum": 0.65},
     "hollow": {
-        **LOCAL, **SHORT, **TIED, "architecture": "hollow", "head_bias": "unigram",
+        **LOCAL, **SHORT, **FAST, "architecture": "hollow",
         "objective": SDDLM(UniformProcess(Polynomial(power=2.0)), positions="all"),
     },
-    "ar": {**MINI, **SHORT, **TIED, "objective": Autoregressive()},
+    "ar": {**MINI, **SHORT, **FAST, "objective": Autoregressive()},
 }  # fmt: skip
 DATA = {"tokenizer": "bpe", "vocab_size": 4096, "length": 64, "validation": 0.1}
 #: of Student's distribution, two-sided, by the number of seeds

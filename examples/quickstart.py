@@ -68,10 +68,11 @@ def main() -> None:
 
     training = run("train", "--config", str(RECIPES / "quickstart.yaml"), *fewer, "--out", model)
     run("train", "--config", str(RECIPES / "judge.yaml"), *fewer, "--out", judge)
-    page = out / "denoising.html"
-    # whole rows, as real ones are; five are shown below
+    # texts from their beginning, to read; whole rows, as real ones are, to measure
+    begin = [*HOW, "--prompt", "", "--count", "5"]
+    run("demo", model, *begin, "--fps", "0", "--html", str(out / "denoising.html"), quiet=True)
+    run("sample", model, *begin, "--out", str(out / "texts.jsonl"), quiet=True)
     run("sample", model, *HOW, "--count", "32", "--batch", "32", "--whole", quiet=True)
-    run("demo", model, *HOW, "--count", "4", "--fps", "0", "--html", str(page), quiet=True)
     run("eval", model, "--judge", judge, "--samples", str(out / "sddlm" / "samples.jsonl"))
     rows = figures(out, training, time.perf_counter() - started)
     summarise(out, rows)
@@ -87,12 +88,13 @@ def figures(out: Path, training: float, total: float) -> list[tuple[str, str, st
     drawn, real = found["samples"]["generated"], found["samples"]["real"]
     judged = found["generative"]
     steps = last(out / "sddlm" / "metrics.csv", "step")
+    causal = last(out / "judge" / "metrics.csv", "val_bpc")
     return [
         ("training", f"{steps:.0f} steps, {training / 60:.1f} min", f"all: {total / 60:.1f} min"),
         (
             "held-out bits per character",
             f"≤ {bits:.2f} ± {error:.2f} ({bits * log(2):.2f} nats)",
-            f"unigram {baselines['unigram']:.2f}, 5-gram {baselines['5-gram']:.2f}",
+            f"5-gram {baselines['5-gram']:.2f}, autoregressive {causal:.2f}",
         ),
         (
             "judge perplexity of the samples",
@@ -110,7 +112,7 @@ def figures(out: Path, training: float, total: float) -> list[tuple[str, str, st
 
 def samples(out: Path, count: int) -> list[str]:
     """The first texts that the model wrote."""
-    lines = (out / "sddlm" / "samples.jsonl").read_text().splitlines()
+    lines = (out / "texts.jsonl").read_text().splitlines()
     return [json.loads(line)["text"].strip() for line in lines[:count]]
 
 
