@@ -39,7 +39,7 @@ MINI = {"preset": "mini", "blocks": 2}
 LOCAL = {**MINI, "input_conv": 5, "gate_init": 1.0}
 #: embedding and head are one, and begin with what is counted in the training rows
 COUNTED = {"tie_embeddings": True, "head_bias": "unigram", "embedding_init": "pmi"}
-FAST = {**COUNTED, "optimizer": Muon(lr=1e-2), "lr": 5e-3}
+FAST = {**COUNTED, "optimizer": Muon(lr=1e-2), "lr": 3e-3}
 SHORT = {"warmup": 30, "ema": 0.995}
 ADAMW = {**LOCAL, **SHORT, "head_init": 0.02, "optimizer": AdamW(), "lr": 3e-3, "curriculum": 0.65}
 RECIPES: dict[str, dict[str, Any]] = {

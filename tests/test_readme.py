@@ -290,7 +290,7 @@ def test_the_quick_start_writes_its_part_of_the_readme(tmp_path, monkeypatch):
     readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     run.mkdir()
     texts = ["one *two*\n\n--three `x.py`", "four", "five"]
-    (run / "samples.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     (run / "curves.png").write_bytes(b"picture")
     (tmp_path / "docs" / "images").mkdir(parents=True)
     quickstart.write_readme(readme, tmp_path, [("entropy", "1", "2")])
