@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -23,7 +24,9 @@ from sddlm.suite.run import run_suite
 from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.monitor import read_metrics
 
-RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes" / "suites").glob("*.yaml"))
+ROOT = Path(__file__).parent.parent.parent
+RECIPES = sorted((ROOT / "recipes" / "suites").glob("*.yaml"))
+PAGE = ROOT / "docs" / "how-to" / "suites.md"
 
 
 def suite(place: Path, out: Path, *more: object) -> int:
@@ -58,7 +61,7 @@ def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def resolved(place: Path, text: str, overrides: dict[str, Any] | None = None) -> Suite:
     path = place / "other.yaml"
     path.write_text(text)
-    return resolve(read_suite(path), path, overrides or {})
+    return resolve(read_suite(path), path, overrides, {"count": "9", "draws": 3})
 
 
 def test_every_job_is_a_command_line_behind_those_that_it_needs(place: Path) -> None:
@@ -81,7 +84,7 @@ auxiliary:
     run = place / "new" / "runs"
     assert by_name["sddlm-1 frontier"].arguments() == [
         "eval", "frontier", f"{run}/sddlm-1", f"--judge={run}/judge-0", f"--against={run}/nelbo-1",
-        "--seed=1", f"--out={run}/sddlm-1/frontier.json",
+        "--count=9", "--seed=1", f"--out={run}/sddlm-1/frontier.json",
     ]  # fmt: skip
     assert by_name["sddlm-1 frontier"].needs == {run / n for n in ("sddlm-1", "judge-0", "nelbo-1")}
     verb, *typed = by_name["tuned-1"].arguments()
@@ -100,9 +103,21 @@ def test_flags_win_in_every_run(place: Path) -> None:
     for options in (*found.variants.values(), *found.auxiliary.values()):
         assert (options["train"]["steps"], options["data"]["length"]) == ("7", "8")
         assert options["train"]["batch"] == 8
+    report, samples = found.evaluations["report"], found.evaluations["samples"]
+    assert (report["count"], report["draws"], report["rows"]) == ("9", 3, 16)
+    assert (samples["count"], "draws" in samples) == ("9", False)
     again = place / "again.yaml"
     again.write_text(yaml.safe_dump(vars(found)))
     assert read_suite(again) == found
+
+
+def test_a_flag_that_no_evaluation_has_is_refused(place: Path, tmp_path: Path) -> None:
+    path, out = place / "suite.yaml", tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"`evaluation\.cuont` is an option of no evaluation"):
+        run_suite(str(path), out=str(out), evaluation={"cuont": 3})
+    with pytest.raises(ConfigError, match=r"--train\.stepz is no option"):
+        run_suite(str(path), out=str(out), train={"stepz": 3})
+    assert not out.exists()
 
 
 def test_modules_of_own_classes_are_imported_by_each_job(place: Path) -> None:
@@ -159,7 +174,7 @@ def test_what_is_wrong_anywhere_is_one_line_before_any_work(
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_pass_all_checks_and_need_no_other_text(path: Path, tmp_path: Path) -> None:
-    found = resolve(read_suite(path), path, {})
+    found = resolve(read_suite(path), path)
     assert path.read_text().startswith("# ")
     assert found.title
     assert len(found.all_seeds) == 3
@@ -174,7 +189,21 @@ def test_recipes_pass_all_checks_and_need_no_other_text(path: Path, tmp_path: Pa
     assert len(jobs) - len(runs) >= 3 * len(found.variants) - 3
 
 
+@pytest.mark.slow
+def test_the_example_of_the_page_passes_all_checks(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    path = RECIPES[0].with_name("example.yaml")  # what it inherits is beside the recipes
+    (tmp_path / "example.yaml").write_text(example)
+    found = resolve(read_suite(tmp_path / "example.yaml"), path)
+    jobs = jobs_of(found, tmp_path)
+    for job in jobs:
+        job.check()
+    assert len(jobs) == 1 + 3 * (4 + 4 + 1 + 4)
+
+
 def test_there_is_a_recipe_for_each_experiment() -> None:
+    page = PAGE.read_text()
+    assert all(f"`recipes/suites/{path.name}`" in page for path in RECIPES)
     assert [path.stem for path in RECIPES] == [
         "eps-weight", "masking", "negatives", "schedule", "steps", "time-free", "truncation",
     ]  # fmt: skip
@@ -242,7 +271,7 @@ def test_a_new_variant_is_all_that_is_run_and_a_failure_costs_only_itself(
     assert sorted(line.split(": ")[1] for line in lines if " of 9: " in line) == [
         "naive-0", "naive-0 report"
     ]  # fmt: skip
-    (failed,) = (line for line in lines if line.startswith("bad-0 failed"))
+    (failed,) = (line for line in lines if line.startswith("bad-0 failed with exit code 2: "))
     assert "notes.txt" in failed
     assert failed.endswith(f"(all of it in {out}/logs/bad-0.log)")
     assert "bad-0 report is left out: it needs a run that failed" in lines
@@ -302,7 +331,10 @@ def test_killed_or_stopped_anywhere_it_ends_with_the_same_files(
     assert "the same command goes on" in err.splitlines()[-1]
     assert not children(out)
     assert newest_checkpoint(runs / "nelbo-0")["global_step"] >= 4
-    code, _, err = Command(*typed, "--jobs", 2).wait()
+    assert (runs / "nelbo-0" / "model").is_dir()  # of the step at which it was stopped
+    fourth = Command(*typed, "--jobs", 2)
+    until(lambda: not (runs / "nelbo-0" / "model").exists())
+    code, _, err = fourth.wait()
     assert (code, err.splitlines()[-1]) == (0, f"all jobs are done; next:  sddlm report {out}")
     assert contents(out) == contents(whole)
 

@@ -103,13 +103,16 @@ def read_suite(path: Path) -> Suite:
         raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
-def resolve(suite: Suite, path: Path, overrides: Tree) -> Suite:
+def resolve(
+    suite: Suite, path: Path, run_options: Tree | None = None, eval_options: Tree | None = None
+) -> Suite:
     """The suite with all options of each run and evaluation, which then need no other file.
 
     Args:
         suite: read from ``path``.
         path: ``inherit`` is relative to it.
-        overrides: sections of options of ``sddlm train`` that win in every run.
+        run_options: sections of ``sddlm train`` that win in every run.
+        eval_options: options that win in every evaluation that has them.
 
     Raises:
         ConfigError: an option that does not exist, or a value that it cannot have.
@@ -120,10 +123,7 @@ def resolve(suite: Suite, path: Path, overrides: Tree) -> Suite:
         function = verb_function(verb)
         where = f"{kind} {name} of {path}"
         layers = _layers(base, path, f"the base of {path}") if verb == "train" else []
-        layers += _layers(own, path, where)
-        layers.append(
-            Layer("", {k: v for k, v in overrides.items() if k in option_types(function)})
-        )
+        layers += [*_layers(own, path, where), _winning(run_options, function)]
         return {"verb": verb, **_without_given(merge(layers, function), where)}
 
     def evaluation(name: str, own: Any) -> Tree:
@@ -132,19 +132,29 @@ def resolve(suite: Suite, path: Path, overrides: Tree) -> Suite:
         only = own.pop("only", [*suite.variants])
         if not isinstance(only, list) or not only or not {*only} <= suite.variants.keys():
             raise ConfigError(f"`only` of evaluation {name} is {only}, must be a list of variants")
-        where = f"evaluation {name} of {path}"
-        tree = _without_given(merge([Layer(where, own)], verb_function(verb)), where)
-        return {"verb": verb, "only": only, **tree}
+        where, function = f"evaluation {name} of {path}", verb_function(verb)
+        tree = merge([Layer(where, own), _winning(eval_options, function)], function)
+        return {"verb": verb, "only": only, **_without_given(tree, where)}
 
+    evaluations = {name: evaluation(name, own) for name, own in suite.evaluations.items()}
+    for option in eval_options or ():
+        if not any(option in option_types(verb_function(e["verb"])) for e in evaluations.values()):
+            raise ConfigError(f"`evaluation.{option}` is an option of no evaluation of {path}")
     return replace(
         suite,
         base={},
         variants={n: run(n, own, "variant", suite.base) for n, own in suite.variants.items()},
         auxiliary={n: run(n, own, "auxiliary run", {}) for n, own in suite.auxiliary.items()},
         seeds=suite.all_seeds,
-        evaluations={name: evaluation(name, own) for name, own in suite.evaluations.items()},
+        evaluations=evaluations,
         baseline=suite.baseline or next(iter(suite.variants)),
     )
+
+
+def _winning(options: Tree | None, function: Any) -> Layer:
+    """Options of the command line, of those that a function has."""
+    names = option_types(function)
+    return Layer("", {k: v for k, v in (options or {}).items() if k.split(".")[0] in names})
 
 
 def verb_function(verb: str) -> Any:

@@ -50,14 +50,14 @@ def write_report(folder: str) -> Path:
 
 def sections(results: Results) -> list[Section]:
     """The parts of a report; those without a figure are left out."""
-    suite, made = results.suite, results.missing
+    suite, missing = results.suite, results.missing
     notes = [
         f"Seeds: {', '.join(map(str, suite.all_seeds))}. Cells are means over seeds ± half the "
         f"width of the {LEVEL:.0%} interval (Student's t). Differences to {suite.baseline} are "
         "paired by seed, and bold where their interval does not contain 0."
     ]
-    if made:
-        notes.append(f"Not finished ({len(made)}): {', '.join(made)}.")
+    if missing:
+        notes.append(f"Not finished ({len(missing)}): {', '.join(missing)}.")
     found = [
         Section("Training", notes, [*_tables(results, results.runs), *_curves(results)]),
         *(_evaluation(results, name) for name in results.evaluations),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, prod
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from sddlm.errors import ConfigError
@@ -94,11 +95,16 @@ class Results:
         rows = read_metrics(job.out if job.verb == "train" else last)
         self.metrics.setdefault(job.part, {})[job.seed] = rows
         newest = {name: value for row in rows for name, value in row.items()}
+        late = [
+            r["gradient_norm"]
+            for r in rows
+            if "gradient_norm" in r and 2 * r["step"] > newest["step"]
+        ]
         weights = job.out / "model" / WEIGHTS_NAME
         figures = {
             "bits per character": newest.get("val_bpc"),
             "nats per token": newest.get("val_nelbo"),
-            "gradient norm": newest.get("gradient_norm"),
+            "gradient norm, later half": fmean(late) if late else None,
             "logit range (nats)": newest.get("logit_range"),
             "steps": newest.get("step"),
             "seconds": newest.get("seconds"),

@@ -25,6 +25,7 @@ from sddlm.io import atomic_write, locked
 from sddlm.progress import bar
 from sddlm.suite.config import SUITE, Suite, jobs_of, read_suite, resolve
 from sddlm.suite.job import Job
+from sddlm.training.args import has_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def run_suite(
     data: dict[str, Any] | None = None,
     model: dict[str, Any] | None = None,
     train: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
 ) -> Path:
     """Train all variants of a suite with all seeds, and evaluate them.
 
@@ -59,6 +61,8 @@ def run_suite(
         data: options of ``sddlm train`` for all runs, over those of the file.
         model: likewise, for the network.
         train: likewise, for the training.
+        evaluation: options of all evaluations that have them, over those of the file, such as
+            count and rows.
 
     Returns:
         ``out``.
@@ -73,10 +77,11 @@ def run_suite(
         raise ConfigError("`out` is missing: give a directory for the runs and results")
     if jobs < 1:
         raise ConfigError(f"`jobs` is {jobs}, must be at least 1")
-    given = {"data": data, "model": model, "train": train}
+    sections = {"data": data, "model": model, "train": train}
+    given = {name: options for name, options in sections.items() if options}
     wanted = read_suite(Path(suite))
     wanted = wanted if seeds is None else replace(wanted, seeds=seeds)
-    wanted = resolve(wanted, Path(suite), {k: v for k, v in given.items() if v is not None})
+    wanted = resolve(wanted, Path(suite), given, evaluation or {})
     folder = Path(out)
     grid = jobs_of(wanted, folder)
     for job in grid:
@@ -105,7 +110,8 @@ def _check_record(path: Path, wanted: Suite, grid: Sequence[Job]) -> None:
                 continue
             names = (old[name].keys() | new[name].keys()) - {"only"}
             differ = sorted(k for k in names if old[name].get(k) != new[name].get(k))
-            there = [job.out for job in grid if job.part == name and job.out.exists()]
+            jobs = [job for job in grid if (job.model is None) == (kind != "evaluations")]
+            there = [job.out for job in jobs if job.part == name and job.out.exists()]
             if differ and there:
                 raise ConfigError(
                     f"{there[0]} was made with other options of {name}: {', '.join(differ)}; "
@@ -176,7 +182,7 @@ class _Grid:
                 self._launch(job)
 
     def _launch(self, job: Job) -> None:
-        if job.model is None:  # the model of a run that was stopped is of an earlier step
+        if has_checkpoint(job.out):  # the model of a run that was stopped is of an earlier step
             shutil.rmtree(job.out / "model", ignore_errors=True)
         self.used[job] = self.slots.pop(0)
         self.running[job] = start(job.arguments(), self._log(job), {**os.environ, **self.used[job]})
@@ -184,7 +190,7 @@ class _Grid:
     def _wait(self) -> None:
         """Wait until a job ends, or a few seconds."""
         for _ in range(_LOOKS):
-            if any(process.poll() is not None for process in self.running.values()):
+            if not self.running or any(p.poll() is not None for p in self.running.values()):
                 return
             time.sleep(_SECONDS)
 
@@ -201,8 +207,9 @@ class _Grid:
             else:
                 self.lost.add(job.out)
                 log = self._log(job)
-                lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                logger.warning("%s failed: %s (all of it in %s)", job.name, lines[-1], log)
+                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+                how = f"{job.name} failed with exit code {process.returncode}"
+                logger.warning("%s: %s (all of it in %s)", how, last, log)
 
     def _log(self, job: Job) -> Path:
         return self.logs / f"{job.name.replace(' ', '.')}.log"
