@@ -1,7 +1,6 @@
 """A grid of runs through the command line: checked as a whole, resumed, unhurt by kills."""
 
 import json
-import os
 import random
 import re
 import shutil
@@ -185,8 +184,8 @@ def test_recipes_pass_all_checks_and_need_no_other_text(path: Path, tmp_path: Pa
         if job.verb == "train":
             data = job.options["data"]
             assert (data["corpus"], data["validation"]) == ("classics", 0.1)  # the judge's too
-    runs = [job for job in jobs if job.model is None]
-    assert len(jobs) - len(runs) >= 3 * len(found.variants) - 3
+    evaluated = {job.variant for job in jobs if job.model is not None}
+    assert evaluated == ({*found.variants} if path.stem != "learning" else set())
 
 
 @pytest.mark.slow
@@ -205,7 +204,8 @@ def test_there_is_a_recipe_for_each_experiment() -> None:
     page = PAGE.read_text()
     assert all(f"`recipes/suites/{path.name}`" in page for path in RECIPES)
     assert [path.stem for path in RECIPES] == [
-        "eps-weight", "masking", "negatives", "schedule", "steps", "time-free", "truncation",
+        "eps-weight", "learning", "masking", "negatives", "schedule", "steps", "time-free",
+        "truncation",
     ]  # fmt: skip
 
 
@@ -341,12 +341,12 @@ def test_killed_or_stopped_anywhere_it_ends_with_the_same_files(
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments(place: Path, whole: Path, tmp_path: Path) -> None:
-    out, rng = tmp_path / "out", random.Random(os.getpid())
-    for _ in range(10):
+    out, moments = tmp_path / "out", [random.uniform(1, 15) for _ in range(10)]
+    for seconds in moments:
         command = Command("suite", place / "suite.yaml", "--out", out)
-        time.sleep(rng.uniform(1, 15))
+        time.sleep(seconds)
         command.kill()
         until(lambda: not children(out))
     code, _, err = Command("suite", place / "suite.yaml", "--out", out).wait()
-    assert code == 0, err
-    assert contents(out) == contents(whole)
+    assert code == 0, (moments, err)
+    assert contents(out) == contents(whole), moments
