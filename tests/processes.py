@@ -82,6 +82,34 @@ class Command:
         return self._process.exitcode, out, err
 
 
+class Started:
+    """``sddlm`` in the place of the process that a suite starts, with its methods.
+
+    Args:
+        arguments: what a user types behind ``sddlm``.
+        log: file for all that it prints.
+        environment: its variables.
+    """
+
+    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+        self._process = CONTEXT.Process(target=_logged, args=(arguments, str(log), environment))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> None:
+        self._process.join()
+
+    def send_signal(self, number: int) -> None:
+        if self._process.is_alive() and self._process.pid:
+            os.kill(self._process.pid, number)
+
+
 def several(number: int, *arguments: object) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of the processes of one command, as a launcher starts them."""
     started = [Command(*arguments, environment=each) for each in ranks(number)]
@@ -107,6 +135,23 @@ def ranks(number: int) -> list[dict[str, str]]:
     return [{**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
 
 
+def _logged(arguments: list[str], log: str, environment: dict[str, str]) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number in (1, 2):
+        os.dup2(file, number)
+    os.environ.clear()
+    os.environ.update(environment)
+    _main(arguments)
+
+
+def _main(arguments: list[str]) -> None:
+    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
+    from sddlm.cli import main
+
+    sys.argv = ["sddlm", *arguments]
+    sys.exit(main(arguments))
+
+
 def _run(
     arguments: list[str],
     folder: str,
@@ -120,15 +165,11 @@ def _run(
     for number, name in ((1, "out"), (2, "err")):
         file = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
-    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     if file_size:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     if hold:
         _hold(*hold, pipe)
-    from sddlm.cli import main
-
-    sys.argv = ["sddlm", *arguments]
-    sys.exit(main(arguments))
+    _main(arguments)
 
 
 def _hold(place: str, calls: int, pipe: Connection) -> None:

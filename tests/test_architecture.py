@@ -61,6 +61,7 @@ ROOMS = {
     "eval": {*WRITING, "objectives", "generation", "jobs"},
     "training": {*WRITING, "objectives", "generation"},
     "plan": {"process", "models", "data", "objectives", "training"},
+    "suite": {"models", "objectives", "model_dir", "training", "eval", "options", "inherit", "cli"},
     "options": set(),
     "inherit": {"options"},
     "flags": {"options"},
@@ -295,6 +296,8 @@ def test_verbs_are_frozen() -> None:
         "eval zero-shot",
         "eval tasks",
         "eval correction",
+        "suite",
+        "report",
     ]
 
 
@@ -306,6 +309,8 @@ def test_options_are_frozen() -> None:
 FLAGS_IN = {"cli.py", "cli_errors.py", "flags.py", "inherit.py", "options.py", "data/corpora.py"}
 #: what names flags of lm-eval's command line
 FLAGS_IN |= {"eval/harness.py"}
+#: what writes command lines
+FLAGS_IN |= {"suite/job.py"}
 
 
 def texts(tree: ast.AST) -> Iterator[str]:

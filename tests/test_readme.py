@@ -139,6 +139,7 @@ def test_options_in_the_text_exist(capsys):
     known = {"--help", "--config", "--resume", "--objective.every", "--objective.negatives.count"}
     known |= {f"--train.optimizer.{field.name}" for field in fields(sddlm.Muon)}
     known |= {"--nproc", "--model", "--model_args"}  # of torchrun and lm_eval
+    known |= {"--evaluation.count", "--evaluation.rows"}  # a mapping for a suite
     known |= {f"--sweep.{field.name}" for field in fields(sddlm.SamplerConfig)}
     for verb in VERBS:
         with pytest.raises(SystemExit):
@@ -193,10 +194,11 @@ def test_classes_in_tables_exist(page):
 
 def test_files_in_the_text_exist():
     """Paths of our sources, tests and recipes in the documents are real ones."""
+    made = {"config.yaml", "suite.yaml"}  # by a run, and by a suite
     for page in PAGES:
         for path in re.findall(r"`([\w/]+\.(?:py|yaml))`", page.read_text()):
             places = (ROOT / path, ROOT / "src" / path, ROOT / "src" / "sddlm" / path)
-            assert any(p.exists() for p in places) or path == "config.yaml", f"{page.name}: {path}"
+            assert any(p.exists() for p in places) or path in made, f"{page.name}: {path}"
 
 
 def test_names_of_the_architecture_exist():

@@ -27,7 +27,12 @@ from sddlm.training.monitor import read_metrics
 from sddlm.training.run import train_model
 
 FOLDER = Path(__file__).parent.parent / "recipes"
-FILES = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("*.yaml"))}
+#: of a training; suites have tests of their own
+FILES = {
+    path.relative_to(FOLDER).as_posix(): path
+    for path in sorted(FOLDER.rglob("*.yaml"))
+    if path.parent.name != "suites"
+}
 #: what is there to be inherited: a file called base, or one of the folder objectives
 BASES = {name for name in FILES if name.endswith("/base.yaml") or "/objectives/" in name}
 RECIPES = sorted(FILES.keys() - BASES)

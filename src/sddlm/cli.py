@@ -39,6 +39,8 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "eval zero-shot": ("sddlm.eval.zero_shot", "evaluate_zero_shot", True, "other kinds of text"),
     "eval tasks": ("sddlm.eval.tasks", "evaluate_tasks", True, "tasks of lm-eval"),
     "eval correction": ("sddlm.eval.correction", "evaluate_correction", True, "corrupted text"),
+    "suite": ("sddlm.suite.run", "run_suite", True, "train and evaluate a grid of variants"),
+    "report": ("sddlm.suite.report", "write_report", True, "tables and curves of a suite"),
 }
 
 #: verbs that take a recipe for ``train`` and leave aside the sections that are not theirs
@@ -288,8 +290,10 @@ def _parse(verb: str, arguments: list[str]) -> tuple[Callable[..., Any], dict[st
     _, parser = _parser(verb, imports)
     for missing in needed if not prints else []:
         if missing not in options:
-            what = "the directory of a run or model" if positional else f"--{missing}"
-            example = "RUN" if positional else "--out runs/first"
+            place = "RUN" if missing.startswith("model") else missing.upper()
+            known = {"RUN": "the directory of a run or model", "OUT": "--out"}
+            what = known.get(place, f"the {missing}")
+            example = "--out runs/first" if place == "OUT" else place
             raise ConfigError(f"{what} is missing: type sddlm {verb} {example}")
     try:
         parsed = parser.parse_args([f"--config={yaml.safe_dump(options)}", *prints])

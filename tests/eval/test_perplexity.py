@@ -1,5 +1,6 @@
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from sddlm import exact as worlds
 from sddlm.errors import ConfigError
-from sddlm.eval.nll import NLLEstimate, nll_estimator
+from sddlm.eval.nll import NLLEstimate, importance_times, nll_estimator
 from sddlm.eval.perplexity import likelihood
 from sddlm.eval.samples import reference_rows
 from sddlm.eval.texts import HeldOut
@@ -18,6 +19,7 @@ from sddlm.objectives.bound import bound
 from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.process.hybrid import HybridProcess
 from sddlm.process.masked import MaskedProcess
+from sddlm.process.schedule import Cosine, LogLinear
 from sddlm.process.uniform import UniformProcess
 from sddlm.rng import Draw
 
@@ -173,6 +175,29 @@ def test_the_complete_bound_of_a_denoiser_that_errs_at_small_times():
     own = scored(model, rows, estimate=denoiser, batch=20_000, draws=4)
     assert own.complete_nll == pytest.approx(exact, abs=4 * own.complete_stderr)
     assert own.complete_stderr < 1.1 * own.stderr
+
+
+@pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])
+def test_the_parts_of_a_bound_by_noise_level_are_its_areas(schedule):
+    class Height(TimesValue):
+        """A bound whose integrand over the noise level is the level itself."""
+
+        def nats(self, model, x0, draw):
+            t, weight = importance_times(process, draw.times(0.0))
+            value = ((1 - schedule.alpha(t)) * -schedule.dalpha(t) * weight)[:, None] + 0 * x0
+            return NLLEstimate(0 * value, value)
+
+    process = UniformProcess(schedule)
+    rows = rows_of(torch.zeros(203, 4, dtype=torch.int64))
+    own = likelihood(lm(nn.Identity(), process), rows, estimator=Height(), draws=4)
+    assert len(own.by_noise) == 8
+    assert sum(part.nats for part in own.by_noise) == pytest.approx(own.complete_nll)
+    for part, following in pairwise(own.by_noise):
+        assert part.high == following.low
+    for part in own.by_noise:
+        assert part.nats == pytest.approx((part.high**2 - part.low**2) / 2, rel=0.03)
+    most = 1 - float(schedule.alpha(torch.tensor(1.0)))
+    assert (own.by_noise[0].low, own.by_noise[-1].high) == pytest.approx((0, most))
 
 
 def test_does_not_depend_on_the_batch():

@@ -191,6 +191,25 @@ def test_a_training_text_that_changed_is_said(trained, tmp_path, caplog):
     assert "is not what the model was trained on any more" in caplog.text
 
 
+def test_a_network_is_read_as_the_user_asks(tmp_path):
+    """A denoiser read as leave-one-out scores as a leave-one-out network with its weights."""
+    text = tmp_path / "text.txt"
+    text.write_text(a_text(0))
+    for name, estimate in (("naive", Estimate.DENOISER), ("other", Estimate.LEAVE_ONE_OUT)):
+        make_run(tmp_path / name, estimate, path=str(text), validation=0.2)
+    make_run(tmp_path / "ar", Estimate.NEXT_TOKEN, path=str(text), validation=0.2)
+
+    def nll(name, **options):
+        return evaluate(
+            str(tmp_path / name), metrics="likelihood", rows=8, **options
+        ).likelihood.nll
+
+    assert nll("naive", estimate="leave_one_out") == nll("other") != nll("naive")
+    assert nll("naive", estimate="denoiser") == nll("naive")
+    with pytest.raises(ConfigError, match="`estimate` is for diffusion models"):
+        nll("ar", estimate="denoiser")
+
+
 def test_samples_from_a_file(trained, tmp_path):
     lines = [{"text": "the cat saw", "tokens": [5, 6, 7, 8]}, {"text": "", "tokens": [5, 5, 5]}]
     path = tmp_path / "samples.jsonl"

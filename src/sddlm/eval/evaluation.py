@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sddlm.data.config import DataArgs
 from sddlm.errors import ConfigError, check_choices
@@ -22,6 +22,7 @@ from sddlm.io import check_writable
 from sddlm.jobs import ProcessGroup, ResumableJob, digest
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import check_exists, to_spec
+from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import choose_device, device_of
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ class EvalConfig:
     """sequences per network call; changes nothing but time and memory"""
     seed: int = 0
     """of all randomness"""
+    estimate: Literal["leave_one_out", "denoiser"] | None = None
+    """how the network's output is read, instead of as its objective estimates it; public code reads
+    all of them as leave_one_out"""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -159,6 +163,7 @@ def run(
     try:
         if not isinstance(model, LanguageModel):
             model = LanguageModel.load(model, device=team.device(choose_device(device)))
+        model = _read_as(config.estimate, model)
         at = str(device_of(model.network))
         cache_key = {"model": fingerprint(model), "device": at.split(":")[0]}
         partial = target and target.with_name(f"{target.name}.partial")
@@ -182,6 +187,15 @@ def run(
     finally:
         team.leave()
     return result
+
+
+def _read_as(estimate: str | None, lm: LanguageModel) -> LanguageModel:
+    """The model with another reading of its network, if one is given."""
+    if estimate is None:
+        return lm
+    if not lm.estimate.diffusion:
+        raise ConfigError("`estimate` is for diffusion models: leave it out")
+    return replace(lm, estimate=Estimate(estimate))
 
 
 def fingerprint(lm: LanguageModel) -> str:

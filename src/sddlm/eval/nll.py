@@ -36,10 +36,20 @@ def importance_times(process: Process, u: Tensor) -> tuple[Tensor, Tensor]:
         t and dt / du, each ``[B]`` float64.
     """
     u = u.clamp(min=1e-4)  # below, 1 - alpha is lost in rounding, and all but nothing is there
-    least, most = 1 - process.schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64)).to(u)
-    level = least + (most - least) * u**_POWER
-    t = process.schedule.t_of_alpha(1 - level).clamp(0, 1)
+    least, most = _ends(process, u)
+    t = process.schedule.t_of_alpha(1 - noise_levels(process, u)).clamp(0, 1)
     return t, (most - least) * _POWER * u ** (_POWER - 1) / -process.schedule.dalpha(t)
+
+
+def noise_levels(process: Process, u: Tensor) -> Tensor:
+    """Noise levels 1 - alpha_t of `importance_times` (any shape, float64)."""
+    least, most = _ends(process, u)
+    return least + (most - least) * u**_POWER
+
+
+def _ends(process: Process, u: Tensor) -> Tensor:
+    """Least and largest noise level ``[2]``, on the device of ``u``."""
+    return 1 - process.schedule.alpha(torch.tensor([0.0, 1.0], dtype=torch.float64)).to(u)
 
 
 class NLLEstimate(NamedTuple):

@@ -10,19 +10,20 @@ import torch
 from torch import Tensor
 
 from sddlm.errors import ConfigError
-from sddlm.eval.nll import NLLEstimator, nll_estimator
+from sddlm.eval.nll import NLLEstimator, nll_estimator, noise_levels
 from sddlm.eval.result import plus_minus
 from sddlm.eval.texts import HeldOut
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
 from sddlm.models.padding import hide_padding
+from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.rng import Draw
 from sddlm.sampling.base import device_of, evaluating, finite
 
 #: how the network's output is read
 READINGS = {
-    Estimate.LEAVE_ONE_OUT: "leave-one-out prediction, as trained",
+    Estimate.LEAVE_ONE_OUT: "leave-one-out prediction",
     Estimate.DENOISER: "denoiser, converted to the leave-one-out prediction (exact)",
     Estimate.WITHOUT_X_T: "leave-one-out prediction without x_t, read as if with it (a bias)",
     Estimate.TRUNCATED: "truncated leave-one-out prediction, read without conversion",
@@ -32,6 +33,23 @@ READINGS = {
 
 #: neighbouring strata that share a mean where errors are estimated
 _BIN = 16
+#: ranges of the noise level in `Likelihood.by_noise`
+_RANGES = 8
+
+
+@dataclass(frozen=True)
+class NoiseRange:
+    """The part of a bound that a range of noise levels contributes.
+
+    Attributes:
+        low: least noise level 1 - alpha_t.
+        high: largest one.
+        nats: per token of all text; the parts add up to the bound without the prior term.
+    """
+
+    low: float
+    high: float
+    nats: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,7 @@ class Likelihood:
         draws: noise levels per sequence.
         bound: whether ``nll`` is an upper bound; else it is exact.
         reading: how the network's output is read.
+        by_noise: the parts of ``complete_nll`` by noise level; they do not depend on the schedule.
     """
 
     nll: float
@@ -71,6 +90,7 @@ class Likelihood:
     draws: int
     bound: bool
     reading: str
+    by_noise: tuple[NoiseRange, ...] = ()
 
     @property
     def ppl(self) -> float:
@@ -176,7 +196,29 @@ def likelihood(
         draws=draws,
         bound=lm.estimate.diffusion,
         reading=READINGS[lm.estimate],
+        by_noise=_by_noise(lm.process, sums[1], strata, tokens) if lm.estimate.diffusion else (),
     )
+
+
+def _by_noise(
+    process: Process, sums: Tensor, strata: Tensor, tokens: float
+) -> tuple[NoiseRange, ...]:
+    """Parts of the bound by noise level; each stratum of times belongs to one range.
+
+    Args:
+        process: of the noise.
+        sums: complete nats of each draw and row ``[draws, n]`` float64.
+        strata: of each draw and row ``[draws, n]`` int64.
+        tokens: counted in all rows.
+    """
+    draws, n = sums.shape
+    count = min(_RANGES, n)
+    first = [-(-k * n // count) for k in range(count + 1)]  # stratum s is in range s * count // n
+    levels = noise_levels(process, torch.tensor(first, dtype=torch.float64) / n).tolist()
+    each = torch.zeros(count, dtype=torch.float64)
+    each.index_add_(0, strata.flatten() * count // n, sums.flatten())
+    nats = (each / (draws * tokens)).tolist()
+    return tuple(map(NoiseRange, levels[:-1], levels[1:], nats))
 
 
 def _stderrs(sums: Tensor, counts: Tensor, strata: Tensor) -> tuple[float, float]:

@@ -36,7 +36,7 @@ _STYLES = {
     "precision": ("", ">", "{}"),
 }
 #: told apart with any colour vision (Okabe and Ito, 2008); black is real text's
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def draw_frontier(result: Frontier, path: Path) -> None:
@@ -56,7 +56,7 @@ def draw_frontier(result: Frontier, path: Path) -> None:
         from matplotlib.ticker import LogLocator, StrMethodFormatter
 
         for number, (name, model) in enumerate(result.models.items()):
-            _draw_model(axes, _plain(name), model, _COLORS[number % len(_COLORS)])
+            _draw_model(axes, _plain(name), model, COLORS[number % len(COLORS)])
         _draw_real(axes, result)
         for knob in dict.fromkeys(k for model in result.models.values() for k in model.curves):
             line, marker, _ = _STYLES[knob]
@@ -197,7 +197,7 @@ def draw_correction(found: CorrectionScore, path: Path) -> None:
 
         shares = [share for share in found.shares if 0 < share.wrong < share.tokens]
         for number, share in enumerate(shares):
-            _draw_share(axes, share, _COLORS[number % len(_COLORS)])
+            _draw_share(axes, share, COLORS[number % len(COLORS)])
         axes.set_xscale("log")
         best = max((point.restored for share in shares for point in share.points), default=0)
         axes.set_ylim(0, 1.15 * best or 1)

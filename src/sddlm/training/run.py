@@ -97,7 +97,7 @@ def _train_model(
 ) -> Path:
     """See `train_model`; rows are those of ``dataset``, if there is one."""
     run = Path(out)
-    _check(data, model, objective, train, seed)
+    check_options(data, model, objective, train, seed)
     world = world_size(train)
     begun = None if start is None else open_start(start, data, model, objective)
     model = model if begun is None else measures(begun)
@@ -206,10 +206,10 @@ def _names(kind: type[Any]) -> set[str]:
     return {field.name for field in fields(kind)}
 
 
-def _check(
+def check_options(
     data: DataArgs, model: ModelArgs, objective: Objective, args: TrainArgs, seed: int
 ) -> None:
-    """Check all options before any work."""
+    """Check all options of a training before any work."""
     if not 0 <= seed < 2**63:
         raise ConfigError(f"`seed` is {seed}, must be at least 0 and below 2**63")
     check_installed(args.loggers)

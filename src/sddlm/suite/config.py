@@ -1,0 +1,257 @@
+"""A suite: a grid of runs and their evaluations, read from a YAML file and checked as a whole.
+
+    base: {inherit: ../tiny/dit.yaml}
+    variants: {sddlm: {}, nelbo: {objective: NELBO}}
+    seeds: 3
+    evaluations: {report: {rows: 256}}
+
+Every run and every evaluation is a `Job`, one ordinary command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from sddlm.cli import VERBS
+from sddlm.errors import ConfigError, did_you_mean
+from sddlm.inherit import read_files
+from sddlm.io import read_yaml
+from sddlm.options import Layer, Tree, merge, option_types
+from sddlm.suite.job import Job
+
+#: the resolved suite, in its directory
+SUITE = "suite.yaml"
+#: names become parts of paths
+_NAME = re.compile(r"[A-Za-z][\w.+-]*")
+#: a run in the value of an option: ``$judge`` is its directory
+_REFERENCE = re.compile(r"\$([A-Za-z][\w.+-]*)")
+#: options that every job gets from the suite
+_GIVEN = ("out", "seed", "resume")
+_RUNS = ("train", "distill")
+_EVALUATIONS = ("sample", *(verb for verb in VERBS if verb.startswith("eval ")))
+
+
+@dataclass
+class Suite:
+    """A grid of variants and seeds, each a run that is evaluated.
+
+    Attributes:
+        title: heading of the report.
+        base: options of ``sddlm train`` for every run, as in a recipe; ``inherit`` names recipes.
+        variants: the options of each variant over those of the base, by its name. With
+            ``verb: distill`` they are those of ``sddlm distill`` alone. ``$NAME`` in a value is the
+            run of another variant with the same seed, or of an auxiliary run.
+        auxiliary: runs with the first seed alone, such as a judge: recipes of their own, without
+            the base.
+        seeds: the seeds, or their number.
+        evaluations: the options of each evaluation by its name. The name is that of a subcommand of
+            ``sddlm eval`` or sample, unless ``verb`` gives one; ``only`` lists some of the
+            variants.
+        baseline: the variant that the others are compared with; the first one by default.
+
+    Raises:
+        ConfigError: a name or a value that cannot be used.
+    """
+
+    title: str = ""
+    base: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, Any] = field(default_factory=dict)
+    auxiliary: dict[str, Any] = field(default_factory=dict)
+    seeds: int | list[int] = 3
+    evaluations: dict[str, Any] = field(default_factory=dict)
+    baseline: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            raise ConfigError("`variants` is empty; name at least one: `variants={'sddlm': {}}`")
+        for name in (*self.variants, *self.auxiliary, *self.evaluations):
+            if not _NAME.fullmatch(str(name)):
+                raise ConfigError(f"the name {name!r} must be letters, digits and any of . + - _")
+        for name in self.variants.keys() & self.auxiliary.keys():
+            raise ConfigError(f"{name} is a variant and an auxiliary run; name one of them anew")
+        seeds = self.seeds
+        if not (seeds > 0 if isinstance(seeds, int) else seeds and len({*seeds}) == len(seeds)):
+            raise ConfigError(f"`seeds` is {seeds}, must be a number above 0 or different seeds")
+        if self.baseline is not None and self.baseline not in self.variants:
+            meant = did_you_mean(self.baseline, self.variants)
+            raise ConfigError(f"`baseline` is {self.baseline}, which is no variant{meant}")
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds, one by one."""
+        return [*range(self.seeds)] if isinstance(self.seeds, int) else self.seeds
+
+
+def read_suite(path: Path) -> Suite:
+    """Read a suite's file, the one of a user or that in the suite's directory.
+
+    Raises:
+        ConfigError: it cannot be read, or has a name or a value that cannot be used.
+    """
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a suite: variants, seeds, evaluations")
+    try:
+        return Suite(**merge([Layer(str(path), tree)], Suite))
+    except ConfigError as error:
+        raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def resolve(
+    suite: Suite, path: Path, run_options: Tree | None = None, eval_options: Tree | None = None
+) -> Suite:
+    """The suite with all options of each run and evaluation, which then need no other file.
+
+    Args:
+        suite: read from ``path``.
+        path: ``inherit`` is relative to it.
+        run_options: sections of ``sddlm train`` that win in every run.
+        eval_options: options that win in every evaluation that has them.
+
+    Raises:
+        ConfigError: an option that does not exist, or a value that it cannot have.
+    """
+
+    def run(name: str, own: Any, kind: str, base: Tree) -> Tree:
+        verb, own = _verb(name, own, "train", _RUNS)
+        function = verb_function(verb)
+        where = f"{kind} {name} of {path}"
+        layers = _layers(base, path, f"the base of {path}") if verb == "train" else []
+        layers += [*_layers(own, path, where), _winning(run_options, function)]
+        return {"verb": verb, **_without_given(merge(layers, function), where)}
+
+    def evaluation(name: str, own: Any) -> Tree:
+        usual = f"eval {name}" if f"eval {name}" in VERBS else name
+        verb, own = _verb(name, own, usual, _EVALUATIONS)
+        only = own.pop("only", [*suite.variants])
+        if not isinstance(only, list) or not only or not {*only} <= suite.variants.keys():
+            raise ConfigError(f"`only` of evaluation {name} is {only}, must be a list of variants")
+        where, function = f"evaluation {name} of {path}", verb_function(verb)
+        tree = merge([Layer(where, own), _winning(eval_options, function)], function)
+        return {"verb": verb, "only": only, **_without_given(tree, where)}
+
+    evaluations = {name: evaluation(name, own) for name, own in suite.evaluations.items()}
+    for option in eval_options or ():
+        if not any(option in option_types(verb_function(e["verb"])) for e in evaluations.values()):
+            raise ConfigError(f"`evaluation.{option}` is an option of no evaluation of {path}")
+    return replace(
+        suite,
+        base={},
+        variants={n: run(n, own, "variant", suite.base) for n, own in suite.variants.items()},
+        auxiliary={n: run(n, own, "auxiliary run", {}) for n, own in suite.auxiliary.items()},
+        seeds=suite.all_seeds,
+        evaluations=evaluations,
+        baseline=suite.baseline or next(iter(suite.variants)),
+    )
+
+
+def _winning(options: Tree | None, function: Any) -> Layer:
+    """Options of the command line, of those that a function has."""
+    names = option_types(function)
+    return Layer("", {k: v for k, v in (options or {}).items() if k.split(".")[0] in names})
+
+
+def verb_function(verb: str) -> Any:
+    """The function of a verb."""
+    module, name, *_ = VERBS[verb]
+    return getattr(import_module(module), name)
+
+
+def _verb(name: str, own: Any, usual: str, allowed: tuple[str, ...]) -> tuple[str, Tree]:
+    """The verb of a job, and its other options."""
+    own = {} if own is None else own
+    if not isinstance(own, dict):
+        raise ConfigError(f"{name} is {own!r}, must be options, such as {{objective: NELBO}}")
+    verb = own.get("verb", usual)
+    if verb not in allowed:
+        meant = did_you_mean(str(verb), allowed)
+        raise ConfigError(f"`verb` of {name} is {verb}, must be {', '.join(allowed)}{meant}")
+    return verb, {key: value for key, value in own.items() if key != "verb"}
+
+
+def _layers(options: Tree, path: Path, where: str) -> list[Layer]:
+    """Options, behind those of the recipes that they inherit."""
+    bases = options.get("inherit", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"inherit is {bases!r} in {where}, must be a path or a list of paths")
+    own = {key: value for key, value in options.items() if key != "inherit"}
+    return [*read_files([str(path.parent / base) for base in bases]), Layer(where, own)]
+
+
+def _without_given(tree: Tree, where: str) -> Tree:
+    for name in _GIVEN:
+        if name in tree:
+            raise ConfigError(f"`{name}` in {where} is given by the suite: leave it out")
+    return tree
+
+
+def jobs_of(suite: Suite, folder: Path) -> list[Job]:
+    """All runs and evaluations of a resolved suite, each behind those that it needs.
+
+    Args:
+        suite: resolved.
+        folder: directory of the suite.
+
+    Raises:
+        ConfigError: a reference to a run that does not exist.
+    """
+
+    def run(name: str, options: Tree, seed: int, before: Mapping[str, Path]) -> Job:
+        needs: set[Path] = set()
+        options = _with_paths(options, before, needs)
+        label = f"{name}-{seed}"
+        return Job(
+            name, label, name, options.pop("verb"), options, seed, folder / "runs" / label, needs
+        )
+
+    seeds, found, auxiliary = suite.all_seeds, list[Job](), dict[str, Path]()
+    for name, options in suite.auxiliary.items():
+        found.append(run(name, options, seeds[0], auxiliary))
+        auxiliary[name] = found[-1].out
+    for seed in seeds:
+        runs = dict(auxiliary)
+        places = {name: folder / "runs" / f"{name}-{seed}" for name in suite.variants}
+        later = [*_evaluations(suite, seed, auxiliary | places)]
+        for name, options in suite.variants.items():
+            found.append(run(name, options, seed, runs))
+            runs[name] = places[name]
+            found += [job for job in later if job.needs <= {*runs.values()}]
+            later = [job for job in later if not job.needs <= {*runs.values()}]
+    return found
+
+
+def _evaluations(suite: Suite, seed: int, runs: Mapping[str, Path]) -> Iterator[Job]:
+    for variant, name in product(suite.variants, suite.evaluations):
+        options = dict(suite.evaluations[name])
+        if variant in options.pop("only"):
+            run = runs[variant]
+            needs = {run}
+            options = _with_paths(options, runs, needs)
+            verb = options.pop("verb")
+            out = run / f"{name}.{'jsonl' if verb == 'sample' else 'json'}"
+            yield Job(name, f"{run.name} {name}", variant, verb, options, seed, out, needs, run)
+
+
+def _with_paths(value: Any, runs: Mapping[str, Path], needs: set[Path]) -> Any:
+    """The value with directories for references, which are added to ``needs``."""
+
+    def path(found: re.Match[str]) -> str:
+        if found[1] not in runs:
+            meant = did_you_mean(found[1], runs)
+            there = f"there are {', '.join(runs)}" if runs else "there is none"
+            raise ConfigError(f"{found[0]} names no run above it; {there}{meant}")
+        needs.add(runs[found[1]])
+        return str(runs[found[1]])
+
+    if isinstance(value, dict):
+        return {key: _with_paths(each, runs, needs) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(each, runs, needs) for each in value]
+    return _REFERENCE.sub(path, value) if isinstance(value, str) else value

@@ -1,0 +1,174 @@
+"""Figures of a suite, read from the files of its runs and evaluations."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import isfinite, prod
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sddlm.errors import ConfigError
+from sddlm.io import read_json
+from sddlm.models.dit import WEIGHTS_NAME
+from sddlm.suite.config import Suite, jobs_of
+from sddlm.suite.job import Job
+from sddlm.training.monitor import read_metrics
+
+#: figures by seed
+Seeds = dict[int, float]
+#: what a file holds by variant and seed
+Found = dict[str, dict[int, Any]]
+
+#: path in a file of results, as a regular expression, and name in a table
+FIGURES = (
+    (r"likelihood\.bpc", "bits per character"),
+    (r"likelihood\.complete_nll", "nats per token, complete bound"),
+    (r"samples\.generated\.entropy", "entropy of samples (nats)"),
+    (r"samples\.real\.entropy", "entropy of real text (nats)"),
+    (r"samples\.generated\.known_words", "known words"),
+    (r"samples\.generated\.bpc_5gram", "bits per character under a 5-gram"),
+    (r"copying\.samples\.overlap", "in the training text"),
+    (r"generative\.samples\.ppl", "generative perplexity"),
+    (r"generative\.real\.ppl", "generative perplexity of real text"),
+    (r"mauve\.mauve", "MAUVE"),
+    (r"own\.neutral\.gen_ppl\.value", "generative perplexity, neutral"),
+    (r"own\.neutral\.entropy\.value", "entropy, neutral (nats)"),
+    (r"own\.ppl_at_real_entropy\.(\w+)\.ppl\.value", r"perplexity at real entropy, \1"),
+    (r"real\.gen_ppl\.value", "perplexity of real text"),
+    (r"against\.(.+)", r"nats per token less \1"),
+    (r"zero_shot\.(.+)\.bpc", r"\1, bits per character"),
+    (r"tasks\.(.+)\.metrics\.(.+)", r"\1: \2"),
+    (r"correction\.shares\.(.+)\.auto\.(restored|damaged)", r"\2, \1 of the tokens wrong"),
+)
+
+
+@dataclass
+class Results:
+    """What is there of a suite.
+
+    Attributes:
+        suite: the suite.
+        metrics: rows of ``metrics.csv`` of the finished runs.
+        runs: figures of trainings: name to variant to seed.
+        evaluations: files of results, by the evaluation.
+        texts: drawn texts, by the evaluation.
+        missing: names of the jobs without a result.
+    """
+
+    suite: Suite
+    metrics: Found = field(default_factory=dict)
+    runs: dict[str, dict[str, Seeds]] = field(default_factory=dict)
+    evaluations: dict[str, Found] = field(default_factory=dict)
+    texts: dict[str, Found] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, suite: Suite, folder: Path) -> Results:
+        """Read all files; damaged ones count as missing."""
+        found = cls(suite)
+        for job in jobs_of(suite, folder):
+            if job.progress < 1 or not found._add(job):
+                found.missing.append(job.name)
+        return found
+
+    def _add(self, job: Job) -> bool:
+        """Add the result of a job; returns whether it could be read."""
+        try:
+            if job.verb == "sample":
+                texts = [json.loads(line)["text"] for line in _lines(job.out)]
+                self.texts.setdefault(job.part, {}).setdefault(job.variant, {})[job.seed] = texts
+            elif job.model is not None:
+                found = self.evaluations.setdefault(job.part, {}).setdefault(job.variant, {})
+                found[job.seed] = _arranged(read_json(job.out))
+            elif job.part in self.suite.variants:
+                self._add_run(job)
+        except (ConfigError, OSError, ValueError, LookupError, TypeError):
+            return False
+        return True
+
+    def _add_run(self, job: Job) -> None:
+        last = job.out / f"round-{job.options.get('rounds', 1)}"  # of a distillation
+        rows = read_metrics(job.out if job.verb == "train" else last)
+        self.metrics.setdefault(job.part, {})[job.seed] = rows
+        newest = {name: value for row in rows for name, value in row.items()}
+        late = [
+            r["gradient_norm"]
+            for r in rows
+            if "gradient_norm" in r and 2 * r["step"] > newest["step"]
+        ]
+        weights = job.out / "model" / WEIGHTS_NAME
+        figures = {
+            "bits per character": newest.get("val_bpc"),
+            "nats per token": newest.get("val_nelbo"),
+            "gradient norm, later half": fmean(late) if late else None,
+            "logit range (nats)": newest.get("logit_range"),
+            "steps": newest.get("step"),
+            "seconds": newest.get("seconds"),
+            "million parameters": parameters(weights) / 1e6 if weights.is_file() else None,
+        }
+        for name, value in figures.items():
+            if value is not None and isfinite(value):
+                self.runs.setdefault(name, {}).setdefault(job.part, {})[job.seed] = value
+
+    def table(self, evaluation: str) -> dict[str, dict[str, Seeds]]:
+        """Figures of an evaluation: name to variant to seed, in the order of `FIGURES`."""
+        found: dict[tuple[int, str], dict[str, Seeds]] = {}
+        for variant, seeds in self.evaluations.get(evaluation, {}).items():
+            for seed, result in seeds.items():
+                for path, value in flat(result):
+                    if name := _name(path):
+                        found.setdefault(name, {}).setdefault(variant, {})[seed] = value
+        return {name: found[place, name] for place, name in sorted(found)}
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Finite numbers in a file of results, by their dotted paths."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from flat(each, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value):
+        yield path, float(value)
+
+
+def _name(path: str) -> tuple[int, str] | None:
+    """Place and name of a figure in a table."""
+    for place, (pattern, name) in enumerate(FIGURES):
+        if found := re.fullmatch(pattern, path):
+            return place, found.expand(name)
+    return None
+
+
+def _arranged(found: Any) -> Any:
+    """A file of results with names in the place of numbers of lists, and without names of runs."""
+    if models := found.get("models"):  # a frontier, whose first model is the one evaluated
+        found["own"] = next(iter(models.values()))
+        found["against"] = {
+            f"{run_name(each['against'])} at the entropy of {run_name(each['at'])}": each["nats"][
+                "value"
+            ]
+            for each in found["differences"]
+            if each["knob"] == "best"
+        }
+    if correction := found.get("correction"):
+        correction["shares"] = {f"{each['share']:g}": each for each in correction["shares"]}
+    return found
+
+
+def run_name(run: str) -> str:
+    """Name of a run without its seed, or any other name, such as ``real text``."""
+    return re.sub(r"-\d+(?=$|,)", "", Path(run).name)
+
+
+def parameters(weights: Path) -> int:
+    """Number of parameters in a safetensors file, by its header."""
+    with weights.open("rb") as file:
+        header: Mapping[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(prod(each["shape"]) for name, each in header.items() if name != "__metadata__")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()

@@ -1,0 +1,352 @@
+"""A grid of runs through the command line: checked as a whole, resumed, unhurt by kills."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_suite import SUITE
+
+from processes import Command
+from sddlm.cli import main
+from sddlm.errors import ConfigError
+from sddlm.eval.result import _steady
+from sddlm.suite.config import Suite, jobs_of, read_suite, resolve
+from sddlm.suite.run import run_suite
+from sddlm.training.checkpoints import newest_checkpoint
+from sddlm.training.monitor import read_metrics
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPES = sorted((ROOT / "recipes" / "suites").glob("*.yaml"))
+PAGE = ROOT / "docs" / "how-to" / "suites.md"
+
+
+def suite(place: Path, out: Path, *more: object) -> int:
+    return main(["suite", str(place / "suite.yaml"), "--out", str(out), *map(str, more)])
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """All files of a suite, without what differs between two undisturbed runs."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or name.startswith("logs/"):
+            continue
+        if name.endswith("metrics.csv"):
+            found[name] = [{**row, "seconds": 0} for row in read_metrics(path.parent)]
+        elif name.endswith("report.json"):
+            found[name] = _steady(json.loads(path.read_text()))
+        elif path.suffix in (".safetensors", ".jsonl", ".yaml"):
+            found[name] = path.read_bytes()
+        else:
+            found[name] = None
+    return found
+
+
+def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.strip().splitlines()
+
+
+# -- the grid --------------------------------------------------------------------------------------
+
+
+def resolved(place: Path, text: str, overrides: dict[str, Any] | None = None) -> Suite:
+    path = place / "other.yaml"
+    path.write_text(text)
+    return resolve(read_suite(path), path, overrides, {"count": "9", "draws": 3})
+
+
+def test_every_job_is_a_command_line_behind_those_that_it_needs(place: Path) -> None:
+    text = (
+        SUITE
+        + """
+  frontier: {judge: $judge, against: $nelbo, only: [sddlm]}
+auxiliary:
+  judge: {inherit: base.yaml, objective: Autoregressive, model: {gate_init: 0}}
+"""
+    )
+    text = text.replace("nelbo: {", "tuned: {start: $sddlm, train: {steps: 3}}\n  nelbo: {")
+    jobs = jobs_of(resolved(place, text), place / "new")
+    assert [job.name for job in jobs if not job.name.endswith("1") and "-1" not in job.name] == [
+        "judge-0", "sddlm-0", "sddlm-0 report", "sddlm-0 samples", "tuned-0", "tuned-0 report",
+        "nelbo-0", "sddlm-0 frontier", "nelbo-0 report",
+    ]  # fmt: skip
+    by_name = {job.name: job for job in jobs}
+    assert len(by_name) == len(jobs) == 1 + 2 * 8
+    run = place / "new" / "runs"
+    assert by_name["sddlm-1 frontier"].arguments() == [
+        "eval", "frontier", f"{run}/sddlm-1", f"--judge={run}/judge-0", f"--against={run}/nelbo-1",
+        "--count=9", "--seed=1", f"--out={run}/sddlm-1/frontier.json",
+    ]  # fmt: skip
+    assert by_name["sddlm-1 frontier"].needs == {run / n for n in ("sddlm-1", "judge-0", "nelbo-1")}
+    verb, *typed = by_name["tuned-1"].arguments()
+    assert verb == "train"
+    assert f"--start={run}/sddlm-1" in typed
+    assert "steps: 3" in next(each for each in typed if each.startswith("--train="))
+    assert typed[-2:] == ["--seed=1", f"--out={run}/tuned-1"]
+    for job in jobs:
+        job.check()
+
+
+def test_flags_win_in_every_run(place: Path) -> None:
+    text = SUITE.replace("nelbo: {", "nelbo: {train: {steps: 3}, ")
+    text += "auxiliary: {judge: {inherit: base.yaml, objective: Autoregressive}}\n"
+    found = resolved(place, text, {"train": {"steps": "7"}, "data": {"length": "8"}})
+    for options in (*found.variants.values(), *found.auxiliary.values()):
+        assert (options["train"]["steps"], options["data"]["length"]) == ("7", "8")
+        assert options["train"]["batch"] == 8
+    report, samples = found.evaluations["report"], found.evaluations["samples"]
+    assert (report["count"], report["draws"], report["rows"]) == ("9", 3, 16)
+    assert (samples["count"], "draws" in samples) == ("9", False)
+    again = place / "again.yaml"
+    again.write_text(yaml.safe_dump(vars(found)))
+    assert read_suite(again) == found
+
+
+def test_a_flag_that_no_evaluation_has_is_refused(place: Path, tmp_path: Path) -> None:
+    path, out = place / "suite.yaml", tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"`evaluation\.cuont` is an option of no evaluation"):
+        run_suite(str(path), out=str(out), evaluation={"cuont": 3})
+    with pytest.raises(ConfigError, match=r"--train\.stepz is no option"):
+        run_suite(str(path), out=str(out), train={"stepz": 3})
+    assert not out.exists()
+
+
+def test_modules_of_own_classes_are_imported_by_each_job(place: Path) -> None:
+    found = resolved(place, SUITE)
+    found.variants["nelbo"]["objective"] = {"class_path": "mine.Loss", "init_args": {}}
+    typed = {job.name: job.arguments() for job in jobs_of(found, place / "new")}
+    assert "--import=mine" in typed["nelbo-0"]
+    assert not any("--import" in each for each in typed["sddlm-0"])
+
+
+WRONG = {
+    "varients: {}": "--varients is no option",
+    "seeds: 0": "`seeds` is 0, must be a number above 0",
+    "seeds: [1, 1]": "`seeds` is [1, 1], must be",
+    "baseline: nelb": "`baseline` is nelb, which is no variant; did you mean nelbo?",
+    "variants: {}": "`variants` is empty",
+    "variants: {a/b: {}}": "the name 'a/b' must be letters",
+    "variants: {a: {train: {stepz: 1}}}": "--train.stepz is no option in variant a of",
+    "variants: {a: {train: {steps: x}}}": "--train.steps is 'x' in variant a of",
+    "variants: {a: {train: {steps: 0}}}": "a-0: `train.steps` is 0, must be at least 1",
+    "variants: {a: {objective: {positions: all}}}": "a-0: ",
+    "variants: {a: {model: {heads: 3}}}": "a-0: `heads` is 3, must divide `width` 32",
+    "variants: {a: {seed: 3}}": "`seed` in variant a of",
+    "variants: {a: {start: $b}}": "$b names no run above it; there is none",
+    "variants: {a: {verb: sample}}": "`verb` of a is sample, must be train, distill",
+    "variants: {a: 3}": "a is 3, must be options",
+    "variants: {a: {inherit: [3]}}": "inherit is [3] in variant a of",
+    "base: {inherit: none.yaml}": "none.yaml cannot be read",
+    "evaluations: {rapport: {}}": "`verb` of rapport is rapport, must be sample, eval report",
+    "evaluations: {report: {raws: 3}}": "--raws is no option in evaluation report of",
+    "evaluations: {report: {rows: -3}}": "report: `rows` is -3, must be at least 0",
+    "evaluations: {report: {only: [x]}}": "`only` of evaluation report is ['x']",
+    "evaluations: {frontier: {judge: $juge}}": "$juge names no run above it; there are sddlm",
+    "auxiliary: {sddlm: {}}": "sddlm is a variant and an auxiliary run",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_anywhere_is_one_line_before_any_work(
+    place: Path, tmp_path: Path, wrong: str
+) -> None:
+    path = place / "wrong.yaml"
+    tree = yaml.safe_load(SUITE) | yaml.safe_load(wrong)
+    if "variants" in yaml.safe_load(wrong):
+        tree["evaluations"] = {}
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    with pytest.raises(ConfigError) as caught:
+        run_suite(str(path), out=str(tmp_path / "out"))
+    assert WRONG[wrong] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_pass_all_checks_and_need_no_other_text(path: Path, tmp_path: Path) -> None:
+    found = resolve(read_suite(path), path)
+    assert path.read_text().startswith("# ")
+    assert found.title
+    assert len(found.all_seeds) == 3
+    assert 1 < len(found.variants) < 13
+    jobs = jobs_of(found, tmp_path)
+    for job in jobs:
+        job.check()
+        if job.verb == "train":
+            data = job.options["data"]
+            assert (data["corpus"], data["validation"]) == ("classics", 0.1)  # the judge's too
+    evaluated = {job.variant for job in jobs if job.model is not None}
+    assert evaluated == ({*found.variants} if path.stem != "learning" else set())
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_passes_all_checks(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    path = RECIPES[0].with_name("example.yaml")  # what it inherits is beside the recipes
+    (tmp_path / "example.yaml").write_text(example)
+    found = resolve(read_suite(tmp_path / "example.yaml"), path)
+    jobs = jobs_of(found, tmp_path)
+    for job in jobs:
+        job.check()
+    assert len(jobs) == 1 + 3 * (4 + 4 + 1 + 4)
+
+
+def test_there_is_a_recipe_for_each_experiment() -> None:
+    page = PAGE.read_text()
+    assert all(f"`recipes/suites/{path.name}`" in page for path in RECIPES)
+    assert [path.stem for path in RECIPES] == [
+        "eps-weight", "learning", "masking", "negatives", "schedule", "steps", "time-free",
+        "truncation",
+    ]  # fmt: skip
+
+
+# -- the runs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_all_jobs_leave_their_results_and_are_not_repeated(
+    place: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {path.name for path in (whole / "runs").iterdir()}
+    assert runs == {"sddlm-0", "sddlm-1", "nelbo-0", "nelbo-1"}
+    config = yaml.safe_load((whole / "runs" / "nelbo-1" / "config.yaml").read_text())
+    assert config["objective"]["class_path"].endswith("NELBO")
+    assert (config["seed"], config["train"]["steps"]) == (1, 12)
+    assert (whole / "runs" / "sddlm-1" / "samples.jsonl").read_text().count("\n") == 2
+    assert not (whole / "runs" / "nelbo-1" / "samples.jsonl").exists()
+    assert not (whole / ".lock").exists()
+    capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*")}
+    assert suite(place, whole) == 0
+    assert errors(capsys) == [
+        "10 of 10 jobs are done already", f"all jobs are done; next:  sddlm report {whole}"
+    ]  # fmt: skip
+    assert before == {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("*")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("nelbo: {", "nelbo: {train: {lr: 0.1}, ", "nelbo-0: {out}/runs/nelbo-0 holds another run"),
+        ("draws: 1", "draws: 2", "{out}/runs/sddlm-0/report.json was made with other options of"),
+    ],
+)
+def test_other_options_for_what_is_there_are_refused(
+    place: Path, whole: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, line: str
+) -> None:
+    changed = place / "changed.yaml"
+    changed.write_text(SUITE.replace(old, new))
+    assert main(["suite", str(changed), "--out", str(whole)]) == 2
+    (found,) = errors(capsys)
+    assert line.format(out=whole) in found
+    assert yaml.safe_load((whole / "suite.yaml").read_text())["evaluations"]["report"]["draws"] == 1
+
+
+@pytest.mark.slow
+def test_a_new_variant_is_all_that_is_run_and_a_failure_costs_only_itself(
+    place: Path, whole: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    (out / "runs" / "bad-0").mkdir()
+    (out / "runs" / "bad-0" / "notes.txt").write_text("in the way")
+    more = place / "more.yaml"
+    more.write_text(
+        SUITE.replace("nelbo: {", "bad: {}\n  naive: {objective: NaiveDenoising}\n  nelbo: {")
+    )
+    before = contents(out)
+    capsys.readouterr()
+    assert main(["suite", str(more), "--out", str(out), "--seeds", "1", "--jobs", "2"]) == 1
+    lines = errors(capsys)
+    assert lines[0] == "5 of 9 jobs are done already"
+    assert sorted(line.split(": ")[1] for line in lines if " of 9: " in line) == [
+        "naive-0", "naive-0 report"
+    ]  # fmt: skip
+    (failed,) = (line for line in lines if line.startswith("bad-0 failed with exit code 2: "))
+    assert "notes.txt" in failed
+    assert failed.endswith(f"(all of it in {out}/logs/bad-0.log)")
+    assert "bad-0 report is left out: it needs a run that failed" in lines
+    assert lines[-1] == (
+        "sddlm suite: 2 of 9 jobs have no result; the same command tries them again"
+    )
+    after = contents(out)
+    assert {name for name in before if before[name] != after[name]} == {"suite.yaml"}
+    shutil.rmtree(out / "runs" / "bad-0")
+    assert main(["suite", str(more), "--out", str(out), "--seeds", "1"]) == 0
+
+
+# -- kills -----------------------------------------------------------------------------------------
+
+
+def until(there: Callable[[], bool]) -> None:
+    """Wait until something is there."""
+    end = time.monotonic() + 300
+    while not there():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def children(folder: Path) -> list[int]:
+    """Processes that have a suite's directory on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            typed = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"{folder}/runs".encode() in typed:
+            found.append(int(path.name))
+    return found
+
+
+@pytest.mark.slow
+def test_killed_or_stopped_anywhere_it_ends_with_the_same_files(
+    place: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    typed = ("suite", place / "suite.yaml", "--out", out)
+    runs = out / "runs"
+    first = Command(*typed)  # in the first training
+    until(lambda: (runs / "sddlm-0" / "checkpoints" / "last.ckpt").exists())
+    first.kill()
+    until(lambda: not children(out))
+    second = Command(*typed)  # before the evaluation has a result
+    until((runs / "sddlm-0" / "model").is_dir)
+    until(lambda: bool(children(out)))
+    second.kill()
+    until(lambda: not children(out))
+    third = Command(*typed)
+    until(lambda: (runs / "nelbo-0" / "checkpoints" / "last.ckpt").exists())
+    code, err = third.interrupted(signal.SIGINT)
+    assert code == 130
+    assert "the same command goes on" in err.splitlines()[-1]
+    assert not children(out)
+    assert newest_checkpoint(runs / "nelbo-0")["global_step"] >= 4
+    assert (runs / "nelbo-0" / "model").is_dir()  # of the step at which it was stopped
+    fourth = Command(*typed, "--jobs", 2)
+    until(lambda: not (runs / "nelbo-0" / "model").exists())
+    code, _, err = fourth.wait()
+    assert (code, err.splitlines()[-1]) == (0, f"all jobs are done; next:  sddlm report {out}")
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments(place: Path, whole: Path, tmp_path: Path) -> None:
+    out, moments = tmp_path / "out", [random.uniform(1, 15) for _ in range(10)]
+    for seconds in moments:
+        command = Command("suite", place / "suite.yaml", "--out", out)
+        time.sleep(seconds)
+        command.kill()
+        until(lambda: not children(out))
+    code, _, err = Command("suite", place / "suite.yaml", "--out", out).wait()
+    assert code == 0, (moments, err)
+    assert contents(out) == contents(whole), moments
