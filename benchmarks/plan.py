@@ -106,11 +106,10 @@ def recipe_table(recipes: Iterable[Recipe], device: str = "h100-sxm", devices: i
     rows = []
     for name, data, model, objective, args in recipes:
         made = make_plan(data, model, objective, replace(args, devices=devices), device=device)
-        assert made.hours is not None
         rows.append(
             [name, short(made.parameters["all"]), short(made.tokens), short(made.run_flops),
              short(made.memory["all"], "B") + ("" if made.fits else " (does not fit)"),
-             str(made.micro_batch), f"{made.device_hours:,.0f}", f"{made.hours / 24:,.2f}",
+             str(made.micro_batch), f"{round(made.device_hours or 0, 1):,.0f}", f"{(made.hours or 0) / 24:,.2f}",
              short(made.disk["all"], "B")]
         )  # fmt: skip
     head = [column.format(devices=devices) for column in COLUMNS]
