@@ -109,8 +109,8 @@ def recipe_table(recipes: Iterable[Recipe], device: str = "h100-sxm", devices: i
         rows.append(
             [name, short(made.parameters["all"]), short(made.tokens), short(made.run_flops),
              short(made.memory["all"], "B") + ("" if made.fits else " (does not fit)"),
-             str(made.micro_batch), f"{round(made.device_hours or 0, 1):,.0f}", f"{(made.hours or 0) / 24:,.2f}",
-             short(made.disk["all"], "B")]
+             str(made.micro_batch), f"{round(made.device_hours or 0, 1):,.0f}",
+             f"{(made.hours or 0) / 24:,.2f}", short(made.disk["all"], "B")]
         )  # fmt: skip
     head = [column.format(devices=devices) for column in COLUMNS]
     lines = [head, ["---"] * len(COLUMNS), *rows]

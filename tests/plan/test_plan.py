@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sddlm.cli import main
+from sddlm.data import python_docs
 from sddlm.data.config import DataArgs
 from sddlm.data.prepare import prepare
 from sddlm.data.tokenizer import Tokenizer
@@ -118,6 +119,15 @@ def test_epochs_of_a_text_that_is_known_by_what_it_holds(
     meta.write_bytes(meta.read_bytes()[:-9])  # damaged
     monkeypatch.chdir(tmp_path / "a")
     assert planned(data).epochs is None
+
+
+def test_epochs_of_a_corpus_that_is_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = tuple(f"text {i} of many\n" for i in range(30))  # to read them all takes seconds
+    monkeypatch.setattr(python_docs, "python_documents", lambda: few)
+    data = DataArgs(corpus="pydoc", tokenizer="bytes", length=8, limit=30)
+    tokens = prepare(data).meta["splits"]["train"]["tokens"]
+    assert planned(data).epochs == pytest.approx(100 * 64 * 8 / tokens)
+    assert planned(replace(data, limit=None)).epochs is None
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
