@@ -104,13 +104,13 @@ def recipes(folder: Path) -> str:
 def recipe_table(recipes: Iterable[Recipe], device: str = "h100-sxm", devices: int = 8) -> str:
     """Markdown table with a row for each recipe."""
     rows = []
-    for name, *options in recipes:
-        made = make_plan(*options, device=device, devices=devices)
+    for name, data, model, objective, args in recipes:
+        made = make_plan(data, model, objective, replace(args, devices=devices), device=device)
         rows.append(
             [name, short(made.parameters["all"]), short(made.tokens), short(made.run_flops),
              short(made.memory["all"], "B") + ("" if made.fits else " (does not fit)"),
-             str(made.micro_batch), f"{made.device_hours:,.0f}", f"{made.days:,.2f}",
-             short(sum(made.disk.values()), "B")]
+             str(made.micro_batch), f"{round(made.device_hours or 0, 1):,.0f}",
+             f"{(made.hours or 0) / 24:,.2f}", short(made.disk["all"], "B")]
         )  # fmt: skip
     head = [column.format(devices=devices) for column in COLUMNS]
     lines = [head, ["---"] * len(COLUMNS), *rows]

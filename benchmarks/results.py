@@ -19,7 +19,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ from results_page import page
 from sddlm.cli import _parse
 from sddlm.errors import ConfigError
 from sddlm.io import atomic_write
-from sddlm.plan.run import UTILIZATION, make_plan
+from sddlm.plan.run import make_plan
 
 RECIPES = Path("recipes/paper")
 RESULTS = Path("results")
 PAGE = Path("docs/results.md")
 #: what the figures of the plan are for
-DEVICE, DEVICES = "h100-sxm", 8
+DEVICE, DEVICES, UTILIZATION = "h100-sxm", 8, 0.4
 #: options that change the speed of a run or what it tells, and not what it learns
 FREE = {
     "data.cache", "data.workers", "train.workers", "train.devices", "train.accelerator",
@@ -63,7 +63,9 @@ def options(config: Path) -> dict[str, Any]:
 
 def planned(name: str) -> dict[str, float]:
     """What the training of a row would take on `DEVICES` of `DEVICE`."""
-    made = make_plan(**options(RECIPES / f"{name}.yaml"), device=DEVICE, devices=DEVICES)
+    chosen = options(RECIPES / f"{name}.yaml")
+    chosen["train"] = replace(chosen["train"], devices=DEVICES)
+    made = make_plan(**chosen, device=DEVICE, utilization=UTILIZATION)
     assert made.device_hours is not None
     return {
         "gpu_hours": round(made.device_hours, 1),

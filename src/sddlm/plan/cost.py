@@ -1,25 +1,23 @@
-"""Cost model of a training run: parameters, FLOPs, memory and disk, by formulas."""
+"""Cost model of a training step: parameters, FLOPs and memory of a network without weights."""
 
 from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections import Counter
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.models.kernels import LAUNCHES
-from sddlm.models.row_losses import (
-    Contrastive,
-    CrossEntropy,
-    DenseNegatives,
-    RowLoss,
-    UniformBound,
-)
+from sddlm.models.row_losses import RowLoss
 from sddlm.models.vocab_head import CHUNK_BYTES, GPU_CHUNK_BYTES, HeadOutput
 from sddlm.objectives import Objective
 from sddlm.rng import Draw
@@ -29,48 +27,58 @@ from sddlm.types import SoftTokens
 #: steps of a run at which its objective is called; sequences and positions of each call, together
 #: 33 thousand positions: a share of one half is right within 0.3 percent
 _STEPS, _SEQUENCES, _POSITIONS = 16, 64, 32
+#: rows of logits on which the memory of a row loss is measured
+_ROWS = 64
 
-#: activations of a block that autograd keeps, in units of [B, L, D]: number in float32, and in the
-#: precision of the products; by type of block and activation checkpointing
-_KEPT = {
-    "conditioned": {"none": (4, 17), "selective": (2, 11), "full": (1, 0)},
-    "plain": {"none": (2, 15), "selective": (2, 9), "full": (1, 0)},
-    "llama": {"none": (4, 23), "selective": (2, 13), "full": (1, 0)},
-}
-#: what a block of queries of a hollow network keeps in addition, and its towers at their ends
-_QUERY = {"none": (-1, 3), "selective": (0, 2), "full": (-1, 1)}
-_ENDS = (3, 3)
+#: FLOPs of each operation, as `FlopCounterMode` counts them; it lacks attention on a CPU
+_FORMULAS = dict(flop_registry)
+for _end in ("", "_backward"):
+    _flash = f"_scaled_dot_product_flash_attention{_end}"
+    _cpu = getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention_for_cpu{_end}")
+    _FORMULAS[_cpu] = flop_registry[getattr(torch.ops.aten, _flash)]
 
 
-@dataclass(frozen=True)
-class Calls:
-    """Network calls of an objective, averaged over the steps of a run.
+class _Meter(TorchDispatchMode):
+    """Count FLOPs, and live and peak bytes of the tensors that are made within, also fake ones.
 
-    Attributes:
-        head: share of the positions that meet the vocabulary.
-        selects: whether only these positions pass the last MLP.
-        soft: share of the steps with mixtures of tokens as input.
-        mixture: tokens in a mixture; 0 without mixtures.
-        term: the row loss of the last call.
+    `FlopCounterMode` itself keeps tensors alive that checkpointing frees.
     """
 
-    head: float
-    selects: bool
-    soft: float
-    mixture: int
-    term: RowLoss
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := _FORMULAS.get(func._overloadpacket):
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        for tensor in () if func.is_view else tree_leaves(out):
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and id(storage) not in self._known:
+                self._known.add(id(storage))
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._freed, id(storage), storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return out
+
+    def _freed(self, name: int, size: int) -> None:
+        self._known.discard(name)
+        self.live -= size
 
 
-class _Recorder:
-    """Stand-in for a network that records how an objective calls it."""
+class _Call:
+    """Call of the network by an objective, recorded by a stand-in for the network."""
 
     x: Tensor | SoftTokens
     rows: Tensor | None
     term: RowLoss
     count: int
 
-    def __init__(self, vocab_size: int, hollow: bool) -> None:
-        self.vocab_size, self.hollow = vocab_size, hollow
+    def __init__(self, objective: Objective, vocab_size: int, length: int, draw: Draw) -> None:
+        self.vocab_size, self.hollow = vocab_size, objective.needs_hollow
+        x0 = draw.integers("plan", length, high=vocab_size - objective.process.extra_tokens)
+        objective.loss(self, x0, draw)
 
     def __call__(
         self, x_t: Tensor | SoftTokens, sigma: Tensor, *, rows: Tensor | None = None
@@ -85,226 +93,125 @@ class _Recorder:
         return HeadOutput(hidden.sum(), hidden[:, 0])
 
 
-def _recorded(objective: Objective, vocab_size: int, length: int, draw: Draw) -> _Recorder:
-    """Record a call for random tokens, one sequence for each index of the draw."""
-    recorder = _Recorder(vocab_size, objective.needs_hollow)
-    x0 = draw.integers("plan", length, high=vocab_size - objective.process.extra_tokens)
-    objective.loss(recorder, x0, draw)
-    return recorder
-
-
-def calls(objective: Objective, vocab_size: int, length: int, args: TrainArgs) -> Calls:
-    """Sample the network calls of an objective that has been set up.
-
-    Noise makes the number of rows random, and curricula change it with the step. So the objective
-    is called at some steps of the run, with a stand-in for the network.
-    """
-    size = length if objective.causal else min(length, _POSITIONS)
-    count = max(1, _SEQUENCES * _POSITIONS // size)
-    rows = soft = mixture = 0
-    for k in range(_STEPS):
-        step = int((k + 0.5) / _STEPS * args.steps)
-        t_max = args.t_max(step)
-        # a mixture of the whole vocabulary has B L V numbers, so this call is tiny ...
-        two = Draw(k, step, torch.arange(2), 2, t_max)
-        tiny = _recorded(objective, vocab_size, min(length, 4), two)
-        if isinstance(tiny.x, SoftTokens):
-            soft, mixture = soft + 1, tiny.x.weights.shape[-1]
-            step = -1  # ... and the rows are those of validation, which has no mixtures
-        draw = Draw(k, step, torch.arange(count), count, t_max)
-        found = _recorded(objective, vocab_size, size, draw)
-        rows += found.count
-    head = rows / (_STEPS * count * size)
-    return Calls(head, found.rows is not None, soft / _STEPS, mixture, found.term)
-
-
 class CostModel:
     """Cost model of one network, objective and training.
+
+    A step of the network runs on fake tensors, which have shapes and no numbers, so it needs no
+    memory and there is no formula for an architecture.
 
     Args:
         config: configuration of the network.
         objective: the training objective.
         args: options of the training.
+        size: sequences in a micro-batch.
         gpu: whether the device is a GPU.
 
     Attributes:
         objective: a copy, set up for a text in which each token occurs once.
         bf16: whether the matrix products are in bfloat16.
-        calls: network calls of the objective.
-        matrices: number of weights of each matrix but embedding and vocabulary head, by name.
-        parameters: number of parameters by part, and ``all``.
-        own: number of blocks whose keys and values are their own.
-        queries: number of blocks of queries of a hollow network.
+        parameters: number by part of the network, and ``all``.
         states: numbers that the optimisers keep: two moments a weight of AdamW, one of Muon.
+        head: share of the positions that meet the vocabulary.
+        flops: FLOPs of a token by part, and ``all``. Attention counts in full also where it is
+            causal; what checkpointing computes again is a part of the backward pass.
     """
 
     def __init__(
-        self, config: DiTConfig, objective: Objective, args: TrainArgs, *, gpu: bool
+        self, config: DiTConfig, objective: Objective, args: TrainArgs, size: int, *, gpu: bool
     ) -> None:
-        self.config, self.args, self.gpu, self.bf16 = config, args, gpu, args.bf16(gpu=gpu)
-        self.objective, V = copy.deepcopy(objective), config.vocab_size
+        self.config, self.args, self.size, self.gpu = config, args, size, gpu
+        self.objective, self.bf16 = copy.deepcopy(objective), args.bf16(gpu=gpu)
+        V = config.vocab_size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # training itself will warn
             self.objective.setup(V, lambda: torch.ones(V, dtype=torch.int64))
-        self.calls = calls(self.objective, V, config.length, args)
-        with torch.device("meta"):
-            network = DiT(config)
-        conditioned = "plain" if network.time_free else "conditioned"
-        self.kind = "llama" if config.architecture == "llama" else conditioned
-        self.queries = config.blocks - config.blocks // 2 if network.hollow else 0
-        self.own = 2 * (config.blocks // 2) if network.hollow else config.blocks
-        self.matrices = {}
-        parts = Counter({"embedding": 0, "blocks": 0, "conditioning": 0, "head": 0})
-        for name, weight in network.named_parameters():
-            first = name.split(".")[0]
-            part = "conditioning" if _conditions(name) else first if first in parts else "blocks"
-            parts[part] += weight.numel()
-            if weight.ndim > 1 and len(weight) > 1 and first not in ("embedding", "head"):
-                self.matrices[name] = weight.numel()
-        self.parameters = {**parts, "all": sum(parts.values())}
-        self.states = 0
-        for optimizer in args.optimizer.build(network, args):
-            kept = 1 if isinstance(optimizer, torch.optim.Muon) else 2
-            weights = (p.numel() for group in optimizer.param_groups for p in group["params"])
-            self.states += kept * sum(weights)
+        self._sample_calls()
+        self._run_network()
 
-    def flops(self) -> dict[str, float]:
-        """FLOPs of a token in training, by part, and ``all``.
+    def _sample_calls(self) -> None:
+        """Call the objective at some steps, since noise and curricula change the number of rows."""
+        V, L, objective = self.config.vocab_size, self.config.length, self.objective
+        length = L if objective.causal else min(L, _POSITIONS)
+        count, rows = max(1, _SEQUENCES * _POSITIONS // length), 0
+        self._mixing = self._mixture = self._noise = 0.0
+        for k in range(_STEPS):
+            step = int((k + 0.5) / _STEPS * self.args.steps)
+            t_max = self.args.t_max(step)
+            # mixtures of the whole vocabulary have B L V numbers; validation, step -1, has none
+            self._call = _Call(objective, V, length, Draw(k, -1, torch.arange(count), count, t_max))
+            rows += self._call.count
+            with _Meter() as meter:
+                x = _Call(objective, V, min(L, 4), Draw(k, step, torch.arange(2), 2, t_max)).x
+            if isinstance(x, SoftTokens):
+                ids = 0 if x.ids is None else x.ids.nbytes
+                self._mixture = (x.weights.nbytes + ids) / x.shape.numel()
+                self._noise = meter.peak / x.shape.numel()
+                self._mixing += 0.0 if ids else 2.0 * V * self.config.width / _STEPS
+        self.head = rows / (_STEPS * count * length)
+        with _Meter() as meter:
+            self._call.term(torch.zeros(_ROWS, V), slice(0, _ROWS), True)
+        self._copies = meter.peak / (4 * V * _ROWS)
 
-        A matrix product costs two for each weight and position, and twice that in the backward
-        pass. Attention is counted in full also where it is causal: 2 products of [L, L], and 5 in
-        the backward pass, which computes the scores again.
-        """
-        config, calls = self.config, self.calls
-        L, D, V = config.length, config.width, config.vocab_size
-        block = f"queries.{self.queries - 1}" if self.queries else f"{config.blocks - 1}"
-        last = tuple(f"blocks.{block}.{layer}." for layer in ("out", "mlp"))
-        # a block is recomputed up to what it saved last: the input of its last product, or the
-        # output if a gate or a dropout follows
-        end = "" if self.kind == "conditioned" or config.dropout else ".mlp.2."
-        products = again = 0.0
-        for name, weights in self.matrices.items():
-            selected = calls.selects and name.startswith(last)
-            share = 1 / L if _conditions(name) else calls.head if selected else 1.0
-            share *= 2 if ".kv." in name else 1  # of the states of both towers
-            products += 2 * weights * share
-            once = "merge" in name or "conv" in name or (end and end in name)
-            if name.startswith("blocks") and not once:
-                again += 2 * weights * share
-        attention = 4.0 * (self.own + 2 * self.queries) * L * D
-        mixing = 2.0 * V * D * calls.soft if calls.mixture == V else 0.0
-        full = self.args.activation_checkpointing == "full"
-        body = {
-            "forward": products + attention + mixing,
-            "backward": 2 * products + 2.5 * attention + mixing,
-            "recomputed": again + attention if full else 0.0,
+    def _run_network(self) -> None:
+        """Run a forward and a backward pass of the network without its head."""
+        L, size, parts = self.config.length, self.size, Counter[str]()
+        with FakeTensorMode(), _Meter() as meter:
+            network = DiT(self.config)
+            network.checkpointing = self.args.activation_checkpointing
+            weights = meter.peak = meter.live  # without those of the initialisation
+            for name, parameter in network.named_parameters():
+                parts[name.split(".")[0]] += parameter.numel()
+                parameter.register_post_accumulate_grad_hook(_free)
+            x = torch.zeros(size, L - self.config.causal, dtype=torch.int64)
+            rows = torch.zeros(round(self.head * size * L), dtype=torch.int64)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+                out = network(x, torch.zeros(size), rows=None if self._call.rows is None else rows)
+            forward, kept = meter.flops, meter.live - weights
+            out.backward(torch.zeros_like(out))  # type: ignore[no-untyped-call]
+        self.parameters, self.states = {**parts, "all": sum(parts.values())}, 0
+        for optimizer in self.args.optimizer.build(network, self.args):
+            moments = 1 if isinstance(optimizer, torch.optim.Muon) else 2
+            counts = (p.numel() for group in optimizer.param_groups for p in group["params"])
+            self.states += moments * sum(counts)
+        self._kept, self._backward = kept / size, (meter.peak - weights - kept) / size  # a sequence
+        self.flops = {
+            "forward": forward / (size * L) + self._mixing,
+            "backward": (meter.flops - forward) / (size * L) + self._mixing,
+            "head": 6.0 * self.config.vocab_size * self.config.width * self.head,
         }
-        seen = (L - 1) / L if config.causal else 1.0  # the last token of a row is a target alone
-        parts = {name: flops * seen for name, flops in body.items()}
-        parts["head"] = 6.0 * V * D * calls.head
-        return {**parts, "all": sum(parts.values())}
+        self.flops["all"] = sum(self.flops.values())
 
     def memory(self, size: int, world: int) -> dict[str, float]:
-        """Peak memory of a device in bytes, by part, and ``all``.
+        """Peak memory of a device in bytes, by part, and their sum ``all``.
 
-        The gradients of a single micro-batch take the place of its activations, so on a GPU
-        ``all`` is less than the sum of the parts. On a CPU it is the sum: there they do not fit
-        well into the holes that activations leave in the heap (measured, docs/plan.md).
+        Not all parts have their peak at once: the gradients of a single micro-batch take the place
+        of its activations.
 
         Args:
             size: sequences in a micro-batch.
             world: number of devices.
         """
+        V, D, positions = self.config.vocab_size, self.config.width, size * self.config.length
+        rows, element = self.head * positions, 2 if self.bf16 else 4
+        chunk = min(rows, max(1, (GPU_CHUNK_BYTES if self.gpu else CHUNK_BYTES) // (4 * V)))
+        copies = self._copies + bool(self.config.num_extra_tokens)
+        # the gradient of a chunk lives until the logits of the next one are there
+        logits = 4 * V * (copies * chunk + min(rows - chunk, chunk))
+        head = 4 * V * D + 2 * rows * D * element + logits
+        kept = size * self._kept + positions * self._mixture
         weights = 4.0 * self.parameters["all"]
-        # times are stratified over the batch, so the last of several micro-batches is all noise
-        share = self.calls.head if size == self.args.batch else 1.0
         parts = {
             "weights": weights,
             "optimiser": 4.0 * self.states,
             "EMA": weights,
             "gradients": weights,
-            "activations": self._activations(size, share),
-            "workspace": self._workspace(size, share),
+            "activations": kept,
+            "workspace": max(head, size * self._backward, positions * self._noise - kept),
             "gradients to send": weights if world > 1 else 0.0,  # the buckets of DDP
         }
-        working = parts["activations"] + parts["workspace"]
-        together = not self.gpu or self.args.batch > size * world
-        peak = working + weights if together else max(working, weights)
-        lasting = sum(parts[name] for name in ("weights", "optimiser", "EMA", "gradients to send"))
-        return {**parts, "all": lasting + peak}
-
-    def _block(self, how: str, more: tuple[int, int] = (0, 0)) -> float:
-        """Bytes that a block keeps for the backward pass, per position."""
-        config, element = self.config, 2 if self.bf16 else 4
-        wide, narrow = (a + b for a, b in zip(_KEPT[self.kind][how], more, strict=True))
-        narrow += 2 if config.dropout and how != "full" else 0  # masks
-        heads = 4 * config.heads if how != "full" else 0  # normalisers of the attention
-        return config.width * (4 * wide + element * narrow) + heads
-
-    def _activations(self, size: int, share: float) -> float:
-        """Bytes that the forward pass keeps for the backward pass."""
-        config, element = self.config, 2 if self.bf16 else 4
-        how = self.args.activation_checkpointing
-        share = share if self.calls.selects else 1.0
-        # half of what the last block keeps is of selected positions only, but not its input
-        left_out = 0 if how == "full" else (1 - share) / 2
-        query = self._block(how, _QUERY[how]) if self.queries else self._block(how)
-        blocks = self.own * self._block(how) + self.queries * query - left_out * query
-        gathered = (1 if how == "full" else 4) if self.kind == "conditioned" else 0  # scales, gates
-        end = share * config.width * (4 if self.kind == "plain" else 8)  # the last norm
-        end += share * config.width * element * gathered
-        start = 4 * config.width if config.input_conv else 0
-        if self.queries:
-            start = 2 * start + config.width * (4 * _ENDS[0] + element * _ENDS[1])
-        mixture = self.calls.mixture
-        start += mixture * (4 if mixture == config.vocab_size else 12)
-        casts = 2.0 * sum(self.matrices.values()) if self.bf16 and how == "none" else 0.0
-        return casts + size * config.length * (blocks + end + start)
-
-    def _workspace(self, size: int, share: float) -> float:
-        """Bytes of the vocabulary head, or of the backward pass of a block if that has more."""
-        config, calls, element = self.config, self.calls, 2 if self.bf16 else 4
-        V, D, positions = config.vocab_size, config.width, size * config.length
-        rows = share * positions
-        chunk = min(rows, max(1, (GPU_CHUNK_BYTES if self.gpu else CHUNK_BYTES) // (4 * V)))
-        if self.gpu and type(calls.term) in LAUNCHES:
-            logits = 1.5 * chunk if self.bf16 else chunk  # the gradient beside them, or in place
-        else:  # the gradient lives until the logits of the next chunk are there
-            copies = _copies(calls.term) + bool(config.num_extra_tokens)
-            logits = copies * chunk + min(rows - chunk, chunk)
-        widest = 8 if self.kind == "llama" else 4
-        block = float(widest * D * element)  # the gradient of an MLP
-        if self.args.activation_checkpointing == "full":
-            block += self._block("none")  # computed again
-        gradients = 4 * V * D + 2 * rows * D * element  # of the head's weight and input
-        # mixtures of the whole vocabulary are sampled through several arrays of their size
-        noise = 5 * 4.0 * V * positions if calls.mixture == V else 0.0
-        return gradients + max(4 * V * logits, block * positions, noise)
-
-    def disk(self, text: tuple[int, int] | None, token_bytes: int) -> dict[str, float]:
-        """Bytes of the files of a run.
-
-        Args:
-            text: tokens and documents of the prepared text; None if unknown.
-            token_bytes: bytes of a token in its file.
-        """
-        total = self.parameters["all"]
-        # weights, average and optimiser in float32; the last two, and one being written
-        files = {"checkpoints": 3 * 4.0 * (2 * total + self.states), "model": 4.0 * total}
-        if text is not None:
-            files |= {"tokens": float(text[0] * token_bytes), "document index": 8.0 * text[1]}
-        return files
+        return {**parts, "all": sum(parts.values())}
 
 
-def _copies(term: RowLoss) -> int:
-    """Number of arrays of the size of its logits that a row loss holds at most."""
-    if isinstance(term, UniformBound):
-        return 3
-    if isinstance(term, Contrastive):
-        return 3 if any(isinstance(part, DenseNegatives) for part in term.negatives) else 1
-    return 1 if isinstance(term, CrossEntropy) else 17  # autograd keeps every step of the loss
-
-
-def _conditions(name: str) -> bool:
-    """Whether a parameter belongs to the conditioning, which is computed once per sequence."""
-    return bool({"sigma", "modulation"} & set(name.split(".")))
+def _free(parameter: nn.Parameter) -> None:
+    """Drop a gradient, which is another part of the memory."""
+    parameter.grad = None
