@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -126,7 +126,8 @@ class Likelihood:
     def as_dict(self) -> dict[str, Any]:
         """All figures, measured and derived."""
         derived = ("ppl", "complete_ppl", "nats_per_character", "bpc", "bpc_stderr")
-        return {**vars(self), **{name: getattr(self, name) for name in derived}}
+        parts = [asdict(part) for part in self.by_noise]
+        return {**vars(self), "by_noise": parts, **{name: getattr(self, name) for name in derived}}
 
 
 def exp(nats: float) -> float:

@@ -77,8 +77,8 @@ class Monitor:
         self.rows = [row for row in read_metrics(run) if row["step"] <= start_step]
         self.newest = {name: value for row in self.rows for name, value in row.items()}
         self.alarms = Alarms(run, self.rows, vocab_size=vocab_size, warmup=args.warmup)
-        self.fresh = False
-        """whether there are metrics that are not written yet"""
+        self.fresh = bool(self.rows)
+        """whether `write` may not have written all metrics, perhaps because of a kill"""
         self.done = self.first = start_step
         self.started = 0.0
         self.drawn = time.perf_counter()
