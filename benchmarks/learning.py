@@ -13,10 +13,10 @@ import csv
 import json
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from sddlm import (
     make_plan,
     train,
 )
+from sddlm.suite.interval import Mean, paired
 from sddlm.training.run import _sections
 
 #: network and optimisation; steps, batch and text are the same for all
@@ -54,8 +55,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "ar": {**MINI, **SHORT, **FAST, "objective": Autoregressive()},
 }  # fmt: skip
 DATA = {"tokenizer": "bpe", "vocab_size": 4096, "length": 64, "validation": 0.1}
-#: of Student's distribution, two-sided, by the number of seeds
-T95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 def trained(text: str, recipe: str, seed: int, steps: int, batch: int, out: Path) -> dict[str, Any]:
@@ -96,11 +95,11 @@ def newest(run: dict[str, Any]) -> float:
     return float(run["bits"][max(run["bits"], key=int)])
 
 
-def interval(values: Sequence[float]) -> str:
-    """Mean, and half the width of its 95% interval over seeds."""
-    if len(values) not in T95:
-        return f"{mean(values):.3f}"
-    return f"{mean(values):.3f} ± {T95[len(values)] * stdev(values) / len(values) ** 0.5:.3f}"
+def interval(found: Mean | None) -> str:
+    """Mean, and half the width of its 95% interval over seeds; nothing without a seed."""
+    if found is None:
+        return ""
+    return f"{found.value:.3f}" + ("" if found.half is None else f" ± {found.half:.3f}")
 
 
 def cpu(runs: Iterable[dict[str, Any]]) -> str:
@@ -118,13 +117,12 @@ def table(found: Iterable[dict[str, Any]], text: str) -> None:
     first = next(iter(groups))[0]
     rows = []
     for (recipe, steps), runs in groups.items():
-        base = groups.get((first, steps), {})
+        base = {seed: newest(run) for seed, run in groups.get((first, steps), {}).items()}
         last = {seed: newest(run) for seed, run in runs.items()}
-        pairs = [last[seed] - newest(base[seed]) for seed in last if seed in base]
         one = next(iter(runs.values()))
         rows.append([
-            recipe, steps, f"{one['parameters'] / 1e6:.2f}M", interval([*last.values()]),
-            interval(pairs) if pairs and recipe != first else "",
+            recipe, steps, f"{one['parameters'] / 1e6:.2f}M", interval(Mean.of([*last.values()])),
+            interval(paired(last, base)) if recipe != first else "",
             cpu(runs.values()), f"{flops(one):.2e}",
         ])  # fmt: skip
     columns = ["recipe", "steps", "parameters", "bits per character", f"less {first}", "CPU s"]

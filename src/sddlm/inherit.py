@@ -47,16 +47,30 @@ def _read(path: Path, above: Sequence[Path], found: dict[Path, Layer]) -> None:
     shown = normpath(path)
     who = f"{shown}, which {normpath(above[-1])} inherits," if above else f"--config {path}"
     options = _load(path, who)
-    bases = options.pop("inherit", [])
+    for name in inherited(options, shown):
+        _read(path.parent / name, [*above, path], found)
+    own = {key: value for key, value in options.items() if key != "inherit"}
+    found.setdefault(path.resolve(), Layer(shown, own))
+
+
+def inherited(options: Tree, where: str) -> list[str]:
+    """The files that options inherit from.
+
+    Args:
+        options: with or without ``inherit``.
+        where: the file that has them, for messages.
+
+    Raises:
+        ConfigError: ``inherit`` names none.
+    """
+    bases = options.get("inherit", [])
     names = [bases] if isinstance(bases, str) else bases
     if not isinstance(names, list) or not all(name and isinstance(name, str) for name in names):
         raise ConfigError(
-            f"inherit is {bases!r} in {shown}, must be a path or a list of paths, relative to that "
+            f"inherit is {bases!r} in {where}, must be a path or a list of paths, relative to that "
             "file, such as: inherit: base.yaml"
         )
-    for name in names:
-        _read(path.parent / name, [*above, path], found)
-    found.setdefault(path.resolve(), Layer(shown, options))
+    return names
 
 
 def _load(path: Path, name: str) -> Tree:

@@ -112,7 +112,7 @@ def _kept(p: Tensor, keep: Tensor) -> Tensor:
 
 def _largest(p: Tensor, k: int) -> Tensor:
     """Keep the ``k`` largest, of equal ones the first."""
-    return _above(p, p.topk(k, dim=-1).values, torch.full_like(p[..., :1], k, dtype=torch.int64))
+    return _most_likely(p, k, p.topk(k, dim=-1).values[..., -1:])
 
 
 def _nucleus(p: Tensor, top_p: float) -> Tensor:
@@ -122,12 +122,12 @@ def _nucleus(p: Tensor, top_p: float) -> Tensor:
     else:  # numpy sorts six times as fast as torch
         ranked = torch.from_numpy(np.sort(p.numpy(), axis=-1)).flip(-1)
     before = F.pad(ranked.cumsum(-1)[..., :-1], (1, 0))
-    return _above(p, ranked, (before <= top_p).sum(-1, keepdim=True))
+    count = (before <= top_p).sum(-1, keepdim=True)  # [..., 1]
+    return _most_likely(p, count, ranked.gather(-1, count - 1))
 
 
-def _above(p: Tensor, ranked: Tensor, count: Tensor) -> Tensor:
-    """Keep the ``count [..., 1]`` most likely tokens, of equal ones the first."""
-    least = ranked.gather(-1, count - 1)
+def _most_likely(p: Tensor, count: Tensor | int, least: Tensor) -> Tensor:
+    """Keep ``count`` tokens, none below the probability ``least [..., 1]``, of equal the first."""
     keep = p >= least
     if (keep.sum(-1, keepdim=True) > count).any():
         ties = p == least

@@ -20,7 +20,7 @@ from typing import Any
 
 from sddlm.cli import VERBS
 from sddlm.errors import ConfigError, did_you_mean
-from sddlm.inherit import read_files
+from sddlm.inherit import inherited, read_files
 from sddlm.io import read_yaml
 from sddlm.options import Layer, Tree, merge, option_types
 from sddlm.suite.job import Job
@@ -177,12 +177,9 @@ def _verb(name: str, own: Any, usual: str, allowed: tuple[str, ...]) -> tuple[st
 
 def _layers(options: Tree, path: Path, where: str) -> list[Layer]:
     """Options, behind those of the recipes that they inherit."""
-    bases = options.get("inherit", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"inherit is {bases!r} in {where}, must be a path or a list of paths")
+    bases = [str(path.parent / base) for base in inherited(options, where)]
     own = {key: value for key, value in options.items() if key != "inherit"}
-    return [*read_files([str(path.parent / base) for base in bases]), Layer(where, own)]
+    return [*read_files(bases), Layer(where, own)]
 
 
 def _without_given(tree: Tree, where: str) -> Tree:

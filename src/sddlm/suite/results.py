@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import isfinite, prod
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from sddlm.errors import ConfigError
 from sddlm.io import read_json
+from sddlm.model_dir import count_parameters
 from sddlm.models.dit import WEIGHTS_NAME
 from sddlm.suite.config import Suite, jobs_of
 from sddlm.suite.job import Job
@@ -108,7 +109,7 @@ class Results:
             "logit range (nats)": newest.get("logit_range"),
             "steps": newest.get("step"),
             "seconds": newest.get("seconds"),
-            "million parameters": parameters(weights) / 1e6 if weights.is_file() else None,
+            "million parameters": count_parameters(weights) / 1e6 if weights.is_file() else None,
         }
         for name, value in figures.items():
             if value is not None and isfinite(value):
@@ -161,13 +162,6 @@ def _arranged(found: Any) -> Any:
 def run_name(run: str) -> str:
     """Name of a run without its seed, or any other name, such as ``real text``."""
     return re.sub(r"-\d+(?=$|,)", "", Path(run).name)
-
-
-def parameters(weights: Path) -> int:
-    """Number of parameters in a safetensors file, by its header."""
-    with weights.open("rb") as file:
-        header: Mapping[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(prod(each["shape"]) for name, each in header.items() if name != "__metadata__")
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,4 +1,7 @@
-"""Initial embedding from the training rows: tokens with the same neighbours lie near each other."""
+"""Initial weights from counts of the training rows: the head's bias, and the embedding.
+
+Tokens with the same neighbours then lie near each other.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sddlm.data.rows import Rows
+from sddlm.models.dit import DiT
 from sddlm.types import before_padding
 
 #: rows that are counted have at most this many tokens in all
@@ -16,6 +20,22 @@ _WINDOW = 2
 _SMOOTHING = 5
 #: of the decomposition by subspace iteration: further dimensions, iterations
 _MORE, _ITERATIONS = 16, 4
+
+
+def start_from_counts(network: DiT, rows: Rows, seed: int) -> None:
+    """Initialise what the configuration of a new network wants to begin with counts.
+
+    Args:
+        network: on the CPU.
+        rows: training rows.
+        seed: see `pmi_embedding`.
+    """
+    config = network.config
+    if config.head_bias == "unigram":
+        network.head.start_from(rows.counts(config.vocab_size))
+    if config.embedding_init == "pmi":
+        embedding = pmi_embedding(rows, config.vocab_size, config.width, seed)
+        network.embedding.load_state_dict({"weight": embedding})
 
 
 @torch.no_grad()
@@ -32,7 +52,11 @@ def pmi_embedding(rows: Rows, vocab_size: int, width: int, seed: int) -> Tensor:
         width: D.
         seed: seed of the decomposition and the rotation.
     """
-    tables = [_pmi(rows, by, vocab_size) for by in range(1, min(_WINDOW, rows.length - 1) + 1)]
+    chosen = rows.subsample(max(1, _TOKENS // rows.length))
+    tokens = rows.read(chosen)  # [N, L]
+    real = before_padding(rows.lengths(chosen), rows.length)  # [N, L]
+    distances = range(1, min(_WINDOW, rows.length - 1) + 1)
+    tables = [_pmi(tokens, real, distance, vocab_size) for distance in distances]
 
     def squared(x: Tensor) -> Tensor:
         """Product with the square of all tables, of left and of right neighbours."""
@@ -58,12 +82,10 @@ def pmi_embedding(rows: Rows, vocab_size: int, width: int, seed: int) -> Tensor:
     return (embedding * ((vocab_size / 3) ** 0.5 / size)).float()
 
 
-def _pmi(rows: Rows, distance: int, vocab_size: int) -> Tensor:
+def _pmi(tokens: Tensor, real: Tensor, distance: int, vocab_size: int) -> Tensor:
     """Positive pointwise mutual information of two tokens so far apart, sparse ``[V, V]``."""
-    chosen = rows.subsample(max(1, _TOKENS // rows.length))
-    tokens, lengths = rows.read(chosen), rows.lengths(chosen)
-    real = before_padding(lengths, rows.length)[:, distance:]
-    pair = torch.stack((tokens[:, :-distance][real], tokens[:, distance:][real]))  # [2, pairs]
+    both = real[:, distance:]  # padding is at the end
+    pair = torch.stack((tokens[:, :-distance][both], tokens[:, distance:][both]))  # [2, pairs]
     one = torch.ones(pair.shape[1], dtype=torch.float64)
     size = (vocab_size, vocab_size)
     counts = torch.sparse_coo_tensor(pair, one, size, check_invariants=True).coalesce()

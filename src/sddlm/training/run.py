@@ -31,7 +31,7 @@ from sddlm.training.directory import CONFIG, ENVIRONMENT, removed_on_failure, ru
 from sddlm.training.environment import write_records
 from sddlm.training.fit import fit
 from sddlm.training.loggers import check_installed
-from sddlm.training.pmi import pmi_embedding
+from sddlm.training.pmi import start_from_counts
 from sddlm.training.processes import others, world_size
 from sddlm.training.start import continued, measures, open_start
 
@@ -113,6 +113,9 @@ def _train_model(
                 if begun
                 else _network(model, objective, prepared, data.length, seed)
             )
+            if not (state or begun):  # else the weights are there
+                assert prepared.train is not None
+                start_from_counts(network, prepared.train, seed)
             write_records(run, config, prepared.meta)
         arguments = (out, data, model, objective, train, start, seed, resume, dataset)
         with others(world, _train_model, *arguments):
@@ -295,15 +298,7 @@ def _network(
         causal=objective.causal,
         num_extra_tokens=extra,
     )
-    network = DiT(config, seed=seed)
-    if config.head_bias == "unigram":
-        assert prepared.train is not None
-        network.head.start_from(prepared.train.counts(config.vocab_size))
-    if config.embedding_init == "pmi":
-        assert prepared.train is not None
-        start = pmi_embedding(prepared.train, config.vocab_size, config.width, seed)
-        network.embedding.load_state_dict({"weight": start})
-    return network
+    return DiT(config, seed=seed)
 
 
 def _prepared(
