@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -36,7 +36,7 @@ from sddlm.suite.interval import Mean, paired
 from sddlm.training.run import _sections
 
 #: network and optimisation; steps, batch and text are the same for all
-MINI = {"preset": "mini", "blocks": 2}
+MINI = {"preset": "mini"}
 LOCAL = {**MINI, "input_conv": 5, "gate_init": 1.0}
 #: embedding and head are one, and begin with what is counted in the training rows
 COUNTED = {"tie_embeddings": True, "head_bias": "unigram", "embedding_init": "pmi"}
@@ -57,14 +57,15 @@ RECIPES: dict[str, dict[str, Any]] = {
 DATA = {"tokenizer": "bpe", "vocab_size": 4096, "length": 64, "validation": 0.1}
 
 
-def trained(text: str, recipe: str, seed: int, steps: int, batch: int, out: Path) -> dict[str, Any]:
+def trained(text: str, recipe: str, seed: int, steps: int, chosen: Namespace) -> dict[str, Any]:
     """Figures of one run; trains it unless it is there."""
+    out = Path(chosen.out)
     run = out / text.partition("=")[0] / f"{recipe}-{steps}-{seed}"
     figures = run / "learning.json"
     if not figures.is_file():
-        options = RECIPES[recipe] | DATA | {"steps": steps, "batch": batch}
-        options |= {"cache": str(out / "cache")}
-        every = next(steps // parts for parts in (4, 2, 1) if steps % parts == 0)
+        options = RECIPES[recipe] | DATA | {"steps": steps, "batch": chosen.batch}
+        options |= {"blocks": chosen.blocks, "cache": str(out / "cache")}
+        every = max(steps // chosen.validations, 1)
         options |= {"validate_every": every, "checkpoint_every": every, "validation_rows": 1024}
         options |= {"preview_every": 0}
         resumed, started = run.exists(), time.process_time()
@@ -74,7 +75,8 @@ def trained(text: str, recipe: str, seed: int, steps: int, batch: int, out: Path
             rows = [row for row in csv.DictReader(file) if row["val_bpc"]]
         found = {
             "text": text.partition("=")[0], "recipe": recipe, "seed": seed, "steps": steps,
-            "batch": batch, "bits": {row["step"]: float(row["val_bpc"]) for row in rows},
+            "batch": chosen.batch, "blocks": chosen.blocks,
+            "bits": {row["step"]: float(row["val_bpc"]) for row in rows},
             "cpu_seconds": seconds, "machine": machine(),
             "parameters": sum(p.numel() for p in lm.network.parameters()),
         }  # fmt: skip
@@ -84,7 +86,8 @@ def trained(text: str, recipe: str, seed: int, steps: int, batch: int, out: Path
 
 def flops(run: dict[str, Any]) -> float:
     """FLOPs of a run, by formula."""
-    options = RECIPES[run["recipe"]] | DATA | {"steps": run["steps"], "batch": run["batch"]}
+    options = RECIPES[run["recipe"]] | DATA
+    options |= {name: run[name] for name in ("steps", "batch", "blocks")}
     objective = options.pop("objective", SDDLM())
     data, model, args = _sections(None, options)
     return make_plan(data, model, objective, args, device="h200").run_flops
@@ -129,6 +132,23 @@ def table(found: Iterable[dict[str, Any]], text: str) -> None:
     show(f"{text}: held-out bits per character", [*columns, "FLOPs"], rows)
 
 
+def picture(found: Iterable[dict[str, Any]], path: Path) -> None:
+    """Bits per character against steps and against CPU seconds, a panel each; seed 0."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for run in (run for run in found if run["seed"] == 0):
+        steps, bits = zip(*sorted((int(n), bits) for n, bits in run["bits"].items()), strict=True)
+        left.plot(steps, bits, label=run["recipe"])
+        if run["cpu_seconds"] is not None:  # start-up and validations are spread over the steps
+            right.plot([n * run["cpu_seconds"] / run["steps"] for n in steps], bits)
+    left.set(xlabel="steps", ylabel="held-out bits per character")
+    right.set(xlabel="CPU seconds")
+    left.legend()
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     """Train what is missing, print a table for each text."""
     parser = ArgumentParser(description=__doc__)
@@ -139,15 +159,24 @@ def main() -> None:
     parser.add_argument("--steps", default="500", help="one or more lengths of a run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--validations", type=int, default=2, help="held-out bounds of a run")
+    parser.add_argument(
+        "--picture", help="file for the curves of the first text and number of steps"
+    )
     parser.add_argument("--out", default="learning", help="folder of the runs")
     chosen = parser.parse_args()
     torch.set_num_threads(1)  # CPU seconds of one thread are those of its work
-    out, found = Path(chosen.out), []
+    found = []
     steps, recipes = [int(n) for n in chosen.steps.split(",")], chosen.recipes.split(",")
     for seed, text, number, recipe in product(range(chosen.seeds), chosen.text, steps, recipes):
-        found.append(trained(text, recipe, seed, number, chosen.batch, out))
+        found.append(trained(text, recipe, seed, number, chosen))
     for text in chosen.text:
         table(found, text.partition("=")[0])
+    if chosen.picture:
+        name = chosen.text[0].partition("=")[0]
+        drawn = [run for run in found if (run["text"], run["steps"]) == (name, steps[0])]
+        picture(drawn, Path(chosen.picture))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import sddlm
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import from_spec, is_model_dir, sweep, to_spec
+from sddlm.model_dir import PACKAGED, from_spec, is_model_dir, locate, packaged, sweep, to_spec
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
@@ -268,6 +269,41 @@ def test_no_such_directory(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such directory"):
         LanguageModel.load(tmp_path / "nowhere")
     assert not is_model_dir(tmp_path / "nowhere")
+
+
+def test_weights_of_16_bits_are_float32_on_a_cpu(tmp_path: Path) -> None:
+    lm = _model_dir(head_init=1.0, tie_embeddings=True)
+    lm.network.bfloat16()
+    lm.save(tmp_path)
+    loaded = LanguageModel.load(tmp_path)
+    for a, b in zip(loaded.network.parameters(), lm.network.parameters(), strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b.float())
+    assert loaded.network.head.weight is loaded.network.embedding.weight
+
+
+def test_a_model_of_the_package_is_found_by_name_unless_a_directory_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("stories") == PACKAGED / "stories"
+    with pytest.raises(ConfigError, match=r"no such directory: storys; give that .*: stories$"):
+        sddlm.load("storys")
+    _model_dir().save("stories")
+    assert locate("stories") == Path("stories")
+    assert sddlm.load("stories").network.width == 16
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_models_of_the_package_write_text_and_have_a_card(name: str) -> None:
+    place = locate(name)
+    lm = sddlm.load(name, "cpu")
+    (text,) = lm.generate(n=1, steps=4, length=16)
+    assert text.text
+    assert sum(file.stat().st_size for file in place.iterdir()) <= 12_000_000
+    card = (place / "README.md").read_text()
+    for needed in ("## Data", "## Figures", "## Limits", "## Twenty texts"):
+        assert needed in card
 
 
 def test_specs() -> None:

@@ -127,13 +127,18 @@ def _run(verb: str, arguments: list[str]) -> int:
     if verb.startswith("eval") and chosen["out"] is None:
         report = verb in ("eval", "eval report")
         name = "evaluation" if report else verb.split()[1].replace("-", "_")
-        chosen["out"] = str(Path(chosen["model"]) / f"{name}.json")
+        chosen["out"] = _beside(chosen["model"], f"{name}.json")
     if verb == "sample" and chosen["out"] is None:
-        chosen["out"] = str(Path(chosen["model_dir"]) / "samples.jsonl")
+        chosen["out"] = _beside(chosen["model_dir"], "samples.jsonl")
     with _messages(verb):
         result = function(**chosen)
     _show(verb, result, chosen)
     return 0
+
+
+def _beside(model: str, name: str) -> str:
+    """A file in the directory of a model; in the working directory for one of the package."""
+    return str(Path(model) / name) if Path(model).is_dir() else name
 
 
 def _show(verb: str, result: Any, chosen: dict[str, Any]) -> None:

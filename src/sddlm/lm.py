@@ -55,7 +55,7 @@ class LanguageModel:
         """Load a model from a run directory or a model directory.
 
         Args:
-            path: ``run/`` or ``run/model/``.
+            path: ``run/`` or ``run/model/``, or the name of a model in the package.
             device: device of the weights.
 
         Raises:
@@ -301,12 +301,14 @@ def _check_count(n: int) -> None:
 
 
 def load(path: str | Path, device: str = "auto", *, revision: str | None = None) -> LanguageModel:
-    """Load a trained model from a directory or from the Hugging Face hub.
+    """Load a trained model from a directory, from this package or from the Hugging Face hub.
 
+        lm = sddlm.load("stories")  # comes with the package
         lm = sddlm.load("run")
 
     Args:
-        path: run directory, model directory, or name ``owner/name`` of a repository on the hub.
+        path: run directory, model directory, the name of a model in the package, or ``owner/name``
+            of a repository on the hub.
         device: cpu, cuda, or auto (cuda if there is one).
         revision: branch, tag or commit of the repository.
 

@@ -22,7 +22,7 @@ from sddlm.generation.generator import Generator
 from sddlm.generation.request import Request
 from sddlm.io import check_writable
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import check_exists
+from sddlm.model_dir import locate
 from sddlm.sampling.base import Sampler, choose_device, device_of
 from sddlm.sampling.condition import Condition, indices
 from sddlm.sampling.context import SamplingContext
@@ -76,10 +76,10 @@ def demo(
         sides.append(with_overrides(sides[0], against))
     request = Request(prompt=prompt, suffix=suffix, infill=infill, length=length, count=count)
     check_fps(fps)
-    check_exists(model_dir)
+    place = locate(model_dir)
     if html:
         check_writable(Path(html))
-    loaded = LanguageModel.load(model_dir, choose_device(device))
+    loaded = LanguageModel.load(place, choose_device(device))
     writers = [Generator(loaded, [request], side, seed=seed, batch=count) for side in sides]
     job = sampling_job(writers[0])
     recordings = []

@@ -21,7 +21,7 @@ from sddlm.generation.config import SamplerConfig
 from sddlm.io import check_writable
 from sddlm.jobs import ProcessGroup, ResumableJob, digest
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import check_exists, to_spec
+from sddlm.model_dir import locate, to_spec
 from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import choose_device, device_of
 
@@ -154,10 +154,8 @@ def run(
         picture: a picture is written beside ``out``.
     """
     started = time.perf_counter()
-    place = None if isinstance(model, LanguageModel) else Path(model)
+    place = None if isinstance(model, LanguageModel) else locate(model)
     name = "a loaded model" if place is None else str(model)
-    if place is not None:
-        check_exists(place)
     target = None if out is None else _target(Path(out), picture)
     team = ProcessGroup.join()
     try:

@@ -15,7 +15,7 @@ from sddlm.generation.levels import LEVELS
 from sddlm.generation.request import check_text
 from sddlm.io import atomic_write, check_writable
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import check_exists
+from sddlm.model_dir import locate
 from sddlm.progress import PlainConsole
 from sddlm.sampling.base import choose_device
 
@@ -77,12 +77,12 @@ def correct(
     protection(protect)
     if batch < 1:
         raise ConfigError(f"`batch` is {batch}, must be at least 1")
-    check_exists(model_dir)
+    place = locate(model_dir)
     if out is not None:
         check_writable(Path(out))
     source = "standard input" if text is None else "`text`"
     draft = checked_text(read_stdin() if text is None else text, source)
-    lm = LanguageModel.load(model_dir, choose_device(device))
+    lm = LanguageModel.load(place, choose_device(device))
     if sharpened := _sharpened(config):
         logger.warning(
             "`%s` sharpens the prediction before the draft's own token is weighed, so good tokens "

@@ -21,7 +21,7 @@ from sddlm.generation.windows import WindowBatch
 from sddlm.io import check_writable, write_keeping
 from sddlm.jobs import ProcessGroup, ResumableJob
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import check_exists
+from sddlm.model_dir import locate
 from sddlm.models.dit import WEIGHTS_NAME
 from sddlm.progress import bar
 from sddlm.sampling.base import choose_device
@@ -84,16 +84,16 @@ def sample(
     target = Path(out) if out else None
     single = {"prompt": prompt, "suffix": suffix, "infill": infill}
     asked = _requests(requests, single, {"length": length, "count": count})
-    check_exists(model_dir)
+    place = locate(model_dir)
     if target:
         check_writable(target)
     team = ProcessGroup.join()
     try:
         device = team.device(choose_device(device))
-        lm = LanguageModel.load(model_dir, device)
+        lm = LanguageModel.load(place, device)
         generator = Generator(lm, asked, config, seed=seed, batch=batch, overlap=overlap)
         cache_key = {
-            "weights": _weights(Path(model_dir)), "device": device.split(":")[0],
+            "weights": _weights(place), "device": device.split(":")[0],
             "requests": [request.asked for request in asked], "how": asdict(config),
             "seed": seed, "batch": batch, "overlap": overlap,
         }  # fmt: skip

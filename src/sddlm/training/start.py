@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from pathlib import Path
 
 from sddlm.data.config import DataArgs, trained_on
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
+from sddlm.model_dir import locate
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
@@ -26,10 +26,11 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
         ConfigError: an option contradicts the model.
     """
     try:
-        loaded = LanguageModel.load(Path(start))
+        place = locate(start)
+        loaded = LanguageModel.load(place)
     except ConfigError as error:
         raise ConfigError(f"`start`: {error}") from error
-    own, its_own = DataArgs(), trained_on(Path(start))
+    own, its_own = DataArgs(), trained_on(place)
     for name in ("tokenizer", "vocab_size"):
         value = getattr(data, name)
         if value not in (getattr(own, name), getattr(its_own, name, None)):
