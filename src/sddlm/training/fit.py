@@ -126,12 +126,13 @@ def _diagnostics_probe(
     """The network's diagnostics on fixed rows and noise, whatever the number of processes."""
     chosen = rows.subsample(rows_for(rows.length))
     x0, lengths = rows.read(chosen), rows.lengths(chosen) if rows.padded else None
+    prompts = rows.prompts(chosen) if rows.paired else None
     slots = torch.as_tensor(order(0, 0, len(chosen)))  # as in validation
 
     def look() -> dict[str, float]:
         device = device_of(network)
         tokens = x0.to(device)
-        model, loss_mask = hide_padding(network, lengths, tokens)
+        model, loss_mask = hide_padding(network, lengths, tokens, prompts)
         draw = Draw(seed, -1, slots.to(device), len(tokens))
         return diagnostics(model, objective, tokens, draw, loss_mask)
 
