@@ -268,7 +268,7 @@ class DocumentRows(PackedTokens):
 class PairRows(DocumentRows):
     """A prompt with its text per row, and ends of text behind it; the index has the ends of both.
 
-    All behind the prompt is scored: a model that saw where the text ends would have to be told.
+    All behind the prompt is scored, so that the model learns where a text ends.
 
     Args:
         path: see `DocumentRows`.
@@ -304,7 +304,7 @@ class PairRows(DocumentRows):
 
     @property
     def characters_per_token(self) -> float:
-        """Of the texts behind the prompts, truncated or not."""
+        """Mean number of characters per scored token, of texts that are not truncated."""
         given = self.prompt_tokens + len(self) * int(self.bos_eos is not None)
         tokens = len(self) * self.length - given
         return (self.characters - self.prompt_characters) / max(tokens, 1)

@@ -29,6 +29,7 @@ from sddlm.training.args import TrainArgs, is_first
 from sddlm.training.checkpoints import check_network
 from sddlm.training.diagnostics import diagnostics, rows_for
 from sddlm.training.loop import Trainer
+from sddlm.training.lora import merge_adapters
 from sddlm.training.module import TrainModule
 from sddlm.training.monitor import Monitor
 from sddlm.training.processes import joined
@@ -84,6 +85,7 @@ def fit(
             trainer.fit(run, prepared.train, prepared.validation, monitor)
         if monitor:
             with trainer.ema.applied():
+                merge_adapters(network)
                 lm.save(run / "model")
     if trainer.stopped:
         raise KeyboardInterrupt(
