@@ -99,6 +99,7 @@ LATE = {
     "jsonargparse",
     "mauve",
     "wandb",
+    "peft",
     "mlflow",
 }
 
