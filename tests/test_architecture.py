@@ -76,6 +76,7 @@ ONLY_IN = {
     "mauve": {"eval/mauve.py"},
     "lm_eval": {"eval/harness.py", "eval/tasks.py"},
     "wandb": {"training/loggers.py"},
+    "peft": {"training/lora.py"},
     "mlflow": {"training/loggers.py"},
     "matplotlib": {"training/curves.py", "eval/pictures.py"},
     "zstandard": {"data/readers.py"},
@@ -98,6 +99,7 @@ LATE = {
     "jsonargparse",
     "mauve",
     "wandb",
+    "peft",
     "mlflow",
 }
 

@@ -267,10 +267,12 @@ class LanguageModel:
     @property
     def first_id(self) -> int | None:
         """Token in front of a text in training rows: beginning of text, else the end of text of the
-        document before; None if rows have neither."""
+        document before; None if rows have neither, or each is a single document."""
         if self.bos_in_rows:
             return self.tokenizer.bos_id
-        return self.tokenizer.eos_id if self.data.get("packing", {}).get("eos", True) else None
+        packing = self.data.get("packing", {})
+        before = packing.get("packing", "wrap") == "wrap" and packing.get("eos", True)
+        return self.tokenizer.eos_id if before else None
 
     def prompt_ids(self, tokens: Sequence[int]) -> list[int]:
         """Tokens of a prompt, with `first_id` in front.

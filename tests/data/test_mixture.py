@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_steps import Numbers
 from test_token_rows import documents
 
-from sddlm.data.rows import Mixture
+from sddlm.data.mixture import Mixture
 
 
 def shares(mixture: Mixture, seed: int, places: range) -> Counter[int]:

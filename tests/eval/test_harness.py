@@ -462,7 +462,9 @@ def test_a_model_without_ends_of_text_gets_none_in_front(harness, ar, diffusion)
     """One rule with generation: what rows have in front, and nothing where they have nothing."""
     (prompt,) = ar.tokenizer.encode_batch(["The cat"])
     (scored,) = ar.tokenizer.encode_batch([" sat"])
-    for data, front in (({"packing": {"eos": False}}, []), ({"packing": {"eos": True}}, [EOS])):
+    kinds = [({"eos": False}, []), ({"eos": True}, [EOS]), ({"packing": "document"}, [])]
+    for packing, front in kinds:
+        data = {"packing": packing}
         lm = harness.SDDLM(replace(ar, data=data))
         ((found, _),) = lm.loglikelihood([request("The cat", " sat")])
         assert found == pytest.approx(by_hand(ar, [*front, *prompt], scored)[0], rel=1e-5)

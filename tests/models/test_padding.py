@@ -9,10 +9,22 @@ import torch
 import torch.nn.functional as F
 
 from networks import randomised
+from sddlm.models.conditioned import Conditioned
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
-from sddlm.models.padding import PaddingMasked
-from sddlm.objectives import MDLM, NELBO, SDDLM, Autoregressive, NaiveDenoising
+from sddlm.models.padding import PaddingMasked, hide_padding
+from sddlm.objectives import (
+    D3PM,
+    MDLM,
+    NELBO,
+    SDDLM,
+    SDDLMV1,
+    SEDD,
+    Autoregressive,
+    DuoCurriculum,
+    NaiveDenoising,
+)
+from sddlm.objectives.negatives import SequenceNegatives
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.rng import Draw
@@ -213,3 +225,69 @@ def test_the_view_refuses_other_sequences() -> None:
     for x_t in (X_T[:3], X_T.repeat(1, 2)):
         with pytest.raises(ValueError, match="attention_mask must be"):
             view(x_t, SIGMA[: len(x_t)])
+
+
+class Recorder:
+    """Keeps what a network is given; its output is that of the network."""
+
+    def __init__(self, model: DiT) -> None:
+        self.model, self.seen = model, []
+        self.head, self.vocab_size, self.hollow = model.head, model.vocab_size, model.hollow
+
+    def __call__(self, x: Any, sigma: Any, **options: Any) -> torch.Tensor:
+        self.seen.append((x, options["rows"]))
+        return self.model(x, sigma, **options)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        SDDLM(),
+        NELBO(),
+        NaiveDenoising(),
+        MDLM(),
+        SEDD(),
+        D3PM(),
+        SDDLMV1(negatives=SequenceNegatives(count=3)),
+        DuoCurriculum(),
+        DuoCurriculum(top_k=3),
+    ],
+    ids=str,
+)
+def test_prompts_are_clean_and_not_scored(objective: Any) -> None:
+    extra = objective.process.extra_tokens
+    recorder = Recorder(network(vocab_size=V + extra, num_extra_tokens=extra))
+    prompts = torch.tensor([3, 0, 1, 7])
+    model, scored = hide_padding(recorder, None, X_T, prompts)
+    at = torch.arange(L)
+    expected = at >= prompts[:, None]
+    assert torch.equal(scored, expected)
+    loss = objective.loss(model, X_T, Draw.simple(0, 0, B), scored)
+    assert loss.count == expected.sum()
+    assert loss.total.isfinite()
+    ((x, rows),) = recorder.seen
+    given = at < prompts[:, None]
+    if isinstance(x, SoftTokens):
+        dense = x.weights
+        if x.ids is not None:
+            dense = torch.zeros(B, L, V).double().scatter_add_(2, x.ids, x.weights.double())
+        assert torch.equal(dense[given].double(), F.one_hot(X_T, V)[given].double())
+    else:
+        assert torch.equal(x[given], X_T[given])
+        assert (x[expected] != X_T[expected]).any()  # the rest is noise
+    assert set(rows.tolist()) <= set(expected.flatten().nonzero()[:, 0].tolist())
+
+
+def test_the_bound_of_a_text_behind_a_prompt_is_that_of_the_conditional_problem() -> None:
+    """`Conditioned` solves the same problem by itself; the noise is the same."""
+    model, k = network(), 3
+    process = UniformProcess()
+    seen, scored = hide_padding(model, None, X_T, torch.full((B,), k))
+    t = torch.tensor([0.1, 0.4, 0.7, 0.95]).double()
+    noisy = process.corrupt(X_T, t, Draw.simple(1, 0, B), vocab_size=V)
+    known = torch.arange(L) < k
+    given = Conditioned(model, X_T, known)
+    ours = seen(noisy.x_t, noisy.sigma)[:, k:]
+    assert_close(ours, given(noisy.x_t[:, k:], noisy.sigma))
+    assert scored is not None
+    assert torch.equal(scored, ~known.expand(B, -1))

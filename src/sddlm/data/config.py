@@ -41,6 +41,8 @@ class DataArgs:
         eos: put the end of text behind each document.
         field: key or column with the text in JSON lines, CSV and Parquet files and Hugging Face
             datasets. Corpora know their own.
+        prompt_field: key or column with the prompt of each text. A row is then a prompt and its
+            text; the prompt has no noise and is not scored. Needs packing document.
         separator: what stands between two documents in a text file, taken literally. Without it a
             file is cut at <|endoftext|>, or is one document.
         streaming: read Hugging Face datasets from the network, without a copy of them on the disk.
@@ -64,6 +66,7 @@ class DataArgs:
     bos_eos: bool = False
     eos: bool = True
     field: str = "text"
+    prompt_field: str | None = None
     separator: str | None = None
     streaming: bool = False
     limit: int | None = None
@@ -92,12 +95,31 @@ class DataArgs:
             if value is not None and value < least:
                 raise ConfigError(f"`{name}` is {value}, must be at least {least}")
         self._check_validation()
+        if self.prompt_field is not None:
+            self._check_pairs(self.prompt_field)
         if self.mixture is not None:
             self._check_mixture(self.mixture)
         elif self.path is None and self.sources[0] not in CORPORA:
             raise ConfigError(
                 f"`corpus` is {self.corpus!r}, must be one of {', '.join(CORPORA)}; for your own "
                 "text use `path='FILE'`"
+            )
+
+    def _check_pairs(self, prompt_field: str) -> None:
+        if self.packing != "document":
+            raise ConfigError(
+                f"`prompt_field` is {prompt_field!r}: each prompt with its text is a row of its "
+                "own; add `packing='document'`"
+            )
+        if prompt_field == self.field:
+            raise ConfigError(
+                f"`prompt_field` and `field` are both {prompt_field!r}; name the key of the prompt "
+                "and that of the text"
+            )
+        if self.path is None:
+            raise ConfigError(
+                f"`prompt_field` is {prompt_field!r}, but no text with prompts is given: "
+                "`path='FILE.jsonl'`"
             )
 
     def _check_validation(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import shorten
 from typing import NamedTuple
 
@@ -11,6 +11,9 @@ from typing import NamedTuple
 LONGEST = 1 << 24
 #: bytes of a line of JSON; a longer one is malformed
 LINE = 1 << 26
+
+#: stands between a prompt and its response in a document of a pair (ASCII's record separator)
+PROMPT_END = "\x1e"
 
 _NEAR = 1000  # characters back to the next line end or blank
 _CUT = re.compile(r"(?<=\S)(?=[ \n]\S)")  # before a lone blank no byte-level word ends elsewhere
@@ -29,31 +32,44 @@ class Document(NamedTuple):
     problem: str = ""
 
 
-def to_document(value: object, field: str, name: str, unit: str, number: int) -> Document:
-    """Check the value of a record.
+def to_document(
+    values: Sequence[object], fields: Sequence[str], name: str, unit: str, number: int
+) -> Document:
+    """Check the values of a record.
 
     Args:
-        value: what the record holds as its text.
-        field: key or column, for messages.
+        values: what the record holds as its text; of a pair its prompt and its response.
+        fields: their keys or columns, for messages.
         name: file or dataset, for messages.
         unit: what the numbers count: ``line`` or ``row``.
         number: place of the record, from 1.
     """
+    for value, field in zip(values, fields, strict=True):
+        if problem := _problem(value, paired=len(fields) > 1):
+            if isinstance(value, UnicodeDecodeError):
+                return malformed(problem, name, unit, number)
+            remedy = f"the field {field!r} {problem.format(unit=unit)}"
+            return malformed(remedy, name, unit, number)
+    return Document(PROMPT_END.join(map(str, values)))
+
+
+def _problem(value: object, *, paired: bool) -> str:
+    """What is wrong with the value of a record; empty if nothing is."""
     if isinstance(value, UnicodeDecodeError):
-        return malformed(not_utf8(value.object[value.start]), name, unit, number)
+        return not_utf8(value.object[value.start])
     if not isinstance(value, str):
         kind = "null" if value is None else f"a {type(value).__name__}"
-        problem = f"is {kind}, not text; choose another with `data.field` or repair the {unit}"
-    elif not value or value.isspace():
-        problem = f"is empty or blank; remove the {unit}"
-    elif "\0" in value:
-        problem = f"holds a NUL character, which no text holds; repair the {unit}"
-    elif not _encodes(value):
+        return f"is {kind}, not text; choose another with `data.field` or repair the {{unit}}"
+    if not value or value.isspace():
+        return "is empty or blank; remove the {unit}"
+    if "\0" in value:
+        return "holds a NUL character, which no text holds; repair the {unit}"
+    if not _encodes(value):
         half = r"half a surrogate pair (\ud800 to \udfff), which is no character"
-        problem = f"holds {half}; repair the {unit}"
-    else:
-        return Document(value)
-    return malformed(f"the field {field!r} {problem}", name, unit, number)
+        return f"holds {half}; repair the {{unit}}"
+    if paired and PROMPT_END in value:
+        return "holds the character U+001E, which separates prompts here; repair the {unit}"
+    return ""
 
 
 def malformed(problem: str, name: str, unit: str, number: int) -> Document:

@@ -39,6 +39,7 @@ class HubDataset(Source):
         field: column that holds the text.
         streaming: read while downloading.
         revision: branch, tag or commit of the repository.
+        prompt_field: column that holds the prompt of the text; None if there is none.
     """
 
     dataset: str
@@ -47,6 +48,7 @@ class HubDataset(Source):
     field: str = "text"
     streaming: bool = False
     revision: str | None = None
+    prompt_field: str | None = None
 
     @classmethod
     def of(cls, spec: str, *, field: str, streaming: bool) -> HubDataset:
@@ -74,17 +76,21 @@ class HubDataset(Source):
 
     def read(self) -> Iterator[Document]:
         """See `Source.read`."""
-        return _documents(lambda: self._opened, self.name, self.field, self._advice)
+        return _documents(lambda: self._opened, self.name, self._fields, self._advice)
 
     def signature(self) -> str | None:
         """See `Source.signature`; the fingerprint of `datasets`, None when streaming."""
         if self.streaming:
             return None
-        found = digest("hub", self._opened._fingerprint, self.field)
+        found = digest("hub", self._opened._fingerprint, *self._fields)
         if self._folder is None:
             return found
         files = state(visible(self._folder))
         return files and digest(found, files)
+
+    @property
+    def _fields(self) -> list[str]:
+        return [name for name in (self.prompt_field, self.field) if name is not None]
 
     @property
     def _advice(self) -> str:
@@ -114,10 +120,10 @@ class HubDataset(Source):
             options["cache_dir"] = Path(config.HF_DATASETS_CACHE, "folders", key[:16])
             name = str(self._folder)
         found = load_dataset(name, self.config, **options)
-        if self.streaming and self.field in _columns(found):  # Parquet can leave out the others
+        if self.streaming and {*self._fields} <= {*_columns(found)}:  # Parquet leaves out others
             builder = load_dataset_builder(name, self.config, revision=self.revision)
             if hasattr(builder.config, "columns"):
-                return load_dataset(name, self.config, columns=[self.field], **options)
+                return load_dataset(name, self.config, columns=self._fields, **options)
         return found
 
 
@@ -133,39 +139,38 @@ def _saved(folder: Path, split: str, streaming: bool) -> Any:
     return found.to_iterable_dataset() if streaming else found
 
 
-def table(file: Input, field: str) -> Iterator[Document]:
+def table(file: Input, fields: list[str]) -> Iterator[Document]:
     """Read a CSV, TSV, Parquet or Arrow file, of which each row is a document.
 
     It is streamed, so nothing is copied to the cache of `datasets`.
 
     Args:
         file: its path and format.
-        field: column that holds the text.
+        fields: column of the text; of pairs those of prompt and response.
     """
 
     def opened() -> Any:
         require("datasets", file.name)
         with _one_line_errors(file.name, _REPAIR):
             if file.suffix in (".csv", ".tsv"):
-                return _csv(file, field)
+                return _csv(file, fields)
             kind = file.suffix.removeprefix(".")
             found = _stream(kind, file.name)
-            if kind == "parquet" and field in _columns(found):
-                return _stream(kind, file.name, columns=[field])
+            if kind == "parquet" and {*fields} <= {*_columns(found)}:
+                return _stream(kind, file.name, columns=fields)
             return found
 
-    return _documents(opened, file.name, field, _REPAIR)
+    return _documents(opened, file.name, fields, _REPAIR)
 
 
-def _csv(file: Input, field: str) -> Any:
-    """A column as text: pandas infers types block by block, and takes "NA" as missing."""
+def _csv(file: Input, fields: list[str]) -> Any:
+    """Columns as text: pandas infers types block by block, and takes "NA" as missing."""
     from datasets import Features, Value
 
     sep = "\t" if file.suffix == ".tsv" else ","
     names = first_record(file, sep)
-    if field not in names:  # `datasets` leaves the file open if it is not read to its end
-        raise ConfigError(f"{file.name}: {no_field(field, names)}")
-    text = Features({field: Value("string")})
+    _check_fields(fields, names, file.name)  # `datasets` leaves a file open that is not read on
+    text = Features({field: Value("string") for field in fields})
     return _stream("csv", file.name, sep=sep, features=text, keep_default_na=False)
 
 
@@ -180,22 +185,29 @@ def _columns(dataset: Any) -> list[str]:
     return list(dataset.column_names or next(iter(dataset), {}))
 
 
-def _documents(opened: Callable[[], Any], name: str, field: str, advice: str) -> Iterator[Document]:
-    """Documents of one column, a few rows at a time."""
-    dataset = opened()
-    with _one_line_errors(name, advice):
-        names = _columns(dataset)
+def _check_fields(fields: list[str], names: list[str], name: str) -> None:
+    for field in fields:
         if field not in names:
             raise ConfigError(f"{name}: {no_field(field, names)}")
-        rows = dataset.select_columns([field]).with_format("arrow").iter(batch_size=_ROWS)
+
+
+def _documents(
+    opened: Callable[[], Any], name: str, fields: list[str], advice: str
+) -> Iterator[Document]:
+    """Documents of one column, or of two, a few rows at a time."""
+    dataset = opened()
+    with _one_line_errors(name, advice):
+        _check_fields(fields, _columns(dataset), name)
+        rows = dataset.select_columns(fields).with_format("arrow").iter(batch_size=_ROWS)
     numbers = count(1)
     while True:
         with _one_line_errors(name, advice):
             batch = next(rows, None)
         if batch is None:
             return
-        for value in _values(batch.column(0)):
-            yield to_document(value, field, name, "row", next(numbers))
+        columns = (_values(batch.column(field)) for field in fields)
+        for values in zip(*columns, strict=True):
+            yield to_document(values, fields, name, "row", next(numbers))
 
 
 def _values(column: Any) -> Iterable[object]:

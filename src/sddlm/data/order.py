@@ -99,8 +99,9 @@ class TrainRows(Dataset[dict[str, Tensor]]):
 
     Item ``[(step, slot, row), ...]`` is x0 ``[B, L]``, step ``[B]`` and slot ``[B]``, all int64; of
     rows with padding also ``lengths`` ``[B]``, and ``step_lengths`` of *all* rows of the step, on
-    whatever process they are. Rows are read together: rows that the loader has to stack take
-    longer. So it gets lists (``BatchSampler``) and has nothing to collate (``batch_size=None``).
+    whatever process they are; of pairs instead the same of their ``prompts``. Rows are read
+    together: rows that the loader has to stack take longer. So it gets lists (``BatchSampler``) and
+    has nothing to collate (``batch_size=None``).
 
     Args:
         rows: the rows.
@@ -118,10 +119,12 @@ class TrainRows(Dataset[dict[str, Tensor]]):
         step, slot, row = np.array(places, np.int64).T.copy()
         x0 = self.rows.read(row)
         item = {"x0": x0, "step": torch.from_numpy(step), "slot": torch.from_numpy(slot)}
-        if self.rows.padded:
-            item["lengths"] = self.rows.lengths(row)
-            whole = int(step[0]) * self.batch + np.arange(self.batch)
-            item["step_lengths"] = self.rows.lengths(self.rows.row_indices(self.seed, whole))
+        whole = int(step[0]) * self.batch + np.arange(self.batch)
+        for name, there in (("lengths", self.rows.padded), ("prompts", self.rows.paired)):
+            if there:
+                count = getattr(self.rows, name)
+                item[name] = count(row)
+                item[f"step_{name}"] = count(self.rows.row_indices(self.seed, whole))
         return item
 
 

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from sddlm.data.cache import damage, digest, writable
 from sddlm.data.config import DataArgs
-from sddlm.data.rows import DocumentRows, Mixture, PackedTokens, Rows
+from sddlm.data.mixture import Mixture
+from sddlm.data.rows import DocumentRows, PackedTokens, PairRows, Rows
 from sddlm.data.texts import data_sources
 from sddlm.data.tokenize import make_tokenizer, make_tokens
 from sddlm.data.tokenizer import Tokenizer
@@ -166,11 +167,15 @@ def _rows(
         "characters": counts["characters"],
         "bos_eos": (tokenizer.bos_id, tokenizer.eos_id) if args.bos_eos else None,
     }
-    rows = (
-        PackedTokens(path, **shape)
-        if args.packing == "wrap"
-        else DocumentRows(path, **shape, eos=args.eos, pad=tokenizer.pad_id)
-    )
+    if args.packing == "document":
+        shape |= {"eos": args.eos, "pad": tokenizer.pad_id}
+    if args.prompt_field is not None:
+        shape["pad"] = tokenizer.eos_id
+        shape |= {name: counts.get(name, 0) for name in ("prompt_tokens", "prompt_characters")}
+        kind: type[PackedTokens] = PairRows
+    else:
+        kind = PackedTokens if args.packing == "wrap" else DocumentRows
+    rows = kind(path, **shape)
     if len(rows) == 0:
         if whole:
             raise ConfigError(

@@ -9,7 +9,7 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,12 +128,12 @@ def _cut(text: str, ahead: int = 0) -> list[str]:
 # ------------------------------------------------------------------ JSON lines
 
 
-def json_lines(file: Input, field: str) -> Iterator[Document]:
+def json_lines(file: Input, fields: Sequence[str]) -> Iterator[Document]:
     """Read the documents of a file with one JSON object per line; blank lines are skipped.
 
     Args:
         file: UTF-8.
-        field: key of the text.
+        fields: key of the text; of pairs those of prompt and response.
     """
     with _decompressed(file) as stream:
         for number, line in enumerate(_lines(stream), start=1):
@@ -142,7 +142,7 @@ def json_lines(file: Input, field: str) -> Iterator[Document]:
                 advice = "cut the line into several, or give it as a text file"
                 yield malformed(f"{limit}; {advice}", file.name, "line", number)
             elif line and not line.isspace():
-                yield _json_document(line, field, file.name, number)
+                yield _json_document(line, fields, file.name, number)
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
@@ -158,13 +158,13 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes | None]:
         mark = b""
 
 
-def _json_document(line: bytes, field: str, name: str, number: int) -> Document:
+def _json_document(line: bytes, fields: Sequence[str], name: str, number: int) -> Document:
     try:
         record = json.loads(line.decode())
         if isinstance(record, dict):
-            if field in record:
-                return to_document(record[field], field, name, "line", number)
-            return malformed(no_field(field, record), name, "line", number)
+            if missing := [field for field in fields if field not in record]:
+                return malformed(no_field(missing[0], record), name, "line", number)
+            return to_document([record[f] for f in fields], fields, name, "line", number)
         problem = f"a JSON {type(record).__name__}, not an object; {_OBJECT}"
     except UnicodeDecodeError as error:
         problem = not_utf8(line[error.start])

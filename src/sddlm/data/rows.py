@@ -1,4 +1,4 @@
-"""Rows of prepared tokens: documents packed into full rows, one document a row, or a mixture.
+"""Rows of prepared tokens: documents packed into full rows, one document a row, or pairs.
 
 The same files serve every length and both packings: rows are made when they are read.
 """
@@ -6,7 +6,6 @@ The same files serve every length and both packings: rows are made when they are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from sddlm.types import before_padding
 Ints = npt.NDArray[np.int64]
 INDEX_DTYPE = np.dtype("<u8")
 _CHUNK = 1 << 20  # numbers read at a time from a whole file
-_CYCLE = 1000  # rows in which every part of a mixture has its exact share, to a thousandth
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -39,6 +37,7 @@ class Rows(Dataset[Tensor], ABC):
         length: L.
         vocab_size: V.
         padded: rows may end with padding, see `lengths`.
+        paired: rows begin with a prompt, see `prompts`.
         tokens: number of tokens behind the rows, ends of text included.
         characters: number of characters of the text behind them.
     """
@@ -46,6 +45,7 @@ class Rows(Dataset[Tensor], ABC):
     length: int
     vocab_size: int
     padded: bool = False
+    paired: bool = False
     tokens: int
     characters: int
 
@@ -60,10 +60,14 @@ class Rows(Dataset[Tensor], ABC):
         """Number of tokens before the padding of each row ``[B]`` int64."""
         return torch.full((len(rows),), self.length)
 
+    def prompts(self, rows: Ints) -> Tensor:
+        """Number of tokens of the prompt that each row begins with ``[B]`` int64."""
+        return torch.zeros(len(rows), dtype=torch.int64)
+
     @property
     @abstractmethod
     def characters_per_token(self) -> float:
-        """Mean number of characters per token of a row, without padding."""
+        """Mean number of characters per token of a row, without padding and prompt."""
 
     @property
     def row_lengths(self) -> Ints:
@@ -190,6 +194,8 @@ class DocumentRows(PackedTokens):
     """
 
     padded = True
+    #: ends in the index for each row
+    parts = 1
 
     def __init__(self, path: Path, *, eos: bool, pad: int, **shape: Any) -> None:
         super().__init__(path, **shape)
@@ -198,31 +204,46 @@ class DocumentRows(PackedTokens):
         self.cut = int(eos and self.bos_eos is not None)  # the row's own end replaces the file's
 
     def __len__(self) -> int:
-        return self.index.stat().st_size // INDEX_DTYPE.itemsize
+        return self.index.stat().st_size // INDEX_DTYPE.itemsize // self.parts
 
     def lengths(self, rows: Ints) -> Tensor:
         """See `Rows.lengths`."""
         return torch.tensor([n for _, n in self._spans(rows)]) + (self.length - self.inner)
 
     def _spans(self, rows: Ints) -> list[tuple[int, int]]:
-        spans = []
+        return [
+            (start, min(stop - start - self.cut, self.inner))
+            for start, *_, stop in self._bounds(rows)
+        ]
+
+    def _bounds(self, rows: Ints) -> list[list[int]]:
+        """Start of each row's document in the file, and the ends of its parts."""
+        bounds, size = [], INDEX_DTYPE.itemsize
         with self.index.open("rb", buffering=0) as file:
             for i in rows.tolist():
-                file.seek(max(0, i - 1) * INDEX_DTYPE.itemsize)
-                found = np.frombuffer(file.read(8 + 8 * (i > 0)), INDEX_DTYPE).tolist()
-                start, stop = [0, *found][-2:]
-                if not start + self.cut <= stop <= self.tokens:
-                    raise self._damaged(f"its index puts row {i} at tokens {start} to {stop}")
-                spans.append((start, min(stop - start - self.cut, self.inner)))
-        return spans
+                file.seek(max(0, i * self.parts - 1) * size)
+                read = np.frombuffer(file.read(size * (self.parts + (i > 0))), INDEX_DTYPE)
+                found: list[int] = [0, *read.tolist()][-1 - self.parts :]
+                rises = found == sorted(found) and found[-2] + self.cut <= found[-1]
+                if not (rises and found[-1] <= self.tokens):
+                    at = f"{found[0]} to {found[-1]}"
+                    raise self._damaged(f"its index puts row {i} at tokens {at}")
+                bounds.append(found)
+        return bounds
+
+    @property
+    def row_lengths(self) -> Ints:
+        """See `Rows.row_lengths`."""
+        return self._row_lengths
 
     @cached_property
-    def row_lengths(self) -> Ints:  # type: ignore[override]
-        """See `Rows.row_lengths`; reads the index once."""
+    def _row_lengths(self) -> Ints:
+        """Number of documents of each length in a row ``[L + 1]``; reads the index once."""
         found = np.zeros(self.length + 1, np.int64)
         before = 0
         with self.index.open("rb") as file:
-            while len(stops := np.fromfile(file, INDEX_DTYPE, _CHUNK)):
+            while len(ends := np.fromfile(file, INDEX_DTYPE, _CHUNK)):
+                stops = ends[self.parts - 1 :: self.parts]
                 n = np.diff(stops.astype(np.int64), prepend=before) - self.cut
                 n = n.clip(max=self.inner) + (self.length - self.inner)
                 found += np.bincount(n, minlength=self.length + 1)
@@ -232,7 +253,9 @@ class DocumentRows(PackedTokens):
     @property
     def lost(self) -> float:
         """Share of the documents' tokens that are truncated."""
-        kept = self.mean_length - (self.length - self.inner)  # of a document, on average
+        found = self._row_lengths
+        mean = found @ np.arange(self.length + 1) / found.sum()
+        kept = float(mean) - (self.length - self.inner)  # of a document, on average
         return 1 - kept * len(self) / (self.tokens - self.cut * len(self))
 
     @property
@@ -242,88 +265,46 @@ class DocumentRows(PackedTokens):
         return self.characters / (self.tokens - self.cut * len(self)) * kept
 
 
-class Mixture(Rows):
-    """Rows of several parts: those of the first part, then those of the second, ...
+class PairRows(DocumentRows):
+    """A prompt with its text per row, and ends of text behind it; the index has the ends of both.
 
-    In every cycle of a thousand positions of the training stream each part has its exact share, in
-    an order specific to the cycle. Within a part the stream is that of the part alone. So the mix
-    is exact, every row of a part occurs once before any occurs again, and the row at a position is
-    a function of the seed and the position.
+    All behind the prompt is scored, so that the model learns where a text ends.
 
     Args:
-        parts: of equal length, vocabulary and packing.
-        weights: shares, in any unit.
+        path: see `DocumentRows`.
+        prompt_tokens: number of tokens of all prompts.
+        prompt_characters: number of their characters.
+        shape: see `DocumentRows`; the padding token is the end of text.
     """
 
-    def __init__(self, parts: Sequence[Rows], weights: Sequence[float]) -> None:
-        self.parts = list(parts)
-        first = self.parts[0]
-        self.length, self.vocab_size, self.padded = first.length, first.vocab_size, first.padded
-        self.tokens = sum(part.tokens for part in self.parts)
-        self.characters = sum(part.characters for part in self.parts)
-        self.share = _apportion(np.array(weights, np.float64))  # [parts], sums to _CYCLE
-        self.owner = np.repeat(np.arange(len(self.parts)), self.share)  # [_CYCLE]
-        self.starts = np.cumsum([0, *(len(part) for part in self.parts)])
+    padded = False
+    paired = True
+    parts = 2
 
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def read(self, rows: Ints) -> Tensor:
-        """Read rows of any parts ``[B, L]`` int64."""
-        return self._of_parts(rows, lambda part, mine: part.read(mine), (self.length,))
+    def __init__(
+        self, path: Path, *, prompt_tokens: int, prompt_characters: int, **shape: Any
+    ) -> None:
+        super().__init__(path, **shape)
+        self.prompt_tokens, self.prompt_characters = prompt_tokens, prompt_characters
 
     def lengths(self, rows: Ints) -> Tensor:
         """See `Rows.lengths`."""
-        return self._of_parts(rows, lambda part, mine: part.lengths(mine), ())
-
-    def _of_parts(self, rows: Ints, ask: Any, shape: tuple[int, ...]) -> Tensor:
-        found = torch.empty((len(rows), *shape), dtype=torch.int64)
-        owner = np.searchsorted(self.starts, rows, side="right") - 1
-        for k in np.unique(owner):
-            mine = np.flatnonzero(owner == k)
-            found[torch.from_numpy(mine)] = ask(self.parts[k], rows[mine] - self.starts[k])
-        return found
-
-    def row_indices(self, seed: int, places: Ints) -> Ints:
-        """See `Rows.row_indices`."""
-        rows = np.empty_like(places)
-        cycles, place = np.divmod(places, _CYCLE)
-        for cycle in np.unique(cycles):
-            here = np.flatnonzero(cycles == cycle)
-            owners = self.owner[shuffled(~seed, np.full(_CYCLE, cycle), np.arange(_CYCLE), _CYCLE)]
-            for k, part in enumerate(self.parts):
-                earlier = np.cumsum(owners == k) - 1 + cycle * self.share[k]  # of the part's own
-                mine = here[owners[place[here]] == k]
-                rows[mine] = part.row_indices(seed + k, earlier[place[mine]]) + self.starts[k]
-        return rows
-
-    def subsample(self, count: int | None) -> Ints:
-        """See `Rows.subsample`; each part contributes its share, limited by its rows."""
-        if count is None or count >= len(self):
-            return np.arange(len(self))
-        shares = count * np.cumsum([0, *self.share]) // _CYCLE
-        counts = zip(self.parts, np.diff(shares).tolist(), self.starts[:-1], strict=True)
-        return np.concatenate([part.subsample(n) + start for part, n, start in counts])
-
-    @property
-    def characters_per_token(self) -> float:
-        """See `Rows.characters_per_token`, each part by its share."""
-        text = [part.characters_per_token * part.mean_length for part in self.parts]
-        return float(self.share @ np.array(text)) / _CYCLE / self.mean_length
+        return Rows.lengths(self, rows)
 
     @property
     def row_lengths(self) -> Ints:
-        """Number of rows of each length in a million ``[L + 1]``."""
-        found = np.zeros(self.length + 1)
-        for part, share in zip(self.parts, self.share, strict=True):
-            found += part.row_lengths / len(part) * share * 1000
-        return found.round().astype(np.int64)
+        """See `Rows.row_lengths`."""
+        return np.bincount([self.length], [len(self)], self.length + 1).astype(np.int64)
 
+    def prompts(self, rows: Ints) -> Tensor:
+        """See `Rows.prompts`; a beginning-of-text token is part of it."""
+        first = int(self.bos_eos is not None)
+        spans = [min(middle - start, self.inner) for start, middle, _ in self._bounds(rows)]
+        return torch.tensor(spans) + first
 
-def _apportion(weights: npt.NDArray[np.float64]) -> Ints:
-    """Integer shares of a cycle, at least 1 each, by the largest-remainder method."""
-    exact = weights / weights.sum() * _CYCLE
-    share = np.maximum(np.floor(exact), 1).astype(np.int64)
-    while missing := np.sign(_CYCLE - share.sum()):
-        share[np.argmax(missing * (exact - share))] += missing
-    return share
+    @property
+    def characters_per_token(self) -> float:
+        """Mean number of characters per scored token, of texts that are not truncated."""
+        given = self.prompt_tokens + len(self) * int(self.bos_eos is not None)
+        tokens = len(self) * self.length - given
+        return (self.characters - self.prompt_characters) / max(tokens, 1)

@@ -11,6 +11,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -105,13 +106,28 @@ class Files(Source):
         inputs: the files.
         field: key or column that holds the text.
         separator: what stands between two documents of a text file, taken literally.
+        prompt_field: key or column that holds its prompt; None if there is none.
+
+    Raises:
+        ConfigError: prompts are asked of a text file.
     """
 
     def __init__(
-        self, name: str, inputs: list[Input], field: str = "text", separator: str | None = None
+        self,
+        name: str,
+        inputs: list[Input],
+        field: str = "text",
+        separator: str | None = None,
+        prompt_field: str | None = None,
     ) -> None:
-        self.name, self.inputs = name, inputs
-        self.field, self.separator = field, separator
+        self.name, self.inputs, self.separator = name, inputs, separator
+        self.fields = [f for f in (prompt_field, field) if f is not None]
+        plain = [file.name for file in inputs if file.suffix in TEXT]
+        if prompt_field is not None and plain:
+            raise ConfigError(
+                f"`data.prompt_field` is {prompt_field!r}, but {plain[0]} is a text file and has "
+                "no fields; give JSON lines or a table"
+            )
         self.paths = [file.path for file in inputs if file.path is not None]
         self.once = not self.paths
 
@@ -123,19 +139,24 @@ class Files(Source):
         if file.suffix in TEXT:
             return text(file, self.separator)
         if file.suffix in LINES:
-            return json_lines(file, self.field)
+            return json_lines(file, self.fields)
         from sddlm.data.hf import table
 
-        return table(file, self.field)
+        return table(file, self.fields)
 
     def signature(self) -> str | None:
         """See `Source.signature`; from path, size, time and inode of the files."""
         found = None if self.once else state(self.paths)
-        return found and digest("files", found, self.field, self.separator)
+        return found and digest("files", found, *self.fields, self.separator)
 
 
 def open_source(
-    spec: str, *, field: str = "text", separator: str | None = None, streaming: bool = False
+    spec: str,
+    *,
+    field: str = "text",
+    separator: str | None = None,
+    streaming: bool = False,
+    prompt_field: str | None = None,
 ) -> Source:
     r"""Open a source by its specification.
 
@@ -150,6 +171,7 @@ def open_source(
         separator: what stands between two documents of a text file, taken literally. Without it
             ``<|endoftext|>`` does, and a file in which that does not occur is one document.
         streaming: read a dataset of the hub while it is downloaded, and keep nothing of it.
+        prompt_field: key or column that holds the prompt of the text; None if there is none.
 
     Raises:
         ConfigError: there is no such thing, a file is empty or of an unknown kind.
@@ -157,7 +179,7 @@ def open_source(
     if separator == "":
         raise ConfigError("`data.separator` is empty; leave it out, or give what to cut at")
     if spec == "-" or spec.startswith("-."):
-        return Files("standard input", [_standard_input(spec)], field, separator)
+        return Files("standard input", [_standard_input(spec)], field, separator, prompt_field)
     if spec.startswith("dataset:"):
         raise ConfigError(
             f"`data.path` {spec}: the rows came from a Dataset in Python; give a text: "
@@ -167,9 +189,11 @@ def open_source(
         from sddlm.data.hf import HubDataset
 
         if saved:
-            return HubDataset(spec, field=field)
-        return HubDataset.of(spec.removeprefix("hf:"), field=field, streaming=streaming)
-    return Files(spec, [_input(str(path), path) for path in _find(spec)], field, separator)
+            return HubDataset(spec, field=field, prompt_field=prompt_field)
+        found = HubDataset.of(spec.removeprefix("hf:"), field=field, streaming=streaming)
+        return replace(found, prompt_field=prompt_field)
+    inputs = [_input(str(path), path) for path in _find(spec)]
+    return Files(spec, inputs, field, separator, prompt_field)
 
 
 # ------------------------------------------------------------------ finding files

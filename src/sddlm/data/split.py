@@ -17,7 +17,7 @@ from sddlm.progress import bar
 
 logger = logging.getLogger(__name__)
 
-_FEW = 20  # with fewer documents, each is cut instead of choosing among them
+FEW = 20  # with fewer documents, each is cut instead of choosing among them
 _SHOWN = 10  # malformed documents that are logged individually
 _FORMAT = 4  # of the file; count up when the same source would give other figures
 
@@ -172,7 +172,7 @@ def assign(texts: Iterable[str], held_out: float, found: Scan) -> Iterator[tuple
         first = found.documents - int(held_out)
         for number, text in enumerate(texts):
             yield ("train" if number < first else "validation"), text
-    elif found.documents >= _FEW:
+    elif found.documents >= FEW:
         limit = max(held_out, found.least)
         for text in texts:
             yield ("train" if hash_fraction(_sha256(text)) > limit else "validation"), text

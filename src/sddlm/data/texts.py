@@ -16,7 +16,7 @@ from sddlm.data.config import DataArgs
 from sddlm.data.corpora import CORPORA
 from sddlm.data.documents import Document
 from sddlm.data.sources import Adapted, Source, open_source
-from sddlm.data.split import Scan, assign, remembered, scan, valid_documents
+from sddlm.data.split import FEW, Scan, assign, remembered, scan, valid_documents
 from sddlm.errors import ConfigError
 
 SHARE = 0.05  # default share that is held out
@@ -192,7 +192,13 @@ def is_corpus(args: DataArgs, name: str) -> bool:
 
 
 def _opened(args: DataArgs, name: str) -> Source:
-    return open_source(name, field=args.field, separator=args.separator, streaming=args.streaming)
+    return open_source(
+        name,
+        field=args.field,
+        separator=args.separator,
+        streaming=args.streaming,
+        prompt_field=args.prompt_field,
+    )
 
 
 def _limited(args: DataArgs, parts: list[Part]) -> list[Part]:
@@ -216,6 +222,12 @@ def _scanned(
         if part.source.once:
             part = part._replace(source=_Copied(part.source, args.cache_folder, until_done))
         scanned = scan(part.source, args.max_errors, cache=args.cache_folder)
+        share = not isinstance(part.rule, str) and part.rule < 1
+        if args.prompt_field and share and scanned.documents < FEW:
+            raise ConfigError(
+                f"{part.source.name} has {scanned.documents} pairs, of which no share can be held "
+                "out; give a number of them, such as `data.validation=1`, or `data.validation_path`"
+            )
         if not isinstance(part.rule, str) and part.rule >= scanned.documents:
             raise ConfigError(
                 f"`data.validation` {part.rule:g} holds out all {scanned.documents} documents of "

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,6 +24,7 @@ import tokenizers as hf
 
 from sddlm.data.cache import build_once, digest
 from sddlm.data.config import DataArgs
+from sddlm.data.documents import PROMPT_END
 from sddlm.data.rows import INDEX_DTYPE, token_dtype
 from sddlm.data.texts import DataSource
 from sddlm.data.tokenizer import Tokenizer
@@ -35,8 +36,13 @@ _FORMAT = 2  # of the folders; count up when the same request would give other b
 _LEARN = 10**8  # characters that a vocabulary is learnt from, at most
 _UNIT = 1 << 18  # characters encoded at once
 
-#: pieces of documents of one split, each with whether a document ends with it
-Unit = list[tuple[str, bool]]
+
+class Piece(NamedTuple):
+    """A piece of a document or of its prompt, and whether that ends with it."""
+
+    text: str
+    is_prompt: bool
+    is_last: bool
 
 
 # ------------------------------------------------------------------ in the cache
@@ -44,8 +50,10 @@ Unit = list[tuple[str, bool]]
 
 def make_tokenizer(args: DataArgs, texts: list[DataSource]) -> Tokenizer:
     """Make the tokenizer of the options; a learnt one is cached."""
+    pairs = args.prompt_field is not None
     if args.tokenizer == "characters":
-        return Tokenizer.characters(text for source in texts for _, text in source.documents())
+        documents = (text for source in texts for _, text in source.documents())
+        return Tokenizer.characters(part for text in documents for part in _parts(text, pairs))
     if args.tokenizer != "bpe":
         return Tokenizer.load(args.tokenizer)
     keys = [text.key for text in texts]
@@ -55,7 +63,8 @@ def make_tokenizer(args: DataArgs, texts: list[DataSource]) -> Tokenizer:
         if temporary is None:
             return Tokenizer.load(folder)
         logger.info("learning a vocabulary of %d", args.vocab_size)
-        tokenizer = Tokenizer.train_bpe(_sample(texts), args.vocab_size)
+        sample = (part for text in _sample(texts) for part in _parts(text, pairs))
+        tokenizer = Tokenizer.train_bpe(sample, args.vocab_size)
         tokenizer.save(temporary)
     if tokenizer.vocab_size < args.vocab_size:
         logger.warning(
@@ -64,6 +73,11 @@ def make_tokenizer(args: DataArgs, texts: list[DataSource]) -> Tokenizer:
             args.vocab_size,
         )
     return tokenizer
+
+
+def _parts(text: str, pairs: bool) -> list[str]:
+    """Prompt and text of a pair; else the text."""
+    return text.split(PROMPT_END) if pairs else [text]
 
 
 def _sample(texts: list[DataSource]) -> Iterator[str]:
@@ -84,7 +98,8 @@ def _sample(texts: list[DataSource]) -> Iterator[str]:
 
 def make_tokens(args: DataArgs, text: DataSource, tokenizer: Tokenizer, verify: bool) -> Path:
     """Folder of the tokens of a text, in the cache; ``verify`` as for `build_once`."""
-    key = digest("tokens", _FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos)[:32]
+    parts = ["tokens", _FORMAT, hf.__version__, text.key, tokenizer.fingerprint, args.eos]
+    key = digest(*parts, *(["pairs"] if args.prompt_field else []))[:32]
     folder = args.cache_folder / f"tokens-{key}"
     with build_once(folder, verify=verify) as temporary:
         if temporary is None:
@@ -97,6 +112,7 @@ def make_tokens(args: DataArgs, text: DataSource, tokenizer: Tokenizer, verify: 
                 tokenizer,
                 splits=text.splits,
                 eos=args.eos,
+                pairs=args.prompt_field is not None,
                 workers=args.workers,
                 advance=advance,
             )
@@ -127,10 +143,11 @@ def write_tokens(
     *,
     splits: Iterable[str],
     eos: bool = True,
+    pairs: bool = False,
     workers: int | None = None,
     advance: Any = lambda characters: None,
 ) -> dict[str, dict[str, Any]]:
-    """Write ``NAME.bin`` and ``NAME.idx`` for each split.
+    """Write ``NAME.bin`` and ``NAME.idx`` for each split; a prompt has an entry in the index too.
 
     Args:
         folder: an empty one.
@@ -138,17 +155,21 @@ def write_tokens(
         tokenizer: the tokenizer.
         splits: names of the splits, also of empty ones.
         eos: append an end-of-text token to each document.
+        pairs: each document is a prompt and its text, with `PROMPT_END` between them.
         workers: number of threads; None is one per core. Does not affect the result.
         advance: called with numbers of characters for each unit written.
 
     Returns:
-        ``tokens``, ``documents``, ``characters`` and ``sha256`` of each split.
+        ``tokens``, ``documents``, ``characters`` and ``sha256`` of each split; of pairs also
+        ``prompt_tokens`` and ``prompt_characters``.
     """
     with ExitStack() as files:
         written = {name: _SplitFiles(folder, name, files) for name in splits}
-        for encoded in _encoded(_units(documents, tokenizer), tokenizer, eos, workers or _cores()):
+        for encoded in _encoded(
+            _units(documents, tokenizer, pairs), tokenizer, eos, workers or _cores()
+        ):
             written[encoded.split].append(encoded)
-            advance(encoded.characters)
+            advance(encoded.counts["characters"])
     return {name: split.counts() for name, split in written.items()}
 
 
@@ -158,14 +179,14 @@ class Encoded(NamedTuple):
     Attributes:
         split: name of its split.
         ids: tokens.
-        ends: end offsets of documents, relative to the first token.
-        characters: number of characters encoded.
+        ends: end offsets of documents and prompts, relative to the first token.
+        counts: of tokens, characters, documents, and of those of prompts.
     """
 
     split: str
     ids: npt.NDArray[Any]
     ends: npt.NDArray[Any]
-    characters: int
+    counts: Counter[str]
 
 
 class _SplitFiles:
@@ -175,41 +196,45 @@ class _SplitFiles:
         self.tokens: IO[bytes] = files.enter_context((folder / f"{name}.bin").open("xb"))
         self.index: IO[bytes] = files.enter_context((folder / f"{name}.idx").open("xb"))
         self.sha256 = hashlib.sha256()
-        self.counted = {"tokens": 0, "documents": 0, "characters": 0}
+        self.counted = Counter({"tokens": 0, "documents": 0, "characters": 0})
 
     def append(self, encoded: Encoded) -> None:
         data = encoded.ids.tobytes()
         self.tokens.write(data)
         self.sha256.update(data)
         self.index.write((encoded.ends + self.counted["tokens"]).astype(INDEX_DTYPE).tobytes())
-        self.counted["tokens"] += len(encoded.ids)
-        self.counted["documents"] += len(encoded.ends)
-        self.counted["characters"] += encoded.characters
+        self.counted.update(encoded.counts)
 
     def counts(self) -> dict[str, Any]:
         return {**self.counted, "sha256": self.sha256.hexdigest()}
 
 
 def _units(
-    documents: Iterable[tuple[str, str]], tokenizer: Tokenizer
-) -> Iterator[tuple[str, Unit]]:
+    documents: Iterable[tuple[str, str]], tokenizer: Tokenizer, pairs: bool
+) -> Iterator[tuple[str, list[Piece]]]:
     """Group pieces of the documents of a split into units of at least `_UNIT` characters."""
-    units: dict[str, Unit] = {}
+    units: dict[str, list[Piece]] = {}
     sizes: dict[str, int] = {}
     for split, text in documents:
-        left = len(text)
-        for piece in tokenizer.pieces(text):
-            left -= len(piece)
-            units.setdefault(split, []).append((piece, not left))
-            sizes[split] = sizes.get(split, 0) + len(piece)
+        for piece in _pieces(_parts(text, pairs), tokenizer):
+            units.setdefault(split, []).append(piece)
+            sizes[split] = sizes.get(split, 0) + len(piece.text)
             if sizes[split] >= _UNIT:
                 yield split, units.pop(split)
                 sizes[split] = 0
     yield from units.items()
 
 
+def _pieces(parts: list[str], tokenizer: Tokenizer) -> Iterator[Piece]:
+    for number, text in enumerate(parts, start=1):
+        left = len(text)
+        for piece in tokenizer.pieces(text):
+            left -= len(piece)
+            yield Piece(piece, number < len(parts), not left)
+
+
 def _encoded(
-    units: Iterable[tuple[str, Unit]], tokenizer: Tokenizer, eos: bool, workers: int
+    units: Iterable[tuple[str, list[Piece]]], tokenizer: Tokenizer, eos: bool, workers: int
 ) -> Iterator[Encoded]:
     """Encode units with threads, in order, a few units ahead."""
     pool = ThreadPoolExecutor(workers)
@@ -226,17 +251,23 @@ def _encoded(
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(split: str, unit: Unit, tokenizer: Tokenizer, eos: bool) -> Encoded:
-    texts = [text for text, _ in unit]
+def _encode(split: str, unit: list[Piece], tokenizer: Tokenizer, eos: bool) -> Encoded:
+    texts = [piece.text for piece in unit]
     ids: list[int] = []
     ends: list[int] = []
-    for (_, is_last), tokens in zip(unit, tokenizer.encode_batch(texts), strict=True):
+    counts: Counter[str] = Counter(characters=sum(map(len, texts)))
+    for piece, tokens in zip(unit, tokenizer.encode_batch(texts), strict=True):
         ids += tokens
-        if is_last:
+        if piece.is_prompt:
+            counts.update(prompt_tokens=len(tokens), prompt_characters=len(piece.text))
+        elif piece.is_last:
             ids += [tokenizer.eos_id] * eos
+            counts["documents"] += 1
+        if piece.is_last:
             ends.append(len(ids))
+    counts["tokens"] = len(ids)
     dtype = token_dtype(tokenizer.vocab_size)
-    return Encoded(split, np.array(ids, dtype), np.array(ends, np.int64), sum(map(len, texts)))
+    return Encoded(split, np.array(ids, dtype), np.array(ends, np.int64), counts)
 
 
 def _cores() -> int:

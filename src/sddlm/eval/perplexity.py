@@ -273,7 +273,8 @@ def _row_sums(
         d, part = number // len(cuts), cuts[number % len(cuts)]
         x0 = rows.tokens[part].to(device)  # [b, L]
         lengths = None if rows.lengths is None else rows.lengths[part]
-        seen, real = hide_padding(model, lengths, x0)
+        prompts = None if rows.prompts is None else rows.prompts[part]
+        seen, real = hide_padding(model, lengths, x0, prompts)
         with evaluating(model):
             nats = estimator.nats(seen, x0, Draw(seed, d, strata[d, part].to(device), n))
         counted = estimator.loss_positions(x0, real)  # [b, L]

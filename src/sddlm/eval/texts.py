@@ -43,6 +43,8 @@ class HeldOut:
         texts: each row decoded, documents joined by `END`.
         source: description of the text.
         lengths: tokens before the padding of each row ``[n]`` int64; None where there is none.
+        prompts: tokens of the prompt that each row begins with, in no text ``[n]`` int64; None
+            where there is none.
         ends: rows begin with the beginning of text, which stands for no characters.
     """
 
@@ -51,11 +53,13 @@ class HeldOut:
     source: str
     lengths: Tensor | None = None
     ends: bool = False
+    prompts: Tensor | None = None
 
     @property
     def fingerprint(self) -> str:
         """A hash of the rows."""
-        return digest(self.tokens, [] if self.lengths is None else self.lengths.tolist())
+        shapes = [x.tolist() for x in (self.lengths, self.prompts) if x is not None]
+        return digest(self.tokens, *(shapes or [[]]))
 
     @property
     def characters(self) -> int:
@@ -66,7 +70,7 @@ class HeldOut:
     def characters_per_token(self) -> float:
         """Characters behind one token, on average over these rows."""
         tokens = self.tokens.numel() if self.lengths is None else int(self.lengths.sum())
-        return self.characters / tokens
+        return self.characters / (tokens - (0 if self.prompts is None else int(self.prompts.sum())))
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -237,10 +241,15 @@ def _chosen(prepared: Prepared, tokenizer: Tokenizer, rows: int | None) -> HeldO
     held = prepared.validation
     chosen = held.subsample(rows)
     tokens, lengths = held.read(chosen), held.lengths(chosen)  # [n, L], [n]
-    texts = [with_ends(tokenizer, row.tolist()) for row in unpadded(tokens, lengths)]
+    prompts = held.prompts(chosen)  # [n]
+    rows_of_text = zip(unpadded(tokens, lengths), prompts.tolist(), strict=True)
+    texts = [with_ends(tokenizer, row[start:].tolist()) for row, start in rows_of_text]
+    if held.paired:  # one end of text, behind which the row is filled with more
+        texts = [text.partition(END)[0] + END * (END in text) for text in texts]
     bos = bool(prepared.meta["packing"]["bos_eos"])
     source = str(prepared.meta["source"])
-    return HeldOut(tokens, texts, source, lengths if held.padded else None, bos)
+    padded = lengths if held.padded else None
+    return HeldOut(tokens, texts, source, padded, bos, prompts if held.paired else None)
 
 
 def _same_tokens(now: dict[str, Any], then: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""A model wrapper that applies a fixed attention mask, so that callers ignore padding."""
+"""A model wrapper that hides padding and shows prompts clean, so that callers ignore both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sddlm.models.dit import DiT
@@ -15,20 +16,24 @@ from sddlm.types import SoftTokens, before_padding
 
 @dataclass(frozen=True, eq=False)
 class PaddingMasked:
-    """A model wrapper with a fixed attention mask: padding is not attended to.
+    """A model wrapper with a fixed attention mask: padding is not attended to, prompts are clean.
 
-    Objectives and bounds use it in place of the network. They also need a ``loss_mask``: padding is
-    hidden from other positions, but noised and scored like them.
+    Objectives and bounds use it in place of the network. They also need a ``loss_mask``: to them
+    padding and prompts are noised and scored like other positions.
 
     Attributes:
         model: the network.
         attention_mask: True for tokens, False for padding at the end of a row ``[B, L]`` bool; or
             ``[1, L]``, shared by all sequences. Samplers need the latter, because they call the
-            network with the sequences that still change.
+            network with the sequences that still change. None if there is no padding.
+        prompts: positions whose tokens are given ``[B, L]`` bool; None is none.
+        tokens: rows with these tokens ``[B, L]`` int64.
     """
 
     model: DiT
-    attention_mask: Tensor
+    attention_mask: Tensor | None
+    prompts: Tensor | None = None
+    tokens: Tensor | None = None
 
     def __call__(
         self, x_t: Tensor | SoftTokens, sigma: Tensor, *, rows: Tensor | None = None
@@ -44,10 +49,12 @@ class PaddingMasked:
             ValueError: the numbers of sequences or positions do not match ``attention_mask``.
         """
         B, length = x_t.shape
-        attention_mask = self.attention_mask[:, :length]
-        if len(attention_mask) == 1:
-            attention_mask = attention_mask.expand(B, -1)
-        out: Tensor = self.model(x_t, sigma, rows=rows, attention_mask=attention_mask)
+        if self.prompts is not None and self.tokens is not None:
+            x_t = _given(x_t, self.prompts[:, :length], self.tokens[:, :length])
+        mask = self.attention_mask
+        if mask is not None:
+            mask = mask[:, :length].expand(B if len(mask) == 1 else -1, -1)  # [B, l]
+        out: Tensor = self.model(x_t, sigma, rows=rows, attention_mask=mask)
         return out
 
     @property
@@ -93,19 +100,39 @@ class PaddingMasked:
         return self.model.buffers()
 
 
-def hide_padding(model: Any, lengths: Tensor | None, x0: Tensor) -> tuple[Any, Tensor | None]:
-    """Mask the padding of a batch: the network to call, and the loss mask.
+def _given(x_t: Tensor | SoftTokens, at: Tensor, tokens: Tensor) -> Tensor | SoftTokens:
+    """The network's input with given tokens at some positions ``[B, L]``."""
+    if not isinstance(x_t, SoftTokens):
+        return torch.where(at, tokens, x_t)
+    at, tokens = at[:, :, None], tokens[:, :, None]
+    places = torch.arange(x_t.weights.shape[2], device=tokens.device)
+    if x_t.ids is None:
+        return SoftTokens(torch.where(at, (places == tokens).to(x_t.weights), x_t.weights))
+    one = (places == 0).to(x_t.weights)
+    return SoftTokens(torch.where(at, one, x_t.weights), torch.where(at, tokens, x_t.ids))
+
+
+def hide_padding(
+    model: Any, lengths: Tensor | None, x0: Tensor, prompts: Tensor | None = None
+) -> tuple[Any, Tensor | None]:
+    """Mask padding and prompts of a batch: the network to call, and the loss mask.
 
     Args:
         model: the network.
         lengths: tokens before the padding of each row ``[B]``; None where there is no padding.
         x0: the rows ``[B, L]``.
+        prompts: tokens of the prompt that each row begins with ``[B]``; None where there is none.
+            Rows have either padding or prompts.
 
     Returns:
         the network to call and the positions to score ``[B, L]`` bool; the network itself and None
-        (all) without padding.
+        (all) without padding and prompts.
     """
+    L = x0.shape[1]
+    if prompts is not None:
+        given = before_padding(prompts.to(x0.device), L)
+        return PaddingMasked(model, None, given, x0), ~given
     if lengths is None:
         return model, None
-    real = before_padding(lengths.to(x0.device), x0.shape[1])
+    real = before_padding(lengths.to(x0.device), L)
     return PaddingMasked(model, real), real

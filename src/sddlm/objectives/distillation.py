@@ -12,7 +12,7 @@ instead of V, and works for any process.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -199,11 +199,7 @@ class DCD(Objective):
         at = at & ~self.process.certain(cleaner.x_t, vocab_size=V)  # [B, L]
         rows = at.flatten().nonzero()[:, 0]  # [N]
         teacher: Any = self._loaded.network.to(x0.device)
-        seen = (
-            PaddingMasked(teacher, model.attention_mask)
-            if isinstance(model, PaddingMasked)
-            else teacher
-        )
+        seen = replace(model, model=teacher) if isinstance(model, PaddingMasked) else teacher
         with torch.no_grad():
             taught = seen(cleaner.x_t, cleaner.sigma, rows=rows)  # [N, D]
         read = self._reader(cleaner, at)

@@ -27,6 +27,8 @@ class TrainArgs:
         batch: sequences in an optimiser step, over all processes and micro-batches.
         micro_batch: sequences in one forward pass on one process; default: the process's whole
             share.
+        lora: rank of low-rank adapters of the blocks' matrices: they alone are trained, and merged
+            into the weights at the end. Without it all weights are trained. Needs start.
         optimizer: AdamW, or Muon for the matrices of the blocks with AdamW for the rest.
         lr: largest learning rate of AdamW.
         warmup: steps of linear warm-up.
@@ -60,6 +62,7 @@ class TrainArgs:
     steps: int = 2000
     batch: int = 32
     micro_batch: int | None = None
+    lora: int | None = None
     optimizer: Optimizer = field(default_factory=AdamW)
     lr: float = 3e-4
     warmup: int = 100
@@ -101,6 +104,8 @@ class TrainArgs:
             for name, value in shares.items()
             if not 0 <= value < 1
         ]
+        if self.lora is not None and not 1 <= self.lora <= 10**5:
+            wrong.append(f"`lora` is {self.lora}, must be at least 1, at most 100,000; try 8")
         wrong += wrong_rates(self.lr, self.weight_decay)
         if not self.clip > 0:
             wrong.append(f"`clip` is {self.clip}, must be above 0")

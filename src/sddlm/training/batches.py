@@ -34,6 +34,8 @@ class _ValidationRows(Dataset[dict[str, Any]]):
         item = {"x0": self.tokens[row], "slot": int(self.slots[n]), "rows": self.rows}
         if self.tokens.padded:
             item["lengths"] = self.tokens.lengths(self.chosen[n : n + 1])[0]
+        if self.tokens.paired:
+            item["prompts"] = self.tokens.prompts(self.chosen[n : n + 1])[0]
         return item
 
 

@@ -29,6 +29,7 @@ from sddlm.training.args import TrainArgs, is_first
 from sddlm.training.checkpoints import check_network
 from sddlm.training.diagnostics import diagnostics, rows_for
 from sddlm.training.loop import Trainer
+from sddlm.training.lora import merge_adapters
 from sddlm.training.module import TrainModule
 from sddlm.training.monitor import Monitor
 from sddlm.training.processes import joined
@@ -84,6 +85,7 @@ def fit(
             trainer.fit(run, prepared.train, prepared.validation, monitor)
         if monitor:
             with trainer.ema.applied():
+                merge_adapters(network)
                 lm.save(run / "model")
     if trainer.stopped:
         raise KeyboardInterrupt(
@@ -126,12 +128,13 @@ def _diagnostics_probe(
     """The network's diagnostics on fixed rows and noise, whatever the number of processes."""
     chosen = rows.subsample(rows_for(rows.length))
     x0, lengths = rows.read(chosen), rows.lengths(chosen) if rows.padded else None
+    prompts = rows.prompts(chosen) if rows.paired else None
     slots = torch.as_tensor(order(0, 0, len(chosen)))  # as in validation
 
     def look() -> dict[str, float]:
         device = device_of(network)
         tokens = x0.to(device)
-        model, loss_mask = hide_padding(network, lengths, tokens)
+        model, loss_mask = hide_padding(network, lengths, tokens, prompts)
         draw = Draw(seed, -1, slots.to(device), len(tokens))
         return diagnostics(model, objective, tokens, draw, loss_mask)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -38,21 +40,29 @@ class TrainModule(nn.Module):
         """Loss of a micro-batch; its noise depends on (seed, step, slot) alone.
 
         The loop averages over processes and micro-batches. If all rows have the same number of
-        scored positions, that is the mean over the global batch. Rows with padding have not, so
-        their loss is divided by the count of the global batch and scaled by the batch's share.
+        scored positions, that is the mean over the global batch. Rows with padding or prompts have
+        not, so their loss is divided by the count of the global batch and scaled by the batch's
+        share.
         """
         step = int(batch["step"][0])
         draw = Draw(self.seed, step, batch["slot"], self.args.batch, t_max=self.args.t_max(step))
         if self.model.config.dropout:  # uses torch's own generator, which is not resumed
             torch.manual_seed(int(draw.integers("dropout", high=2**53)[0]))
-        model, loss_mask = hide_padding(self.model, batch.get("lengths"), batch["x0"])
+        model, loss_mask = self._hidden(batch)
         loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
         self._record(step, {"loss": (loss.total, loss.count), **loss.metrics})
         if loss_mask is None:
             return loss.mean
-        whole = before_padding(batch["step_lengths"], loss_mask.shape[1])  # [batch, L]
+        L = loss_mask.shape[1]
+        if "step_prompts" in batch:
+            whole = ~before_padding(batch["step_prompts"], L)  # [batch, L]
+        else:
+            whole = before_padding(batch["step_lengths"], L)
         count = self.objective.loss_positions(whole.long(), whole).sum().clamp(min=1)
         return loss.total / count * (len(whole) / len(loss_mask))
+
+    def _hidden(self, batch: dict[str, Tensor]) -> tuple[Any, Tensor | None]:
+        return hide_padding(self.model, batch.get("lengths"), batch["x0"], batch.get("prompts"))
 
     def _record(self, step: int, figures: dict[str, tuple[Tensor, Tensor]]) -> None:
         """Add metrics of a micro-batch to those of its step."""
@@ -69,7 +79,7 @@ class TrainModule(nn.Module):
         """
         rows = int(batch["rows"][0])
         draw = Draw(self.seed, -1, batch["slot"], rows)
-        model, loss_mask = hide_padding(self.model, batch.get("lengths"), batch["x0"])
+        model, loss_mask = self._hidden(batch)
         counted = self.objective.loss_positions(batch["x0"], loss_mask)
         bound = self.objective.bound(model, batch["x0"], draw)
         loss = self.objective.loss(model, batch["x0"], draw, loss_mask)

@@ -31,6 +31,7 @@ from sddlm.training.directory import CONFIG, ENVIRONMENT, removed_on_failure, ru
 from sddlm.training.environment import write_records
 from sddlm.training.fit import fit
 from sddlm.training.loggers import check_installed
+from sddlm.training.lora import add_adapters, check_adapters
 from sddlm.training.pmi import start_from_counts
 from sddlm.training.processes import others, world_size
 from sddlm.training.start import continued, measures, open_start
@@ -99,6 +100,7 @@ def _train_model(
     run = Path(out)
     check_options(data, model, objective, train, seed)
     world = world_size(train)
+    check_adapters(train.lora, start)
     begun = None if start is None else open_start(start, data, model, objective)
     model = model if begun is None else measures(begun)
     check_architecture(objective, hollow=model.architecture == "hollow")
@@ -113,6 +115,8 @@ def _train_model(
                 if begun
                 else _network(model, objective, prepared, data.length, seed)
             )
+            if train.lora is not None:
+                add_adapters(network, train.lora, seed)
             if not (state or begun):  # else the weights are there
                 assert prepared.train is not None
                 start_from_counts(network, prepared.train, seed)
