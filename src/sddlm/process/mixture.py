@@ -55,8 +55,9 @@ class MixtureProcess(Process):
     def odds_at(self, token: Tensor, alpha: Tensor, vocab_size: int) -> Tensor:
         """See `Process.odds_at`; computed without the whole vocabulary."""
         alpha = alpha.double()
+        ratio = (1 - alpha) / alpha  # float64; two numbers alone would be chosen in float32
         clean, mask = self._shares(vocab_size)
-        return torch.where(token == vocab_size - 1, mask, clean) * ((1 - alpha) / alpha)
+        return torch.where(token == vocab_size - 1, mask * ratio, clean * ratio)
 
     def odds_slope(self, alpha: Tensor, vocab_size: int) -> Tensor:
         """``1 / alpha^2`` times the probability as noise ``[..., V]``."""
