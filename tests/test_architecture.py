@@ -54,7 +54,7 @@ ROOMS = {
     "model_dir": {"process", "models", "data"},
     # the last three only in its methods, which call what works for it
     "lm": {"process", "models", "data", "model_dir", "hub", "sampling", "generation", "eval"},
-    "importer": {"process", "models", "data", "lm", "hub"},
+    "importer": {"process", "models", "data", "model_dir", "lm", "hub"},
     "hub": {"models", "model_dir", "lm", "sampling", "importer"},  # the last three when called
     "jobs": set(),
     "sampling": {"process"},

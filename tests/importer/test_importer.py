@@ -316,11 +316,16 @@ def test_what_cannot_be_known_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is no DiT: .* but a"):
         open_checkpoint(str(tmp_path / "other.safetensors"))
     (tmp_path / "text.ckpt").write_text("no archive")
+    torch.save([torch.ones(1)], tmp_path / "list.ckpt")
+    whole = (Path(source) / "model.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-1])
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("text.ckpt", "no archive of torch"),
+        ("list.ckpt", "holds no tensors by name"),
+        ("cut.safetensors", "cannot be read"),
         ("nothing", "no such file or folder"),
-        (".", r"has several checkpoints, give one: another.safetensors, other.safetensors"),
+        (".", r"has several checkpoints, give one: another.safetensors, cut.safetensors, other"),
         ("empty", r"has no model.safetensors, no other one, and no .ckpt"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""Files of a checkpoint: tensors, ``config.json`` and tokenizer; no foreign object is unpickled."""
+"""Files of a checkpoint: weights, ``config.json``, tokenizer; no foreign object is unpickled."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sddlm.errors import ConfigError, one_line
 from sddlm.hub import FILES, download, is_repo_id
 from sddlm.io import read_json
+from sddlm.model_dir import CONFIG_NAME, TOKENIZER_NAME
 from sddlm.models.dit import WEIGHTS_NAME
 
 _INDEX = "model.safetensors.index.json"
-_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt")
+_TOKENIZERS = (TOKENIZER_NAME, "vocab.json", "vocab.txt")
 _OF_THE_HUB = (*FILES, "*.safetensors", _INDEX, *_TOKENIZERS, "merges.txt")
 #: what a pickle of tensors is made of, beside storages and dtypes
 _ALLOWED = {
@@ -65,11 +65,15 @@ def read_files(source: str, revision: str | None = None) -> CheckpointFiles:
     if not place.exists():
         raise ConfigError(f"`source`: no such file or folder: {source}")
     folder = place if place.is_dir() else place.parent
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    if not isinstance(config, dict):
+        raise ConfigError(f"`source`: {folder / CONFIG_NAME} holds no names with values")
     tokenizer = folder if any((folder / name).is_file() for name in _TOKENIZERS) else None
     try:
         tensors, averaged = _read_weights(_weights(place))
-    except (OSError, SafetensorError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever a file may hold, and its readers make of it
         raise ConfigError(f"`source`: {place} cannot be read: {one_line(error)}") from error
     return CheckpointFiles(source, tensors, averaged, config, tokenizer)
 
@@ -95,9 +99,9 @@ def _read_weights(files: list[Path]) -> tuple[dict[str, Tensor], list[Tensor] | 
     if files[0].suffix == ".safetensors":
         return {name: tensor for file in files for name, tensor in load_file(file).items()}, None
     checkpoint = _unpickled(files[0])
-    if not isinstance(checkpoint, dict):
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict):
         raise ValueError("it holds no tensors by name")
-    state = checkpoint.get("state_dict", checkpoint)
     tensors = {name: value.detach() for name, value in state.items() if isinstance(value, Tensor)}
     ema = checkpoint.get("ema")
     averaged = ema.get("shadow_params") if isinstance(ema, dict) else None

@@ -118,7 +118,7 @@ def open_checkpoint(source: str, config: ImportConfig | None = None) -> Language
         state,
         files.config,
         time_input=time_input,
-        time_uniform=process.uniform if isinstance(process, HybridProcess) else 0.0,
+        time_uniform=_time_uniform(process, time_input),
         mask=mask,
         label=config.label,
         length=config.length,
@@ -135,6 +135,11 @@ def open_checkpoint(source: str, config: ImportConfig | None = None) -> Language
     packing = {"packing": "wrap", "bos_eos": bool(name and FAMILIES[name].bos_eos), "eos": True}
     data = {"source": f"unknown, imported from {source}", "packing": packing}
     return LanguageModel(network, process, estimate, tokenizer, {}, data)
+
+
+def _time_uniform(process: Process, time_input: TimeInput) -> float:
+    """Share of uniform noise that GIDD's time depends on."""
+    return process.uniform if time_input == "t" and isinstance(process, HybridProcess) else 0.0
 
 
 def _decide(
