@@ -54,7 +54,8 @@ ROOMS = {
     "model_dir": {"process", "models", "data"},
     # the last three only in its methods, which call what works for it
     "lm": {"process", "models", "data", "model_dir", "hub", "sampling", "generation", "eval"},
-    "hub": {"models", "model_dir", "lm"},  # the last for types
+    "importer": {"process", "models", "data", "model_dir", "lm", "hub"},
+    "hub": {"models", "model_dir", "lm", "sampling", "importer"},  # the last three when called
     "jobs": set(),
     "sampling": {"process"},
     "generation": {*WRITING, "jobs"},
@@ -83,9 +84,9 @@ ONLY_IN = {
     "datasets": {"data/hf.py"},
     "filelock": {"data/cache.py", "io.py"},
     "jsonargparse": {"cli.py", "options.py"},
-    "tokenizers": {"data/tokenizer.py", "data/tokenize.py"},
+    "tokenizers": {"data/tokenizer.py", "data/tokenize.py", "data/ids.py"},
     "huggingface_hub": {"data/tokenizer.py", "hub.py", "models/dit.py"},
-    "safetensors": {"models/dit.py", "model_dir.py"},
+    "safetensors": {"models/dit.py", "model_dir.py", "importer/files.py"},
     "triton": {"models/row_kernels.py"},  # which is imported only where there is a GPU
 }
 #: what the core install may import anywhere
@@ -229,7 +230,7 @@ KNOBS = [
     sddlm.TrainArgs, sddlm.Muon, sddlm.DataArgs, sddlm.ModelArgs, sddlm.DiTConfig, sddlm.Truncation,
     sddlm.Ancestral, sddlm.Lazy, sddlm.Psi, sddlm.FirstHitting, Float32, sddlm.Adaptive,
     sddlm.SamplerConfig, sddlm.Request,
-    sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
+    sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess, sddlm.MixtureProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
     *NEGATIVES, ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig,
 ]  # fmt: skip
@@ -240,7 +241,9 @@ def test_every_knob_is_read(kind: type) -> None:
     assert {f.name for f in fields(kind)} <= reads_outside(kind)
 
 
-PROCESSES = [sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess]
+PROCESSES = [
+    sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess, sddlm.MixtureProcess,
+]  # fmt: skip
 
 
 EVALUATIONS = [ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig]
@@ -289,6 +292,7 @@ def test_verbs_are_frozen() -> None:
         "prepare",
         "plan",
         "train",
+        "import",
         "distill",
         "sample",
         "correct",

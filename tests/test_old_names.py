@@ -31,14 +31,19 @@ OLD = {
 def older(value):
     """The same as an earlier version wrote it."""
     if isinstance(value, dict):
-        return {OLD.get(name, name): older(item) for name, item in value.items()}
+        found = {OLD.get(name, name): older(item) for name, item in value.items()}
+        if "time_input" in found:
+            found["time_free"] = found.pop("time_input") == "none"
+        return found
     return "light" if value == "selective" else value
 
 
 def run_config():
     data = DataArgs(path="my.txt", bos_eos=True, max_errors=3, mixture=None)
     train = TrainArgs(activation_checkpointing="selective")
-    return resolved(data, ModelArgs(tie_embeddings=True), SDDLM(), train, None, 0)
+    return resolved(
+        data, ModelArgs(tie_embeddings=True, time_input="none"), SDDLM(), train, None, 0
+    )
 
 
 def test_names_are_translated_at_any_depth_but_not_those_of_texts() -> None:
@@ -91,6 +96,7 @@ def test_an_older_checkpoint_of_the_hub_mixin_is_loaded(tmp_path: Path) -> None:
     model = DiT(config, seed=2)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(older(vars(config))))
+    assert "time_free" in (tmp_path / "config.json").read_text()
     assert DiT.from_pretrained(tmp_path).config == config
 
 

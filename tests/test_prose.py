@@ -36,7 +36,6 @@ HEADS = {
 LATER_MESSAGES = (
     "src/sddlm/data/cache.py",
     "src/sddlm/models/config.py",
-    "src/sddlm/models/convert.py",
     "src/sddlm/training/alarms.py",
     "src/sddlm/training/distill.py",
 )

@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "prepare": ("sddlm.data.prepare", "prepare_text", False, "tokenise text ahead of training"),
     "plan": ("sddlm.plan.run", "make_plan", False, "estimate memory, time and GPU-hours of a run"),
     "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
+    "import": ("sddlm.importer.run", "import_model", True, "convert a public checkpoint"),
     "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),
     "sample": ("sddlm.generation.sample", "sample", True, "write text with a trained model"),
     "correct": ("sddlm.generation.correct", "correct", True, "replace what a model finds wrong"),
@@ -249,8 +250,7 @@ def _built(verb: str, module: str, name: str, positional: bool) -> tuple[Callabl
     from jsonargparse import ArgumentParser
 
     function = getattr(importlib.import_module(module), name)
-    first = verb.split()[0]
-    beside = [f"sddlm {name}" for name in VERBS if name.startswith(f"{first} ") and name != verb]
+    beside = [f"sddlm {o}" for o in VERBS if o.startswith(f"{verb.split()[0]} ") and o != verb]
     parser = ArgumentParser(
         prog=f"sddlm {verb}",
         description=f"See also: {', '.join(beside)}" if beside else None,

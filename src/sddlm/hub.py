@@ -1,14 +1,15 @@
-"""Model directories on the Hugging Face hub: download one, upload one with a card."""
+"""Models by name: load a directory or a repository of the hub, upload one with a card."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sddlm.errors import ConfigError, first_line
-from sddlm.model_dir import CONFIG_NAME, TOKENIZER_NAME
+from sddlm.model_dir import CONFIG_NAME, TOKENIZER_NAME, check_device, is_public
 from sddlm.models.dit import WEIGHTS_NAME
 
 if TYPE_CHECKING:
@@ -39,17 +40,52 @@ print(lm.generate(n=1)[0].text)
 """
 
 
+def load(path: str | Path, device: str = "auto", *, revision: str | None = None) -> LanguageModel:
+    """Load a trained model from a directory, from this package or from the Hugging Face hub.
+
+        lm = sddlm.load("stories")  # comes with the package
+        lm = sddlm.load("run")
+
+    Args:
+        path: run directory, model directory, the name of a model in the package, or ``owner/name``
+            of a repository on the hub. A public checkpoint of other code is converted, if nothing
+            needs to be decided (`sddlm.import_model`).
+        device: cpu, cuda, or auto (cuda if there is one).
+        revision: branch, tag or commit of the repository.
+
+    Returns:
+        the model, its network in evaluation mode.
+
+    Raises:
+        ConfigError: there is no model, or a file of it is missing or damaged.
+    """
+    from sddlm.lm import LanguageModel
+    from sddlm.sampling.base import choose_device
+
+    device = choose_device(device)
+    place = download(str(path), revision) if is_repo_id(path) else path
+    if not is_public(place):
+        return LanguageModel.load(place, device)
+    from sddlm.importer.run import ImportConfig, open_checkpoint
+
+    check_device(device)
+    lm = open_checkpoint(str(path), ImportConfig(revision=revision))
+    lm.network.to(device)
+    return lm
+
+
 def is_repo_id(path: str | Path) -> bool:
     """Whether it is a repository's name, ``owner/name``, and nothing of that name is here."""
     return _REPOSITORY.fullmatch(str(path)) is not None and not Path(path).exists()
 
 
-def download(repo_id: str, revision: str | None = None) -> Path:
+def download(repo_id: str, revision: str | None = None, files: Sequence[str] = FILES) -> Path:
     """A folder with the model directory of a repository, from the hub's cache where it is there.
 
     Args:
         repo_id: ``owner/name``.
         revision: branch, tag or commit; None is the main branch.
+        files: patterns of the names of the files.
 
     Raises:
         ConfigError: no such repository, no permission, or no network.
@@ -57,7 +93,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES]))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*files]))
     except Exception as error:  # whatever the network, the hub or its cache may raise
         raise ConfigError(
             f"no directory {repo_id} here, and none from the hub ({first_line(error)})"

@@ -214,6 +214,8 @@ def current_names(options: Any) -> Any:
         _RENAMED.get(name, name): value if name == "mixture" else current_names(value)
         for name, value in options.items()  # a mixture's keys are names of texts
     }
+    if "time_free" in found:
+        found["time_input"] = "none" if found.pop("time_free") else "sigma"
     if found.get("activation_checkpointing") == "light":
         found["activation_checkpointing"] = "selective"
     return found

@@ -302,32 +302,6 @@ def _check_count(n: int) -> None:
         raise ConfigError(f"`n` is {n}, must be at least 1")
 
 
-def load(path: str | Path, device: str = "auto", *, revision: str | None = None) -> LanguageModel:
-    """Load a trained model from a directory, from this package or from the Hugging Face hub.
-
-        lm = sddlm.load("stories")  # comes with the package
-        lm = sddlm.load("run")
-
-    Args:
-        path: run directory, model directory, the name of a model in the package, or ``owner/name``
-            of a repository on the hub.
-        device: cpu, cuda, or auto (cuda if there is one).
-        revision: branch, tag or commit of the repository.
-
-    Returns:
-        the model, its network in evaluation mode.
-
-    Raises:
-        ConfigError: there is no model, or a file of it is missing or damaged.
-    """
-    from sddlm.hub import download, is_repo_id
-    from sddlm.sampling.base import choose_device
-
-    if is_repo_id(path):
-        path = download(str(path), revision)
-    return LanguageModel.load(path, choose_device(device))
-
-
 def bos_in_rows(data: Mapping[str, Any]) -> bool:
     """Whether rows begin with the beginning-of-text token, from a record of prepared data."""
     return bool(data.get("packing", {}).get("bos_eos", False))

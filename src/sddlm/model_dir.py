@@ -45,6 +45,20 @@ def is_model_dir(path: str | Path) -> bool:
     return any(_is_ours(place) for place in _places(Path(path)))
 
 
+def is_public(path: str | Path) -> bool:
+    """Whether a folder has the ``config.json`` of a model of other code (Hugging Face's)."""
+    try:
+        return "model_type" in read_json(Path(path) / CONFIG_NAME)
+    except (ConfigError, TypeError):
+        return False
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU where there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"`device` is {device}, but torch finds no GPU here; use `device='cpu'`")
+
+
 def locate(name: str | Path) -> Path:
     """The directory of a model, before anything of it is loaded.
 
@@ -80,8 +94,7 @@ def read_model_dir(path: str | Path, device: str) -> dict[str, Any]:
         ConfigError: in one line, if there is none or something in it is missing or damaged.
     """
     place = _find(locate(path))
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"`device` is {device}, but torch finds no GPU here; use `device='cpu'`")
+    check_device(device)
     config = _read_config(place / CONFIG_NAME)
     for name in (WEIGHTS_NAME, TOKENIZER_NAME):
         if not (place / name).is_file():
@@ -249,7 +262,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     found = config.get("format") if isinstance(config, dict) else None
     if found is None:
-        raise ConfigError(f"{path} was not written by sddlm: it has no format number")
+        raise ConfigError(
+            f"{path} was not written by sddlm: it has no format number; a public "
+            "checkpoint is converted by sddlm import SOURCE OUT"
+        )
     if found != FORMAT:
         raise ConfigError(f"{path} has format {found!r}, this sddlm reads {FORMAT}: upgrade sddlm")
     return dict(current_names(config))

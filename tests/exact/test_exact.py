@@ -30,6 +30,7 @@ from sddlm.process import (
     HybridProcess,
     LogLinear,
     MaskedProcess,
+    MixtureProcess,
     Process,
     Schedule,
     UniformProcess,
@@ -43,6 +44,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 ALL_THE_WAY = LogLinear(eps=1e-12)  # alpha = 1 - t
 PROCESS = UniformProcess(ALL_THE_WAY)
 PROCESSES = [PROCESS, MaskedProcess(ALL_THE_WAY), HybridProcess(ALL_THE_WAY)]
+PROCESSES += [MixtureProcess(ALL_THE_WAY)]
 RANDOM = World.random(8, 3, seed=0)
 SMALL = World.random(3, 3, seed=1, concentration=0.5)
 

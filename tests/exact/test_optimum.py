@@ -21,7 +21,7 @@ from sddlm.objectives import (
 )
 from sddlm.objectives.base import DiffusionObjective
 from sddlm.objectives.negatives import NoisyToken, UniformNegatives, UnigramNegatives
-from sddlm.process import HybridProcess, MaskedProcess, UniformProcess
+from sddlm.process import HybridProcess, MaskedProcess, MixtureProcess, UniformProcess
 from sddlm.process.estimate import Estimate, log_score
 from sddlm.rng import Draw
 
@@ -30,6 +30,7 @@ EXACT = [
     NELBO(),
     NELBO(MaskedProcess()),
     NELBO(HybridProcess()),
+    NELBO(MixtureProcess(uniform=0.4)),
     MDLM(),
     MDLM(weighting="constant"),
     SDDLM(),

@@ -9,13 +9,13 @@ import torch
 from torch.nn.functional import one_hot, pad
 
 from sddlm.exact import TabularModel, World, state_id, states, total_variation
-from sddlm.process import HybridProcess, MaskedProcess, Process, UniformProcess
+from sddlm.process import HybridProcess, MaskedProcess, MixtureProcess, Process, UniformProcess
 from sddlm.process.estimate import Estimate
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RANDOM = World.random(8, 3, seed=0)
 SMALL = World.random(3, 3, seed=1, concentration=0.5)
-PROCESSES = [UniformProcess(), MaskedProcess(), HybridProcess()]
+PROCESSES = [UniformProcess(), MaskedProcess(), HybridProcess(), MixtureProcess()]
 
 
 def test_states() -> None:

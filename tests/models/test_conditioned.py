@@ -29,7 +29,7 @@ UNKNOWN = (~KNOWN).nonzero()[:, 0]
 TOKENS = torch.randint(0, V, (B, L), generator=torch.Generator().manual_seed(0))
 X_T = torch.randint(0, V, (B, 3), generator=torch.Generator().manual_seed(1))
 SIGMA = torch.tensor([0.01, 0.7, 4.2, 1.0, 0.2])
-KINDS: list[dict[str, Any]] = [{}, {"input_conv": 3}, {"time_free": True}, {"causal": True}]
+KINDS: list[dict[str, Any]] = [{}, {"input_conv": 3}, {"time_input": "none"}, {"causal": True}]
 
 
 def network(**changes: Any) -> DiT:

@@ -312,7 +312,9 @@ def test_arguments_build_a_configuration() -> None:
     assert set(get_args(Preset)) == set(PRESETS)
     ours, theirs = ({f.name for f in fields(c)} for c in (ModelArgs, DiTConfig))
     assert ours - theirs == {"preset"}
-    assert theirs - ours == {"vocab_size", "length", "causal", "num_extra_tokens"}
+    assert theirs - ours == {
+        "vocab_size", "length", "causal", "num_extra_tokens", "time_uniform", "labels", "label",
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -322,7 +324,7 @@ def test_a_sequence_has_the_same_bits_in_every_batch(time_free: bool, threads: i
     """Also alone, also of few rows, also beside padding: `layers.by_row`."""
     config = DiTConfig(
         vocab_size=50, length=24, width=64, heads=2, blocks=2, head_init=0.3, input_conv=5,
-        gate_init=0 if time_free else 1, time_free=time_free,
+        gate_init=0 if time_free else 1, time_input="none" if time_free else "sigma",
     )  # fmt: skip
     model = DiT(config).eval()
     generator = torch.Generator().manual_seed(0)

@@ -20,7 +20,9 @@ from sddlm.objectives import (
 from sddlm.rng import Draw
 
 V, L, B = 50, 12, 3
-KINDS = [{"blocks": blocks, **more} for blocks in (1, 2, 3) for more in ({}, {"time_free": True})]
+KINDS = [
+    {"blocks": blocks, **more} for blocks in (1, 2, 3) for more in ({}, {"time_input": "none"})
+]
 
 
 def network(blocks: int = 2, **more) -> DiT:

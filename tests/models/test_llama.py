@@ -172,11 +172,11 @@ def test_knobs() -> None:
     sizes = {"vocab_size": 30, "length": 5}
     llama = ModelArgs(preset="mini", architecture="llama").build(**sizes)
     assert llama.architecture == "llama"
-    assert llama.time_free
+    assert llama.time_input == "none"
     assert DiT(llama).time_free
     assert ModelArgs(preset="1.1b", blocks=1, width=28).build(**sizes).architecture == "llama"
     other = ModelArgs(preset="1.1b", architecture="dit").build(**sizes)
-    assert (other.architecture, other.time_free) == ("dit", False)
+    assert (other.architecture, other.time_input) == ("dit", "sigma")
     assert ModelArgs().build(**sizes).architecture == "dit"
 
 

@@ -38,7 +38,7 @@ B = len(LENGTHS)
 KINDS: list[dict[str, Any]] = [
     {},
     {"input_conv": 5},
-    {"time_free": True},
+    {"time_input": "none"},
     {"architecture": "llama", "cond_dim": 128, "input_conv": 3},
     {"causal": True, "input_conv": 3},
 ]
@@ -195,7 +195,7 @@ def test_loss_and_bound_are_the_sum_over_rows_cut(objective: Any, changes: dict[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", [Ancestral(steps=6), Lazy(steps=6)], ids=lambda s: str(type(s)))
-@pytest.mark.parametrize("changes", [{}, {"time_free": True}, {"input_conv": 3}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"time_input": "none"}, {"input_conv": 3}], ids=str)
 def test_samples_of_one_length_are_those_of_shorter_rows(
     sampler: Any, changes: dict[str, Any]
 ) -> None:
@@ -210,7 +210,7 @@ def test_samples_of_one_length_are_those_of_shorter_rows(
 
 
 def test_the_view_has_what_the_network_has() -> None:
-    for changes in ({}, {"time_free": True}, {"causal": True}):
+    for changes in ({}, {"time_input": "none"}, {"causal": True}):
         model = network(**changes)
         view = PaddingMasked(model, ATTEND)
         for name in ("vocab_size", "length", "head", "causal", "time_free"):

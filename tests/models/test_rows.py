@@ -17,7 +17,8 @@ from sddlm.rng import Draw
 V, B, L = 11, 3, 8
 LLAMA = {"architecture": "llama", "cond_dim": 128}
 KINDS: list[dict[str, Any]] = [
-    {}, {"causal": True}, {"time_free": True}, {"input_conv": 3}, LLAMA, {**LLAMA, "causal": True},
+    {}, {"causal": True}, {"time_input": "none"}, {"input_conv": 3}, LLAMA,
+    {**LLAMA, "causal": True},
 ]  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def test_the_last_mlp_sees_the_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("objective", [SDDLM(), NELBO()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"time_free": True}, LLAMA], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"time_input": "none"}, LLAMA], ids=str)
 def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -> None:
     model = network(**changes).train()
     calls: dict[str, int] = {}
@@ -121,7 +122,7 @@ def test_what_a_block_keeps(changes: dict[str, Any], mode: Any, most: float) -> 
 
 
 def test_a_time_free_network_sees_all_positions_and_no_time() -> None:
-    model = network(time_free=True)
+    model = network(time_input="none")
     assert model.time_free
     assert not network().time_free
     assert not any("modulation" in name or "sigma" in name for name, _ in model.named_parameters())
@@ -131,4 +132,4 @@ def test_a_time_free_network_sees_all_positions_and_no_time() -> None:
     changed[:, -1] = (changed[:, -1] + 1) % V
     assert ((model(changed, SIGMA) - out).abs().amax(-1) > 1e-9).all()
     with pytest.raises(ConfigError, match=r"`gate_init` has no meaning in a time-free"):
-        network(time_free=True, gate_init=1.0)
+        network(time_input="none", gate_init=1.0)

@@ -12,7 +12,14 @@ from sddlm.models.layers import select_rows
 from sddlm.models.vocab_head import VocabHead
 from sddlm.objectives import D3PM, MDLM, NELBO, SEDD
 from sddlm.objectives.bound import bound_term
-from sddlm.process import Cosine, HybridProcess, LogLinear, MaskedProcess, UniformProcess
+from sddlm.process import (
+    Cosine,
+    HybridProcess,
+    LogLinear,
+    MaskedProcess,
+    MixtureProcess,
+    UniformProcess,
+)
 from sddlm.process.estimate import Estimate
 from sddlm.rng import Draw
 from sddlm.types import Noisy
@@ -177,3 +184,5 @@ def test_mdlm_is_the_nelbo_of_masks_and_its_constant_weight_is_one() -> None:
 def test_the_score_of_masks_in_a_hybrid_is_refused() -> None:
     with pytest.raises(ConfigError, match="HybridProcess"):
         SEDD(HybridProcess())
+    with pytest.raises(ConfigError, match="MixtureProcess"):
+        SEDD(MixtureProcess())

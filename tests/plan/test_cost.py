@@ -50,9 +50,9 @@ CASES: list[tuple[dict[str, Any], O.Objective, Checkpointing, Any]] = [
     ({}, O.SDDLM(), "none", "32"), ({}, O.NELBO(), "selective", "bf16"),
     ({}, O.NELBO(), "full", "bf16"), (LLAMA, O.SDDLM(), "none", "bf16"),
     (LLAMA, O.NELBO(), "selective", "32"), (LLAMA, O.NELBO(), "full", "32"),
-    ({**HOLLOW, "time_free": True, "input_conv": 4}, O.SDDLM(positions="all"), "none", "bf16"),
+    ({**HOLLOW, "time_input": "none", "input_conv": 4}, O.SDDLM(positions="all"), "none", "bf16"),
     ({**HOLLOW, "blocks": 3}, O.SDDLM(), "selective", "32"), (HOLLOW, O.NELBO(), "full", "32"),
-    ({"time_free": True, "tie_embeddings": True}, O.NELBO(), "none", "32"),
+    ({"time_input": "none", "tie_embeddings": True}, O.NELBO(), "none", "32"),
     ({"dropout": 0.1, "input_conv": 3}, O.NELBO(), "none", "32"),
 ]  # fmt: skip
 
@@ -176,7 +176,7 @@ def test_gradients_of_earlier_micro_batches() -> None:
 
 def test_flops_by_hand() -> None:
     """6 a weight and token, but for the last MLP and the head, which see the noise alone."""
-    made = config(O.SDDLM(), time_free=True)
+    made = config(O.SDDLM(), time_input="none")
     attention = 14 * BLOCKS * L * D  # of a token: 4 forward, 10 backward
     weights = BLOCKS * 12 * D**2 - 9 * D**2 / 2 + V * D / 2
     found = model_of(made, O.SDDLM()).flops

@@ -18,6 +18,7 @@ from sddlm.process import (
     HybridProcess,
     LogLinear,
     MaskedProcess,
+    MixtureProcess,
     Process,
     UniformProcess,
 )
@@ -26,7 +27,10 @@ from sddlm.rng import Draw
 from sddlm.sampling.ancestral import Ancestral
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-PROCESSES = [UniformProcess(), MaskedProcess(), HybridProcess(), HybridProcess(uniform=0.7)]
+PROCESSES = [
+    UniformProcess(), MaskedProcess(), HybridProcess(), HybridProcess(uniform=0.7),
+    MixtureProcess(), MixtureProcess(uniform=0.7),
+]  # fmt: skip
 each = pytest.mark.parametrize("process", PROCESSES, ids=repr)
 
 
@@ -120,6 +124,7 @@ def test_what_is_certain() -> None:
     x = torch.arange(5)
     assert not UniformProcess().certain(x, vocab_size=5).any()
     assert not HybridProcess().certain(x, vocab_size=5).any()
+    assert not MixtureProcess().certain(x, vocab_size=5).any()
     assert torch.equal(MaskedProcess().certain(x, vocab_size=5), x != 4)
 
 
@@ -155,6 +160,22 @@ def test_the_hybrid_runs_from_uniform_noise_to_masks() -> None:
     for wrong in (0.0, 1.0):
         with pytest.raises(ConfigError, match="uniform"):
             HybridProcess(uniform=wrong)
+
+
+def test_the_mixture_has_one_proportion_and_two_ends() -> None:
+    """XDLM: of the noise a share k is uniform over all V tokens, the rest masks."""
+    V, alpha = 7, torch.tensor([0.001, 0.3, 0.9]).double()
+    noise = MixtureProcess(uniform=0.3).odds(alpha, V)
+    noise = noise / noise.sum(-1, keepdim=True)
+    expected = torch.full((V,), 0.3 / V).double()
+    expected[-1] += 0.7
+    torch.testing.assert_close(noise, expected.expand_as(noise))
+    for end, uniform in ((MaskedProcess(), 1e-12), (UniformProcess(), 1 - 1e-12)):
+        odds = MixtureProcess(uniform=uniform).odds(alpha, V)
+        torch.testing.assert_close(odds, end.odds(alpha, V), rtol=1e-9, atol=1e-9)
+    for wrong in (0.0, 1.0):
+        with pytest.raises(ConfigError, match="uniform"):
+            MixtureProcess(uniform=wrong)
 
 
 @each

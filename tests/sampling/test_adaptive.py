@@ -269,7 +269,8 @@ V, L = 40, 24
 def network(extra: int = 0, *, time_free: bool = False) -> DiT:
     config = DiTConfig(
         vocab_size=V, length=L, width=48, heads=3, blocks=2, head_init=0.6,
-        gate_init=0 if time_free else 1, input_conv=5, time_free=time_free, num_extra_tokens=extra,
+        gate_init=0 if time_free else 1, input_conv=5, num_extra_tokens=extra,
+        time_input="none" if time_free else "sigma",
     )  # fmt: skip
     return DiT(config, seed=3)
 

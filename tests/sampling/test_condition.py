@@ -195,7 +195,7 @@ def network(extra: int = 0, *, causal: bool = False, time_free: bool = False) ->
     config = DiTConfig(
         vocab_size=V, length=L, width=48, heads=3, blocks=2, head_init=0.3,
         gate_init=0 if causal or time_free else 1, input_conv=5, causal=causal,
-        time_free=time_free, num_extra_tokens=extra,
+        time_input="none" if time_free else "sigma", num_extra_tokens=extra,
     )  # fmt: skip
     return DiT(config, seed=3)
 

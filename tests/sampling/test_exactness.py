@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from sddlm.errors import ConfigError
 from sddlm.exact import TabularModel, World, state_id, states
 from sddlm.models.layers import select_rows
-from sddlm.process import HybridProcess, LogLinear, MaskedProcess, Process, UniformProcess
+from sddlm.process import (
+    HybridProcess,
+    LogLinear,
+    MaskedProcess,
+    MixtureProcess,
+    Process,
+    UniformProcess,
+)
 from sddlm.process.estimate import Estimate
 from sddlm.sampling.ancestral import Ancestral
 from sddlm.sampling.first_hitting import FirstHitting
@@ -25,6 +32,7 @@ SHARP = Truncation(temperature=0.8, top_p=0.9, tail_cut=0.2)
 LOO = Estimate.LEAVE_ONE_OUT
 # much is left at t = 1, so that a few steps meet all cases
 PROCESSES = [UniformProcess(LogLinear(0.2)), MaskedProcess(), HybridProcess(uniform=0.4)]
+PROCESSES += [MixtureProcess(uniform=0.4)]
 name_of = lambda value: type(value).__name__  # noqa: E731
 
 

@@ -160,7 +160,7 @@ def test_activation_checkpointing_changes_no_bit(config, tmp_path, mode):
 @pytest.mark.slow
 def test_a_time_free_network_trains_and_samples(config, tmp_path):
     run = tmp_path / "run"
-    assert train(config, run, "--model.time_free", "true", "--model.gate_init", "0") == 0
+    assert train(config, run, "--model.time_input", "none", "--model.gate_init", "0") == 0
     records = [json.loads(line) for line in samples(run, tmp_path / "s.jsonl").splitlines()]
     assert len(records) == 3
     assert LanguageModel.load(run).network.time_free

@@ -10,6 +10,7 @@ from sddlm.io import current_names
 
 Checkpointing = Literal["none", "selective", "full"]
 Architecture = Literal["dit", "llama", "hollow"]
+TimeInput = Literal["sigma", "t", "zero", "none"]
 Preset = Literal["mini", "tiny", "small", "medium", "1b", "1.1b", "10b"]
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -44,7 +45,7 @@ class DiTKnobs:
     head_bias: Literal["zero", "unigram"] = "zero"
     embedding_init: Literal["uniform", "pmi"] = "uniform"
     input_conv: int = 0
-    time_free: bool = False
+    time_input: TimeInput = "sigma"
 
 
 @dataclass(kw_only=True)
@@ -64,6 +65,9 @@ class DiTConfig(DiTKnobs):
         architecture: type of the blocks: see `ModelArgs`.
         causal: an autoregressive network: causal attention and no noise level.
         num_extra_tokens: noise-only tokens at the end of the vocabulary, never predicted (a mask).
+        time_uniform: share of uniform noise in GIDD's process, whose time is the input ``t``.
+        labels: rows of a label embedding that is added to the conditioning; 0 for none.
+        label: the row that is added; the last one stands for no label.
 
     Raises:
         ConfigError: the values contradict each other.
@@ -77,13 +81,23 @@ class DiTConfig(DiTKnobs):
     architecture: Architecture = "dit"
     causal: bool = False
     num_extra_tokens: int = 0
+    time_uniform: float = 0.0
+    labels: int = 0
+    label: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
         if self.architecture == "llama":
-            self.time_free = True
+            if self.time_input not in ("sigma", "none"):  # the default may be no choice
+                raise _wrong("time_input", f"is {self.time_input}, must be none in a llama")
+            self.time_input = "none"
         self._check_sizes()
         self._check_combinations()
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the blocks have a conditioning: on a noise level, on zero, on a label."""
+        return self.time_input != "none" and not self.causal
 
     def _check_sizes(self) -> None:
         for name in ("vocab_size", "length", "width", "blocks", "cond_dim", "input_conv"):
@@ -98,6 +112,8 @@ class DiTConfig(DiTKnobs):
             ("cond_dim", 1),
             ("input_conv", 0),
             ("num_extra_tokens", 0),
+            ("labels", 0),
+            ("label", 0),
         ):
             if getattr(self, name) < least:
                 raise _wrong(name, f"is {getattr(self, name)}, must be at least {least}")
@@ -118,7 +134,7 @@ class DiTConfig(DiTKnobs):
     def _check_combinations(self) -> None:
         if self.tie_embeddings and self.head_init:
             raise _wrong("head_init", "has no meaning with `tie_embeddings=True`; leave one out")
-        if self.gate_init and (self.causal or self.time_free):
+        if self.gate_init and not self.conditioned:
             kind = "an autoregressive network" if self.causal else "a time-free network"
             kind = "a llama" if self.architecture == "llama" else kind
             raise _wrong(
@@ -140,6 +156,14 @@ class DiTConfig(DiTKnobs):
         if self.architecture == "llama" and self.head_bias != DiTKnobs.head_bias:
             raise _wrong(
                 "head_bias", "has no meaning in a llama, whose head has none; leave it out"
+            )
+        if not 0 <= self.time_uniform < 1:
+            raise _wrong("time_uniform", f"is {self.time_uniform}, must be in [0, 1)")
+        if self.labels and not (self.conditioned and self.label < self.labels):
+            raise _wrong(
+                "label",
+                f"is {self.label}, must be below `labels` {self.labels}, in a network with a "
+                "conditioning",
             )
         one_way = self.causal or self.architecture == "hollow"
         if not one_way and self.input_conv and self.input_conv % 2 == 0:
@@ -202,9 +226,10 @@ class ModelArgs(DiTKnobs):
             mutual information of neighbours in the training rows (`training.pmi`).
         input_conv: kernel size of a residual convolution over the token embeddings, 0 for none
             (published).
-        time_free: no conditioning on the noise level: plain blocks without adaLN, a slightly worse
-            bound, and sampling reuses a prediction as long as no token has changed; always true in
-            a llama.
+        time_input: conditioning of the blocks: sigma, the noise level -log alpha (published); t, 1
+            - alpha, or GIDD's time; zero in place of sigma (MDLM); none: plain blocks without
+            adaLN, as in a llama. With zero or none the bound is slightly worse, and sampling reuses
+            a prediction as long as no token has changed.
     """
 
     preset: Preset = "tiny"

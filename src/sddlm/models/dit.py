@@ -71,15 +71,15 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         self.vocab_size = config.vocab_size
         self.length = config.length
         self.causal = config.causal
-        self.time_free = config.time_free or config.causal
+        self.time_free = config.causal or config.time_input in ("zero", "none")
         self.hollow = config.architecture == "hollow"
         self.checkpointing: Checkpointing = "none"
         width, causal, architecture = config.width, config.causal, config.architecture
-        cond_dim = 0 if self.time_free else config.cond_dim
+        cond_dim = config.cond_dim if config.conditioned else 0
         self.embedding = Embedding(config.vocab_size, width)
         kernel = 0 if self.hollow else config.input_conv  # the towers have their own
         self.input_conv = InputConv(width, kernel, causal) if kernel else None
-        self.sigma = SigmaEmbedder(cond_dim) if cond_dim else None
+        self.sigma = SigmaEmbedder(config) if cond_dim else None
         self.rotary = Rotary(width // config.heads)
         self.blocks = (Hollow if self.hollow else Stack)(config, cond_dim)
         self.norm = norm_of(architecture, width)
@@ -165,7 +165,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
             cache.check(*x_t.shape)
 
     def _condition(self, sigma: Tensor, batch: int) -> Tensor | None:
-        """Conditioning of the blocks on the noise level ``[B, cond_dim]``; None if time-free."""
+        """Conditioning of the blocks ``[B, cond_dim]``; None in plain blocks."""
         if self.sigma is None:
             return None
         if sigma.shape != (batch,):

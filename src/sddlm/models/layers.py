@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sddlm.models.cache import Cache
+from sddlm.models.config import DiTConfig
 from sddlm.types import SoftTokens
 
 SIGMA_FEATURES = 256
@@ -133,20 +134,39 @@ def sigma_features(sigma: Tensor, size: int = SIGMA_FEATURES) -> Tensor:
     return torch.cat((angle.cos(), angle.sin()), dim=-1)  # [B, size]
 
 
-class SigmaEmbedder(nn.Module):
-    """Noise level ``[B]`` to conditioning ``[B, cond_dim]``."""
+def gidd_time(sigma: Tensor, uniform: float = 0.0) -> Tensor:
+    """GIDD's time t (arXiv:2503.04482) at the noise level ``sigma [B]``; float64.
 
-    def __init__(self, cond_dim: int) -> None:
+    There a token is kept : masked : uniform as ``1 - t : t : 2 k sqrt(t (1 - t))`` with
+    ``k = uniform / (1 - uniform)``. Without uniform noise t is 1 - alpha.
+    """
+    sigma, k = sigma.double().clamp(min=1e-12), uniform / (1 - uniform)  # 0 / 0 at sigma = 0
+    alpha, gone = torch.exp(-sigma), -torch.expm1(-sigma)
+    y = (k * alpha + torch.sqrt((k * alpha) ** 2 + alpha * gone)) / gone  # sqrt((1 - t) / t)
+    return 1 / (1 + y**2)
+
+
+class SigmaEmbedder(nn.Module):
+    """Noise level ``[B]`` to conditioning ``[B, cond_dim]``, with a label if there are labels."""
+
+    def __init__(self, config: DiTConfig) -> None:
         super().__init__()
+        self.config, cond_dim = config, config.cond_dim
         self.mlp = nn.Sequential(
             Linear(SIGMA_FEATURES, cond_dim), nn.SiLU(), Linear(cond_dim, cond_dim)
         )
+        self.labels = Embedding(config.labels, cond_dim) if config.labels else None
 
     def forward(self, sigma: Tensor) -> Tensor:
         """Conditioning ``[B, cond_dim]`` of ``sigma [B]``."""
+        if self.config.time_input == "zero":
+            sigma = torch.zeros_like(sigma)
+        elif self.config.time_input == "t":
+            sigma = gidd_time(sigma, self.config.time_uniform)
         dtype = next(self.mlp.parameters()).dtype
         features = sigma_features(sigma.to(torch.promote_types(dtype, torch.float32)))
-        return F.silu(self.mlp(features.to(dtype)))  # [B, cond_dim]
+        cond = F.silu(self.mlp(features.to(dtype)))  # [B, cond_dim]
+        return cond if self.labels is None else cond + F.silu(self.labels.weight[self.config.label])
 
 
 def modulate(x: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from sddlm.objectives.bound import bound_term
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.process.hybrid import HybridProcess
+from sddlm.process.mixture import MixtureProcess
 from sddlm.process.uniform import UniformProcess
 from sddlm.rng import Draw
 from sddlm.types import Noisy
@@ -37,10 +38,10 @@ class SEDD(DiffusionObjective):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if isinstance(self.process, HybridProcess):
+        if isinstance(self.process, (HybridProcess, MixtureProcess)):
             raise ConfigError(
-                "`process` is HybridProcess, whose masks have a score that the network "
-                "never gives; SEDD takes UniformProcess or MaskedProcess, NELBO takes all"
+                f"`process` is {type(self.process).__name__}, whose masks have a score that the "
+                "network never gives; SEDD takes UniformProcess or MaskedProcess, NELBO takes all"
             )
 
     def term(self, noisy: Noisy, at: Tensor, draw: Draw) -> RowLoss:

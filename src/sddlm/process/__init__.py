@@ -3,6 +3,7 @@
 from sddlm.process.base import Process
 from sddlm.process.hybrid import HybridProcess
 from sddlm.process.masked import MaskedProcess
+from sddlm.process.mixture import MixtureProcess
 from sddlm.process.schedule import (
     Cosine,
     CosinePower,
@@ -20,6 +21,7 @@ __all__ = [
     "HybridProcess",
     "LogLinear",
     "MaskedProcess",
+    "MixtureProcess",
     "Polynomial",
     "Process",
     "Schedule",

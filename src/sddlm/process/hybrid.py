@@ -54,7 +54,7 @@ class HybridProcess(Process):
 
     def odds(self, alpha: Tensor, vocab_size: int) -> Tensor:
         """``1 / y^2`` for the mask and ``2 k / (y (V - 1))`` for every other token ``[..., V]``."""
-        return _spread(*self._both_odds(alpha, vocab_size), vocab_size)
+        return spread(*self._both_odds(alpha, vocab_size), vocab_size)
 
     def odds_at(self, token: Tensor, alpha: Tensor, vocab_size: int) -> Tensor:
         """See `Process.odds_at`; computed without the whole vocabulary."""
@@ -70,7 +70,7 @@ class HybridProcess(Process):
         """Derivatives of the odds through ``d y / d alpha`` ``[..., V]``."""
         y, k = self._root(alpha), self._k
         dy = (1 + y**2 + 2 * k * y) ** 2 / (2 * y + 2 * k * y**2)  # d y / d alpha
-        return _spread(2 * k / y**2 * dy / (vocab_size - 1), 2 * y**-3 * dy, vocab_size)
+        return spread(2 * k / y**2 * dy / (vocab_size - 1), 2 * y**-3 * dy, vocab_size)
 
     def noise(
         self, draw: Draw, name: str, length: int, *, alpha: Tensor, vocab_size: int
@@ -82,7 +82,7 @@ class HybridProcess(Process):
         return token.masked_fill(masked, vocab_size - 1)
 
 
-def _spread(clean: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
+def spread(clean: Tensor, mask: Tensor, vocab_size: int) -> Tensor:
     """Vector ``[..., V]`` with ``clean`` at all entries but the last, which is ``mask``."""
     values = clean[..., None].repeat(*[1] * clean.ndim, vocab_size)
     values[..., -1] = mask

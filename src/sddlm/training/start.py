@@ -12,6 +12,9 @@ from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
 
+#: options of a network; an imported one has more fields, which no option sets
+_MEASURES = sorted({field.name for field in fields(ModelArgs)} - {"preset"})
+
 
 def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objective) -> LanguageModel:
     """Load the model to start from, and check it against the options.
@@ -45,8 +48,7 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
 
 def measures(start: LanguageModel) -> ModelArgs:
     """Sizes of a model's network as options, for the record of the new run."""
-    names = {field.name for field in fields(ModelArgs)} - {"preset"}
-    return ModelArgs(**{name: getattr(start.network.config, name) for name in names})
+    return ModelArgs(**{name: getattr(start.network.config, name) for name in _MEASURES})
 
 
 def _check_network(start: str, loaded: LanguageModel, model: ModelArgs) -> None:
@@ -60,11 +62,11 @@ def _check_network(start: str, loaded: LanguageModel, model: ModelArgs) -> None:
         causal=config.causal,
         num_extra_tokens=config.num_extra_tokens,
     )
-    for field in fields(config):
-        here, there = getattr(asked, field.name), getattr(config, field.name)
+    for name in _MEASURES:
+        here, there = getattr(asked, name), getattr(config, name)
         if here != there:
             raise ConfigError(
-                f"`model.{field.name}` is {here}, but the network of `start` {start} has {there}; "
+                f"`model.{name}` is {here}, but the network of `start` {start} has {there}; "
                 "leave all `model` options out, its measures are taken over"
             )
 

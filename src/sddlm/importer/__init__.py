@@ -1,0 +1,1 @@
+"""Public checkpoints of other code bases as models of this one."""
