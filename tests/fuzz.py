@@ -32,12 +32,12 @@ from sddlm import cli
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import to_spec
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.spec import to_spec
 
 #: what ran if a file or a directory chose what is imported
 EVIL = 'open("evil_ran", "w").close()\nclass Evil:\n    pass\n'

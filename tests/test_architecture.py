@@ -34,7 +34,7 @@ TREES = {path.relative_to(SRC).as_posix(): ast.parse(path.read_text()) for path 
 
 ANYWHERE = {"errors", "types", "rng", "io", "progress", "__init__"}
 #: what every room needs that writes text with a model
-WRITING = {"process", "models", "data", "lm", "model_dir", "sampling"}
+WRITING = {"process", "models", "data", "lm", "model_dir", "spec", "sampling"}
 #: room: the rooms that it may import, beside those of ANYWHERE
 ROOMS = {
     "__init__": set(),
@@ -51,7 +51,8 @@ ROOMS = {
     "exact": {"process", "models", "objectives", "sampling"},
     "objectives": {"process", "models"},
     "objectives/distillation.py": {"process", "models", "lm", "model_dir"},  # its teacher
-    "model_dir": {"process", "models", "data"},
+    "spec": {"process"},
+    "model_dir": {"process", "models", "data", "spec"},
     # the last three only in its methods, which call what works for it
     "lm": {"process", "models", "data", "model_dir", "hub", "sampling", "generation", "eval"},
     "importer": {"process", "models", "data", "model_dir", "lm", "hub"},

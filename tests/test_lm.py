@@ -19,12 +19,13 @@ import sddlm
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import PACKAGED, from_spec, is_model_dir, locate, packaged, sweep, to_spec
+from sddlm.model_dir import PACKAGED, is_model_dir, locate, packaged, sweep
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.schedule import LogLinear
 from sddlm.process.uniform import UniformProcess
+from sddlm.spec import from_spec, to_spec
 from test_io import small_files
 
 OBJECTIVE = {"class_path": "sddlm.objectives.denoising.SDDLM", "init_args": {}}

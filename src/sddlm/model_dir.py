@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
-from enum import Enum
+from dataclasses import asdict
 from glob import escape
 from importlib.metadata import version
 from math import prod
@@ -30,7 +28,7 @@ from sddlm.io import atomic_write, current_names, make_durable, read_json, sha25
 from sddlm.models.dit import WEIGHTS_NAME, DiT, not_finite
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
-from sddlm.process.schedule import Schedule
+from sddlm.spec import from_spec, to_spec
 
 FORMAT = 1
 """Version of the layout of ``config.json``; a newer one is refused."""
@@ -174,63 +172,6 @@ def write_model_dir(
         with atomic_write(new / CONFIG_NAME) as file:
             file.write(json.dumps(config, indent=2) + "\n")
         shutil.copymode(new / CONFIG_NAME, new / WEIGHTS_NAME)  # safetensors' files are private
-
-
-def to_spec(obj: Any) -> Any:
-    """A dataclass object as ``{"class_path": ..., "init_args": {...}}``, fields in turn.
-
-    Enums become their values, paths text, tuples lists; plain values stay.
-    """
-    if is_dataclass(obj) and not isinstance(obj, type):
-        arguments = {f.name: to_spec(getattr(obj, f.name)) for f in fields(obj) if f.init}
-        kind = type(obj)
-        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
-    if isinstance(obj, Enum):
-        return obj.value
-    if isinstance(obj, Path):
-        return str(obj)
-    if isinstance(obj, (list, tuple)):
-        return [to_spec(item) for item in obj]
-    if isinstance(obj, Mapping):
-        return {key: to_spec(value) for key, value in obj.items()}
-    return obj
-
-
-def from_spec(spec: Any) -> Any:
-    """The object of a spec, and of the specs in it.
-
-    A model directory may come from anywhere, so it must not choose what is imported: only
-    processes, schedules and objectives of this package are built, and processes and schedules of
-    modules that the user has imported.
-
-    Raises:
-        ConfigError: for any other class, or arguments that it does not take.
-    """
-    if isinstance(spec, list):
-        return [from_spec(item) for item in spec]
-    if not isinstance(spec, Mapping) or "class_path" not in spec:
-        return spec
-    class_path = str(spec["class_path"])
-    kind = _our_class(class_path)
-    arguments = {name: from_spec(value) for name, value in dict(spec.get("init_args", {})).items()}
-    try:
-        return kind(**arguments)
-    except (TypeError, AttributeError, ArithmeticError) as error:
-        raise ConfigError(f"{class_path} cannot be built: {error}") from error
-
-
-def _our_class(class_path: str) -> Any:
-    """The process, schedule or objective that the path names, among those that are imported."""
-    module_name, _, name = class_path.rpartition(".")
-    kind = getattr(sys.modules.get(module_name), name, None)
-    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module_name:
-        ours = module_name.startswith(("sddlm.process.", "sddlm.objectives."))
-        if ours or issubclass(kind, (Process, Schedule)):
-            return kind
-    raise ConfigError(
-        f"class_path {class_path!r} is no class of sddlm; if it is your own, import its module "
-        "first: `import MODULE`"
-    )
 
 
 def _places(path: Path) -> tuple[Path, Path]:

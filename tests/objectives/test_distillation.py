@@ -10,7 +10,6 @@ import torch
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import from_spec, to_spec
 from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.models.padding import hide_padding
@@ -23,6 +22,7 @@ from sddlm.process.estimate import Estimate, to_leave_one_out
 from sddlm.process.gaussian import log_win
 from sddlm.process.latent import latent, normals
 from sddlm.rng import Draw
+from sddlm.spec import from_spec, to_spec
 from sddlm.training.args import TrainArgs
 from sddlm.training.module import TrainModule
 

@@ -12,7 +12,6 @@ import yaml
 from sddlm.data import rows as rows_file
 from sddlm.data.rows import PackedTokens, token_dtype
 from sddlm.errors import ConfigError
-from sddlm.model_dir import from_spec, to_spec
 from sddlm.models.layers import select_rows
 from sddlm.models.row_losses import Contrastive, DenseNegatives, SampledNegatives, Top
 from sddlm.models.vocab_head import VocabHead
@@ -28,6 +27,7 @@ from sddlm.objectives.negatives import (
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.rng import Draw
+from sddlm.spec import from_spec, to_spec
 from sddlm.types import Noisy
 
 B, L, V = 6, 5, 11

@@ -4,13 +4,13 @@ import pytest
 
 from sddlm.cli import main
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import from_spec
 from sddlm.objectives.negatives import (
     MixedNegatives,
     SequenceNegatives,
     UniformNegatives,
     UnigramNegatives,
 )
+from sddlm.spec import from_spec
 from sddlm.training.monitor import read_metrics
 
 FLAGS = [

@@ -21,9 +21,10 @@ from sddlm.generation.config import SamplerConfig
 from sddlm.io import check_writable
 from sddlm.jobs import ProcessGroup, ResumableJob, digest
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import locate, to_spec
+from sddlm.model_dir import locate
 from sddlm.process.estimate import Estimate
 from sddlm.sampling.base import choose_device, device_of
+from sddlm.spec import to_spec
 
 logger = logging.getLogger(__name__)
 

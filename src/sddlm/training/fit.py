@@ -18,13 +18,13 @@ from sddlm.generation.config import SamplerConfig
 from sddlm.generation.generator import Generator
 from sddlm.generation.request import Request
 from sddlm.lm import LanguageModel, bos_in_rows
-from sddlm.model_dir import to_spec
 from sddlm.models.dit import DiT
 from sddlm.models.padding import hide_padding
 from sddlm.objectives import Objective
 from sddlm.rng import Draw
 from sddlm.sampling.base import device_of
 from sddlm.sampling.entropy import entropy
+from sddlm.spec import to_spec
 from sddlm.training.args import TrainArgs, is_first
 from sddlm.training.checkpoints import check_network
 from sddlm.training.diagnostics import diagnostics, rows_for

@@ -19,12 +19,12 @@ from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, check_arguments, closest
 from sddlm.io import current_names, read_yaml
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import to_spec
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import SDDLM, Objective
 from sddlm.objectives.base import check_architecture
 from sddlm.sampling.base import choose_device
+from sddlm.spec import to_spec
 from sddlm.training.args import TrainArgs, has_checkpoint
 from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.directory import CONFIG, ENVIRONMENT, removed_on_failure, run_directory
