@@ -68,7 +68,8 @@ ROOMS = {
     "inherit": {"options"},
     "flags": {"options"},
     "cli_errors": {"options"},
-    "cli": {"cli_errors", "flags", "inherit", "options"},
+    "verbs": set(),
+    "cli": {"cli_errors", "flags", "inherit", "options", "verbs"},
     "__main__": {"cli"},
 }
 LATE_OF_LM = ("sddlm.sampling", "sddlm.generation", "sddlm.eval")

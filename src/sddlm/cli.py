@@ -20,44 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sddlm.errors import ConfigError, did_you_mean, kinds, one_line, visible
+from sddlm.verbs import READS_RECIPES, USAGE, VERBS
 
 if TYPE_CHECKING:
     from sddlm.options import Layer
 
-#: verb: (module, function, required arguments are positional, what it does); a verb of two words is
-#: a subcommand, the first one listed of its kind is what the first word alone means
-VERBS: dict[str, tuple[str, str, bool, str]] = {
-    "prepare": ("sddlm.data.prepare", "prepare_text", False, "tokenise text ahead of training"),
-    "plan": ("sddlm.plan.run", "make_plan", False, "estimate memory, time and GPU-hours of a run"),
-    "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
-    "import": ("sddlm.importer.run", "import_model", True, "convert a public checkpoint"),
-    "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),
-    "sample": ("sddlm.generation.sample", "sample", True, "write text with a trained model"),
-    "correct": ("sddlm.generation.correct", "correct", True, "replace what a model finds wrong"),
-    "demo": ("sddlm.demo.run", "demo", True, "watch a trained model write"),
-    "eval report": ("sddlm.eval.report", "evaluate", True, "measure a trained model"),
-    "eval frontier": ("sddlm.eval.frontier", "evaluate_frontier", True, "quality and diversity"),
-    "eval zero-shot": ("sddlm.eval.zero_shot", "evaluate_zero_shot", True, "other kinds of text"),
-    "eval tasks": ("sddlm.eval.tasks", "evaluate_tasks", True, "tasks of lm-eval"),
-    "eval correction": ("sddlm.eval.correction", "evaluate_correction", True, "corrupted text"),
-    "suite": ("sddlm.suite.run", "run_suite", True, "train and evaluate a grid of variants"),
-    "report": ("sddlm.suite.report", "write_report", True, "tables and curves of a suite"),
-}
-
-#: verbs that take a recipe for ``train`` and leave aside the sections that are not theirs
-READS_RECIPES = {"prepare", "plan"}
-
 #: most characters of an error's line: an option's value may be a file's whole text
 _LONGEST = 1000
-
-USAGE = """usage: sddlm VERB [options]
-
-Uniform-state diffusion language models: train, sample, evaluate, and believe the result.
-
-{verbs}
-
-sddlm VERB --help lists a verb's options. --config FILE reads them from YAML; flags win.
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,21 +94,20 @@ def _run(verb: str, arguments: list[str]) -> int:
             f"there is no verb {verb}, only {', '.join(VERBS)}{did_you_mean(verb, VERBS)}"
         )
     function, chosen = _parse(verb, arguments)
-    if verb.startswith("eval") and chosen["out"] is None:
-        report = verb in ("eval", "eval report")
-        name = "evaluation" if report else verb.split()[1].replace("-", "_")
-        chosen["out"] = _beside(chosen["model"], f"{name}.json")
-    if verb == "sample" and chosen["out"] is None:
-        chosen["out"] = _beside(chosen["model_dir"], "samples.jsonl")
+    if (verb == "sample" or verb.startswith("eval")) and chosen["out"] is None:
+        chosen["out"] = _default_out(verb, chosen)
     with _messages(verb):
         result = function(**chosen)
     _show(verb, result, chosen)
     return 0
 
 
-def _beside(model: str, name: str) -> str:
-    """A file in the directory of a model; in the working directory for one of the package."""
-    return str(Path(model) / name) if Path(model).is_dir() else name
+def _default_out(verb: str, chosen: dict[str, Any]) -> str:
+    """File in the directory of a model; in the working directory for one of the package."""
+    known = {"sample": "samples.jsonl", "eval": "evaluation.json", "eval report": "evaluation.json"}
+    name = known.get(verb) or f"{verb.split()[1].replace('-', '_')}.json"
+    place = Path(chosen["model_dir" if verb == "sample" else "model"])
+    return str(place / name) if place.is_dir() else name
 
 
 def _show(verb: str, result: Any, chosen: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ class CheckpointFiles:
     """What a checkpoint holds.
 
     Attributes:
-        name: of the checkpoint, as it was given.
+        name: of the checkpoint, as given.
         tensors: by name.
         averaged: averaged weights in the order of the parameters; None if there are none.
         config: ``config.json``; empty if there is none.
