@@ -27,8 +27,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from safetensors.torch import load_file
 
-from sddlm.cli import VERBS, main
+from sddlm.cli import main
 from sddlm.training import fit  # noqa: F401  (imported once, before forking)
+from sddlm.verbs import VERBS
 
 TEXT = "the quick brown fox {} jumps over the lazy dog and sleeps until {} in the morning.\n\n"
 STEPS, EVERY = 24, 4

@@ -18,13 +18,14 @@ import pytest
 
 import sddlm
 from sddlm import objectives
-from sddlm.cli import VERBS, _parser
+from sddlm.cli import _parser
 from sddlm.eval.correction import CorrectionConfig
 from sddlm.eval.frontier import FrontierConfig
 from sddlm.eval.report import ReportConfig
 from sddlm.eval.tasks import TasksConfig
 from sddlm.eval.zero_shot import ZeroShotConfig
 from sddlm.sampling.float32 import Float32
+from sddlm.verbs import VERBS
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src" / "sddlm"
@@ -63,7 +64,17 @@ ROOMS = {
     "eval": {*WRITING, "objectives", "generation", "jobs"},
     "training": {*WRITING, "objectives", "generation"},
     "plan": {"process", "models", "data", "objectives", "training"},
-    "suite": {"models", "objectives", "model_dir", "training", "eval", "options", "inherit", "cli"},
+    "suite": {
+        "models",
+        "objectives",
+        "model_dir",
+        "training",
+        "eval",
+        "options",
+        "inherit",
+        "cli",
+        "verbs",
+    },
     "options": set(),
     "inherit": {"options"},
     "flags": {"options"},

@@ -19,7 +19,7 @@ from rich.table import Table
 import fuzz
 import sddlm
 from sddlm import ConfigError, Cosine, DataArgs, TrainArgs, UniformProcess, objectives
-from sddlm.cli import READS_RECIPES, VERBS, _messages, _parse, main
+from sddlm.cli import _messages, _parse, main
 from sddlm.cli_errors import with_flags
 from sddlm.data.config import trained_on
 from sddlm.generation.correct import correct
@@ -28,6 +28,7 @@ from sddlm.objectives import NELBO, SDDLM, SDDLMV1, SDDLMV2, Objective
 from sddlm.objectives.negatives import NoisyToken, UniformNegatives
 from sddlm.progress import PlainConsole
 from sddlm.sampling.lazy import Lazy
+from sddlm.verbs import READS_RECIPES, VERBS
 
 FILES = {
     "typo.yaml": b"train:\n  stpes: 3\n",

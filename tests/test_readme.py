@@ -13,7 +13,8 @@ import pytest
 
 import sddlm
 from hub_server import hub
-from sddlm.cli import VERBS, _parse, _subcommand
+from sddlm.cli import _parse, _subcommand
+from sddlm.verbs import VERBS
 
 # of jsonargparse, about configs that may build any class
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -14,7 +14,7 @@ import torch
 import yaml
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from sddlm.cli import READS_RECIPES, VERBS, _parse
+from sddlm.cli import _parse
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.inherit import read_files
 from sddlm.models.config import DiTConfig
@@ -25,6 +25,7 @@ from sddlm.process import MaskedProcess
 from sddlm.process.gaussian import gaussian_map
 from sddlm.training.monitor import read_metrics
 from sddlm.training.run import train_model
+from sddlm.verbs import READS_RECIPES, VERBS
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 #: of a training; suites have tests of their own

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from sddlm.cli import VERBS, _parse, _subcommand, main
+from sddlm.cli import _parse, _subcommand, main
 from sddlm.data.config import trained_on
 from sddlm.data.prepare import DataArgs
 from sddlm.data.tokenizer import Tokenizer
@@ -26,6 +26,7 @@ from sddlm.models.config import DiTConfig
 from sddlm.models.dit import DiT
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
+from sddlm.verbs import VERBS
 from test_io import small_files
 
 

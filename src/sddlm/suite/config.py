@@ -18,12 +18,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sddlm.cli import VERBS
 from sddlm.errors import ConfigError, did_you_mean
 from sddlm.inherit import inherited, read_files
 from sddlm.io import read_yaml
 from sddlm.options import Layer, Tree, merge, option_types
 from sddlm.suite.job import Job
+from sddlm.verbs import VERBS
 
 #: the resolved suite, in its directory
 SUITE = "suite.yaml"
