@@ -20,7 +20,7 @@ from pathlib import Path
 
 from measure import show
 
-from sddlm.cli import VERBS
+from sddlm.verbs import VERBS
 
 SDDLM = [sys.executable, "-m", "sddlm"]
 #: options of the tiny training; what it leaves is what the other verbs work on

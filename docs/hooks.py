@@ -13,7 +13,8 @@ from argparse import SUPPRESS, Action
 from typing import Any, Literal, get_args, get_origin
 
 import sddlm
-from sddlm.cli import VERBS, _parser
+from sddlm.cli import _parser
+from sddlm.verbs import VERBS
 
 TABLES = "<!-- options of every verb -->"
 #: links that are followed by a click are fine; these are fetched with the page

@@ -38,6 +38,7 @@ from sddlm.objectives import SDDLM
 from sddlm.process.estimate import Estimate
 from sddlm.process.uniform import UniformProcess
 from sddlm.spec import to_spec
+from sddlm.verbs import VERBS
 
 #: what ran if a file or a directory chose what is imported
 EVIL = 'open("evil_ran", "w").close()\nclass Evil:\n    pass\n'
@@ -84,9 +85,9 @@ def options(seed: int, count: int, known: str) -> Counter[str]:
 
 
 def _command(rng: random.Random, lines: list[str]) -> tuple[str, list[str]]:
-    verb = rng.choice(list(cli.VERBS))  # of one word or two
+    verb = rng.choice(list(VERBS))  # of one word or two
     mine = [line[len(verb) :].split() for line in lines if line.startswith(f"{verb} --")]
-    typed = [rng.choice(["run", "", "no such", "\x1b[2J"])] if cli.VERBS[verb][2] else []
+    typed = [rng.choice(["run", "", "no such", "\x1b[2J"])] if VERBS[verb][2] else []
     if verb == "train" and rng.random() < 0.9:
         typed += ["--out", "r"]
     for _ in range(rng.randint(0, 4)):
