@@ -74,7 +74,7 @@ ROOMS = {
         "inherit",
         "cli",
         "verbs",
-    },  # fmt: skip
+    },
     "options": set(),
     "inherit": {"options"},
     "flags": {"options"},
