@@ -22,6 +22,7 @@ from sddlm.cli import VERBS, _parser
 from sddlm.eval.correction import CorrectionConfig
 from sddlm.eval.frontier import FrontierConfig
 from sddlm.eval.report import ReportConfig
+from sddlm.eval.retention import RetentionConfig
 from sddlm.eval.tasks import TasksConfig
 from sddlm.eval.zero_shot import ZeroShotConfig
 from sddlm.sampling.float32 import Float32
@@ -61,7 +62,10 @@ ROOMS = {
     "eval": {*WRITING, "objectives", "generation", "jobs"},
     "training": {*WRITING, "objectives", "generation"},
     "plan": {"process", "models", "data", "objectives", "training"},
-    "suite": {"models", "objectives", "model_dir", "training", "eval", "options", "inherit", "cli"},
+    "suite": {
+        *("models", "objectives", "model_dir", "training", "eval", "plan"),
+        *("options", "inherit", "cli"),
+    },
     "options": set(),
     "inherit": {"options"},
     "flags": {"options"},
@@ -230,6 +234,7 @@ KNOBS = [
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
     *NEGATIVES, ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig,
+    RetentionConfig,
 ]  # fmt: skip
 
 
@@ -241,7 +246,9 @@ def test_every_knob_is_read(kind: type) -> None:
 PROCESSES = [sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess]
 
 
-EVALUATIONS = [ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig]
+EVALUATIONS = [
+    *(ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig, RetentionConfig),
+]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +303,7 @@ def test_verbs_are_frozen() -> None:
         "eval zero-shot",
         "eval tasks",
         "eval correction",
+        "eval retention",
         "suite",
         "report",
     ]

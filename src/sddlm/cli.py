@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "eval zero-shot": ("sddlm.eval.zero_shot", "evaluate_zero_shot", True, "other kinds of text"),
     "eval tasks": ("sddlm.eval.tasks", "evaluate_tasks", True, "tasks of lm-eval"),
     "eval correction": ("sddlm.eval.correction", "evaluate_correction", True, "corrupted text"),
+    "eval retention": ("sddlm.eval.retention", "evaluate_retention", True, "tokens that stay"),
     "suite": ("sddlm.suite.run", "run_suite", True, "train and evaluate a grid of variants"),
     "report": ("sddlm.suite.report", "write_report", True, "tables and curves of a suite"),
 }
@@ -125,8 +126,8 @@ def _run(verb: str, arguments: list[str]) -> int:
         )
     function, chosen = _parse(verb, arguments)
     if verb.startswith("eval") and chosen["out"] is None:
-        report = verb in ("eval", "eval report")
-        name = "evaluation" if report else verb.split()[1].replace("-", "_")
+        kind = verb.split()[-1]
+        name = {"eval": "evaluation", "report": "evaluation"}.get(kind, kind.replace("-", "_"))
         chosen["out"] = str(Path(chosen["model"]) / f"{name}.json")
     if verb == "sample" and chosen["out"] is None:
         chosen["out"] = str(Path(chosen["model_dir"]) / "samples.jsonl")
@@ -244,8 +245,7 @@ def _built(verb: str, module: str, name: str, positional: bool) -> tuple[Callabl
     from jsonargparse import ArgumentParser
 
     function = getattr(importlib.import_module(module), name)
-    first = verb.split()[0]
-    beside = [f"sddlm {name}" for name in VERBS if name.startswith(f"{first} ") and name != verb]
+    beside = [f"sddlm {n}" for n in VERBS if n.startswith(f"{verb.split()[0]} ") and n != verb]
     parser = ArgumentParser(
         prog=f"sddlm {verb}",
         description=f"See also: {', '.join(beside)}" if beside else None,
