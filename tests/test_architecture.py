@@ -22,6 +22,7 @@ from sddlm.cli import _parser
 from sddlm.eval.correction import CorrectionConfig
 from sddlm.eval.frontier import FrontierConfig
 from sddlm.eval.report import ReportConfig
+from sddlm.eval.retention import RetentionConfig
 from sddlm.eval.tasks import TasksConfig
 from sddlm.eval.zero_shot import ZeroShotConfig
 from sddlm.sampling.float32 import Float32
@@ -65,15 +66,8 @@ ROOMS = {
     "training": {*WRITING, "objectives", "generation"},
     "plan": {"process", "models", "data", "objectives", "training"},
     "suite": {
-        "models",
-        "objectives",
-        "model_dir",
-        "training",
-        "eval",
-        "options",
-        "inherit",
-        "cli",
-        "verbs",
+        *("models", "objectives", "model_dir", "training", "eval", "plan"),
+        *("options", "inherit", "cli", "verbs"),
     },
     "options": set(),
     "inherit": {"options"},
@@ -246,6 +240,7 @@ KNOBS = [
     sddlm.UniformProcess, sddlm.MaskedProcess, sddlm.HybridProcess, sddlm.MixtureProcess,
     sddlm.LogLinear, sddlm.Cosine, sddlm.CosinePower, sddlm.Polynomial, sddlm.Geometric, *LEAVES,
     *NEGATIVES, ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig,
+    RetentionConfig,
 ]  # fmt: skip
 
 
@@ -259,7 +254,9 @@ PROCESSES = [
 ]  # fmt: skip
 
 
-EVALUATIONS = [ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig]
+EVALUATIONS = [
+    *(ReportConfig, FrontierConfig, ZeroShotConfig, TasksConfig, CorrectionConfig, RetentionConfig),
+]
 
 
 @pytest.mark.parametrize(
@@ -315,6 +312,7 @@ def test_verbs_are_frozen() -> None:
         "eval zero-shot",
         "eval tasks",
         "eval correction",
+        "eval retention",
         "suite",
         "report",
     ]

@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "eval zero-shot": ("sddlm.eval.zero_shot", "evaluate_zero_shot", True, "other kinds of text"),
     "eval tasks": ("sddlm.eval.tasks", "evaluate_tasks", True, "tasks of lm-eval"),
     "eval correction": ("sddlm.eval.correction", "evaluate_correction", True, "corrupted text"),
+    "eval retention": ("sddlm.eval.retention", "evaluate_retention", True, "tokens that stay"),
     "suite": ("sddlm.suite.run", "run_suite", True, "train and evaluate a grid of variants"),
     "report": ("sddlm.suite.report", "write_report", True, "tables and curves of a suite"),
 }

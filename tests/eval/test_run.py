@@ -266,7 +266,7 @@ def test_files_that_are_no_samples(tmp_path, content, message):
         (
             "report",
             {"metrics": "likelihood", "judge": "gpt2"},
-            "used by metrics generative and",
+            "used by metrics generative, mauve",
         ),
         ("report", {"count": 0}, "`count` is 0, must be at least 1"),
         ("report", {"rows": -1}, "`rows` is -1, must be at least 0"),

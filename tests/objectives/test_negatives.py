@@ -351,3 +351,20 @@ def test_negatives_of_the_sequence_are_other_positions_that_count():
         replace(noisy, x0=x0.masked_fill(~mask, 7)), mask, draw
     )
     assert torch.equal(again.tokens, found.tokens)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.5), (0.5, 1.0), (0.3, 0.6)])
+def test_x_t_is_the_negative_at_some_noise_levels_and_a_uniform_token_at_others(low, high):
+    noisy, draw = batch()
+    level = (1 - noisy.alpha_t).expand(B, L).flatten()
+    inside = (level >= low) & (level <= high)
+    assert 0 < inside.sum() < B * L
+    found, x_t = one(NoisyToken(low, high), noisy, draw), noisy.x_t.flatten()
+    uniform = one(UniformNegatives(), noisy, draw).tokens[:, 0]
+    assert torch.equal(found.tokens[:, 0], torch.where(inside, x_t, uniform))
+    assert not torch.equal(uniform, x_t)
+    assert torch.equal(one(NoisyToken(), noisy, draw).tokens[:, 0], x_t)
+    assert NoisyToken(low, high).estimate is Estimate.TRUNCATED
+    assert NoisyToken().estimate is Estimate.WITHOUT_X_T
+    with pytest.raises(ConfigError, match="noise levels from 0 to 1"):
+        NoisyToken(high, low)

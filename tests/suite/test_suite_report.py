@@ -15,8 +15,10 @@ from scipy import stats
 
 from sddlm.cli import main
 from sddlm.suite.chart import Series, chart
+from sddlm.suite.config import Suite
 from sddlm.suite.interval import Mean, paired, t_quantile
-from sddlm.suite.report import thinned
+from sddlm.suite.report import _scaling, thinned
+from sddlm.suite.results import Results
 
 BPC = {"sddlm": [1.5, 1.75, 1.625], "v1": [2.25, 2.5, 2.25], "slow": [1.5, 1.625]}
 ENTROPY = {"sddlm": [3.5, 3.75, 3.25], "v1": [3.0, 3.0, 3.5], "slow": [3.5, 3.75]}
@@ -79,6 +81,13 @@ def frontier(name: str, seed: int) -> dict[str, Any]:
     return {"real": point(3.4, 20.0), "models": {f"{name}-{seed}": own}, "differences": []}
 
 
+def points(seed: int) -> list[dict[str, Any]]:
+    """Of a retention: two numbers of steps, without a judge."""
+    tail = {"retained": 0.5, "restored": 0.25 + seed, "revised": 3.0, "ppl": None}
+    tails = {"leave_one_out": tail, "denoiser": {**tail, "retained": 1.0}}
+    return [{"steps": n, "revised": 9.0 / n, "tails": tails} for n in (4, 8)]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A suite of three variants, one of which lacks its last seed."""
@@ -92,6 +101,7 @@ def folder(tmp_path: Path) -> Path:
             "report": {"verb": "eval report", **evaluation},
             "frontier": {"verb": "eval frontier", "only": ["sddlm", "v1"]},
             "texts": {"verb": "sample", "only": ["v1"]},
+            "retention": {"verb": "eval retention", "only": ["v1"]},
         },
     }  # fmt: skip
     folder.mkdir()
@@ -103,8 +113,8 @@ def folder(tmp_path: Path) -> Path:
             (run / "model" / "config.json").write_text('{"format": 1}')
             weights = {"a": torch.zeros(1000, 2), "b": torch.zeros(500)}
             save_file(weights, run / "model" / "model.safetensors")
-            rows = [f"2,{bpc + 1},9.0,10", f"4,{bpc},{seed + 1},20"]
-            header = "step,val_bpc,gradient_norm,seconds"
+            rows = [f"2,{bpc + 1},9.0,10,8", f"4,{bpc},{seed + 1},20,16"]
+            header = "step,val_bpc,gradient_norm,seconds,cpu_seconds"
             (run / "metrics.csv").write_text("\n".join([header, *rows]) + "\n")
             noise = [{"low": 0, "high": 0.25, "nats": 1.0}, {"low": 0.25, "high": 1, "nats": 1.5}]
             figures = {
@@ -114,7 +124,12 @@ def folder(tmp_path: Path) -> Path:
                     "real": {"entropy": 3.4},
                 },
             }
+            control = {"distance": {"distance": 0.5 + 0.1 * seed}}
+            if name == "slow":  # other tokens
+                control["distance"]["distance"] += 0.25
+            figures["controls"] = {"bigram": control}
             (run / "report.json").write_text(json.dumps(figures))
+            (run / "retention.json").write_text(json.dumps({"points": points(seed)}))
             if name != "slow":
                 (run / "frontier.json").write_text(json.dumps(frontier(name, seed)))
     line = json.dumps({"text": TEXT, "tokens": [1]}) + "\n"
@@ -156,24 +171,56 @@ def test_figures_are_those_of_the_files(folder: Path) -> None:
     found = tables(page)
     for heading in ("Training", "Evaluation: report"):
         rows, less = found[f"{heading}: variant"], found[f"{heading}: less sddlm"]
-        assert [row["variant"] for row in rows] == list(BPC)
-        assert [row["bits per character"] for row in rows] == list(map(interval, BPC.values()))
+        assert [row["variant"] for row in rows][:3] == list(BPC)
+        assert [row["bits per character"] for row in rows][:3] == list(map(interval, BPC.values()))
         assert [row["less sddlm"] for row in less] == ["v1", "slow"]
         v1, slow = (np.subtract(BPC[v], BPC["sddlm"][: len(BPC[v])]) for v in ("v1", "slow"))
         assert less[0]["bits per character"] == f"**{interval(v1)}**"  # clearly above 0
         assert less[1]["bits per character"] == interval(slow)
     training = found["Training: variant"][0]
-    assert (training["steps"], training["seconds"]) == ("4", "20")
+    assert [training[n] for n in ("steps", "seconds", "CPU seconds")] == ["4", "20", "16"]
     assert training["million parameters"] == "0.0025"
     assert training["gradient norm, later half"] == interval([1, 2, 3])
     rows = found["Evaluation: report: variant"]
     assert rows[1]["entropy of samples (nats)"] == interval(ENTROPY["v1"])
     assert rows[1]["entropy of real text (nats)"] == "3.4"
     assert "entropy of real text (nats)" not in found["Evaluation: report: less sddlm"][0]
+    assert [(row["variant"], row["energy distance"]) for row in rows[3:]] == [
+        ("bigram (control of slow)", interval([0.75, 0.85])),
+        ("bigram (control)", interval([0.5, 0.6, 0.7])),  # once for two variants
+    ]
     rows = found["Evaluation: frontier: variant"]
     assert rows[0]["perplexity at real entropy, best"] == interval([48, 49, 50])
     assert "perplexity at real entropy, temperature" not in rows[0]
     assert "Not finished (5): judge-0, v1-1 texts, v1-2 texts, slow-2, slow-2 report." in page
+
+
+def test_retention_is_a_row_for_each_number_of_steps(folder: Path) -> None:
+    assert main(["report", str(folder)]) == 0
+    rows = tables((folder / "report.md").read_text())["Evaluation: retention: model"]
+    assert [(row["model"], row["steps"]) for row in rows] == [("v1", "4"), ("v1", "8")]
+    assert rows[1]["tokens revised in a step"] == "1.125"
+    assert rows[0]["clean tokens retained: leave-one-out tail"] == "0.5"
+    assert rows[0]["clean tokens retained: denoiser tail"] == "1"
+    assert rows[0]["corrupted tokens restored: denoiser tail"] == interval([0.25, 1.25, 2.25])
+    assert rows[0]["generative perplexity: denoiser tail"] == ""
+
+
+def test_the_exponent_is_that_of_a_power_law() -> None:
+    options = {"verb": "train", "objective": {"class_path": "SDDLM"}}
+    names = {"small": 1e12, "middle": 1e13, "large": 1e14}
+    other = {"verb": "train", "objective": {"class_path": "NELBO"}}
+    suite = Suite(variants={**dict.fromkeys(names, options), "other": other}, seeds=2)
+    flops = {**names, "other": 1e12}
+
+    def rows(last: float, seed: int) -> list[dict[str, float]]:
+        bound = 9 * last ** -(0.05 + 0.02 * seed)
+        return [{"step": 2, "val_nelbo": 7.0}, {"step": 3}, {"step": 4, "val_nelbo": bound}]
+
+    metrics = {name: {seed: rows(each, seed) for seed in (0, 1)} for name, each in flops.items()}
+    picture, table = _scaling(Results(suite, metrics=metrics, flops=flops))
+    assert table.rows == [["small, middle, large", interval([-0.05, -0.07])]]
+    assert len(re.findall("<circle", picture.svg)) == 4 * 2
 
 
 def test_a_frontier_is_a_row_for_each_setting_and_a_line_for_each_model(folder: Path) -> None:

@@ -35,7 +35,7 @@ from sddlm.sampling import base
 from sddlm.training.alarms import Alarms, alarms
 from sddlm.training.curves import draw_curves, panels_of
 from sddlm.training.diagnostics import diagnostics, gradient_norms, output_figures
-from sddlm.training.monitor import read_metrics
+from sddlm.training.monitor import SPENT, read_metrics
 
 V, L, B = 11, 7, 8
 
@@ -382,9 +382,9 @@ def test_a_run_writes_the_figures_beside_the_bound_and_resumes_with_them(config,
     assert all(torch.equal(trained[name], blind[name]) for name in trained)
 
     shutil.rmtree(run / "model")
-    kept = [{**row, "seconds": 0} for row in rows]
+    kept = [row | dict.fromkeys(SPENT, 0) for row in rows]
     assert train(config, run, *V1, "--resume", "true") == 0
-    assert [{**row, "seconds": 0} for row in read_metrics(run)] == kept
+    assert [row | dict.fromkeys(SPENT, 0) for row in read_metrics(run)] == kept
 
 
 @pytest.mark.slow

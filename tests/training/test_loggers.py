@@ -9,7 +9,7 @@ from test_training import train
 
 from sddlm.training import loggers
 from sddlm.training.loggers import Loggers
-from sddlm.training.monitor import read_metrics
+from sddlm.training.monitor import SPENT, read_metrics
 
 OFTEN = [
     "--train.validate_every=4", "--train.checkpoint_every=6", "--train.preview_every=0",
@@ -46,7 +46,7 @@ def history(run):
 def table(run):
     """Points of each column of ``metrics.csv``."""
     rows = read_metrics(run)
-    names = {name for row in rows for name in row} - {"step", "seconds"}
+    names = {name for row in rows for name in row} - {"step", *SPENT}
     return {n: [(row["step"], row[n]) for row in rows if n in row] for n in names}
 
 

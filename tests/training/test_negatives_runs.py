@@ -21,6 +21,7 @@ FLAGS = [
     "SequenceNegatives --objective.negatives.count 2",
     "TopNegatives",
     "NoisyToken",
+    "NoisyToken --objective.negatives.low 0.5",
     "MixedNegatives",
     "MixedNegatives --objective.negatives.parts [TopNegatives] --objective.negatives.shares [1]",
 ]

@@ -10,6 +10,7 @@ import random
 import shutil
 import signal
 import tempfile
+import time
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from sddlm.training import run as run_module
 from sddlm.training.checkpoints import newest_checkpoint
 from sddlm.training.ema import EMA
 from sddlm.training.loop import Trainer
-from sddlm.training.monitor import read_metrics
+from sddlm.training.monitor import SPENT, read_metrics
 from test_io import small_files
 
 
@@ -331,7 +332,9 @@ def test_a_kill_at_any_moment_costs_no_figure_and_repeats_none(config, tmp_path,
     for killed in (after_preview, in_validation):
         assert train(config, killed, *often, "--resume") == 0
         assert_same(weights(whole), weights(killed))
-        tables = [[{**row, "seconds": 0} for row in read_metrics(run)] for run in (whole, killed)]
+        tables = [
+            [row | dict.fromkeys(SPENT, 0) for row in read_metrics(run)] for run in (whole, killed)
+        ]
         assert tables[0] == tables[1]
         previews = [(run / "previews.jsonl").read_text() for run in (whole, killed)]
         assert previews[0] == previews[1]
@@ -345,8 +348,12 @@ def test_a_checkpoint_is_never_newer_than_the_table(config, tmp_path):
     tenth_step = ("sddlm.training.monitor:Monitor.write_table", 1)
     Command("train", "--config", config, "--out", cut, *often, hold=tenth_step).kill()
     assert newest_checkpoint(cut)["global_step"] == 5
+    spent, started = newest_checkpoint(cut)["spent"], time.process_time()
     assert train(config, cut, "--resume") == 0
-    tables = [[{**row, "seconds": 0} for row in read_metrics(run)] for run in (whole, cut)]
+    used, last = time.process_time() - started, read_metrics(cut)[-1]
+    assert 0 < spent["cpu_seconds"] < last["cpu_seconds"] <= spent["cpu_seconds"] + used
+    assert 0 < spent["seconds"] < last["seconds"]
+    tables = [[row | dict.fromkeys(SPENT, 0) for row in read_metrics(run)] for run in (whole, cut)]
     assert tables[0] == tables[1]
 
 

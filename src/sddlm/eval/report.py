@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 
 from rich.table import Table
 
 from sddlm.errors import ConfigError, did_you_mean
+from sddlm.eval.controls import control_samples
 from sddlm.eval.copying import Copying, copying
+from sddlm.eval.distance import distance
 from sddlm.eval.diversity import SampleDiversity
 from sddlm.eval.evaluation import JudgedConfig, Subject, names_in, run
 from sddlm.eval.generative import GenerativePerplexity, generative_perplexity
 from sddlm.eval.judge import Judge
-from sddlm.eval.mauve import Mauve, mauve
+from sddlm.eval.mauve import mauve
 from sddlm.eval.perplexity import Likelihood, likelihood
 from sddlm.eval.result import Result, SeenByJudge, plus_minus
+from sddlm.eval.sample_figures import OF_SAMPLES, Compared, SampleFigures, control_row
 from sddlm.eval.samples import SampleSet, draw_samples, read_samples, reference_rows
 from sddlm.eval.texts import Baselines, HeldOut, TrainingText
 from sddlm.lm import LanguageModel
 
-METRICS = ("likelihood", "baselines", "samples", "copying", "generative", "mauve")
-JUDGED = ("generative", "mauve")
+METRICS = ("likelihood", "baselines", *OF_SAMPLES, "controls")
+JUDGED = ("generative", "mauve", "distance")
+#: metrics that are not measured unless they are named
+_COSTLY = ("mauve", "distance", "controls")
 
 #: training tokens that copies are looked for in, spread evenly: minutes of a processor
 MOST_SEARCHED = 1_000_000_000
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class ReportConfig(JudgedConfig):
     """comma-separated: likelihood (perplexity and bits per character), baselines (n-gram models of
     the training text on the same text), samples (diversity, beside real text), copying (what
     samples repeat of the training text), generative (perplexity of the samples under a judge),
-    mauve; without it all that apply but mauve"""
+    mauve, distance (energy distance of samples and real text in the judge's vectors), controls (all
+    of that for unigrams and bigrams at the entropy of real text); without it all that apply but the
+    last three"""
     samples: str | None = None
     """JSON lines with samples to measure; without it they are drawn"""
     draws: int = 2
@@ -52,15 +57,15 @@ class ReportConfig(JudgedConfig):
             )
         if self.judge is not None and not judged:
             raise ConfigError(
-                "`judge` is used by metrics generative and mauve; add one to `metrics`"
+                f"`judge` is used by metrics {', '.join(JUDGED)}; add one to `metrics`"
             )
 
     @property
     def chosen(self) -> list[str]:
-        """The metrics in the order of `METRICS`; by default all but the costly one."""
+        """The metrics in the order of `METRICS`; by default all but the costly ones."""
         if self.metrics is None:
-            free = [name for name in METRICS if name not in JUDGED]
-            return [*free, "generative"] if self.judge is not None else free
+            without = _COSTLY if self.judge is not None else (*_COSTLY, *JUDGED)
+            return [name for name in METRICS if name not in without]
         names = names_in(self.metrics)
         for name in sorted(set(names) - set(METRICS)):
             raise ConfigError(
@@ -70,37 +75,23 @@ class ReportConfig(JudgedConfig):
         return [name for name in METRICS if name in names]
 
 
-@dataclass(frozen=True)
-class Compared(Generic[T]):
-    """A figure of samples and of real rows, measured alike."""
-
-    samples: T
-    real: T
-
-
 @dataclass(frozen=True, kw_only=True)
-class Report(Result):
+class Report(Result, SampleFigures):
     """What a model is like; None stands for what was not measured.
 
     Attributes:
         metrics: those that were measured.
         likelihood: of the held-out rows.
         baselines: of the same rows.
-        samples: diversity.
-        copying: what is repeated of the training text.
         real_text: whether the judge was trained on the real text.
-        generative: a judge's perplexity.
-        mauve: samples against real rows as sets.
+        controls: samplers without a network, at the entropy of real text.
     """
 
     metrics: list[str]
     likelihood: Likelihood | None = None
     baselines: Baselines | None = None
-    samples: SampleDiversity | None = None
-    copying: Compared[Copying] | None = None
     real_text: SeenByJudge | None = None
-    generative: Compared[GenerativePerplexity] | None = None
-    mauve: Mauve | None = None
+    controls: dict[str, SampleFigures] | None = None
 
     def fill(self, table: Table) -> list[str]:
         """See `Result`."""
@@ -109,16 +100,11 @@ class Report(Result):
             notes += _likelihood_rows(table, self.likelihood, str(self.baselines or ""))
         elif self.baselines:
             table.add_row("bits per character", "", str(self.baselines))
-        if self.samples:
-            notes.append(_diversity_rows(table, self.samples))
-        if self.copying:
-            notes.append(_copying_rows(table, self.copying))
-        if self.generative:
-            notes.append(_generative_rows(table, self.generative))
+        notes += self.sample_rows(table)
         if self.real_text:
             notes.append(str(self.real_text))
-        if self.mauve:
-            table.add_row("MAUVE", f"{self.mauve.mauve:.3f}", f"real {self.mauve.real:.3f}")
+        for name, control in (self.controls or {}).items():
+            table.add_row(*control_row(name, control))
         return notes
 
 
@@ -156,6 +142,7 @@ def _measure(config: ReportConfig, subject: Subject) -> Report:
     if training is None and config.metrics is None:
         names = [name for name in names if name not in ("baselines", "copying")]
     found: dict[str, Any] = {}
+    real = text
     if config.judge is not None:
         real, found["real_text"] = config.real_text(subject, text)
     if "likelihood" in names:
@@ -165,16 +152,38 @@ def _measure(config: ReportConfig, subject: Subject) -> Report:
         )  # fmt: skip
     if "baselines" in names and job.team.first:
         found["baselines"] = _need(training, "baselines").baselines(text)
-    if {"samples", "copying", *JUDGED} & set(names):
-        drawn = _samples(config, subject)
-        reference = reference_rows(text, len(drawn.rows), max(map(len, drawn.rows)))
-        if "samples" in names and job.team.first:
-            found["samples"] = SampleDiversity.of(drawn, reference, training)
-        if "copying" in names:
-            found["copying"] = _copying(drawn, reference, _need(training, "copying"), subject)
-        if config.judge is not None:
-            found |= _judged(config, subject, names, drawn, real)
+    if {*OF_SAMPLES, "controls"} & set(names):
+        found |= _of_samples(config, subject, names, text, training, real)
     return Report(text=text.source, metrics=names, **found)
+
+
+def _of_samples(
+    config: ReportConfig,
+    subject: Subject,
+    names: list[str],
+    text: HeldOut,
+    training: TrainingText | None,
+    real: HeldOut,
+) -> dict[str, Any]:
+    """Figures of the samples, and of the controls."""
+    drawn = _samples(config, subject)
+    reference = reference_rows(text, len(drawn.rows), max(map(len, drawn.rows)))
+
+    def figures(texts: SampleSet) -> SampleFigures:
+        own: dict[str, Any] = {}
+        if "samples" in names and subject.job.team.first:
+            own["samples"] = SampleDiversity.of(texts, reference, training)
+        if "copying" in names:
+            own["copying"] = _copying(texts, reference, _need(training, "copying"), subject)
+        if config.judge is not None:
+            own |= _judged(config, subject, names, texts, real)
+        return SampleFigures(**own)
+
+    found = dict(vars(figures(drawn)))
+    if "controls" in names:
+        sets = control_samples(_need(training, "controls"), reference, config.seed)
+        found["controls"] = {name: figures(texts) for name, texts in sets.items()}
+    return found
 
 
 def _need(training: TrainingText | None, metric: str) -> TrainingText:
@@ -237,11 +246,11 @@ def _judged(
     if "generative" in names:
         reference = reference_rows(text, len(drawn.rows), longest)
         found["generative"] = Compared(perplexity(drawn), perplexity(reference))
+    real, job = reference_rows(text, 2 * len(drawn.rows), longest).texts, subject.job
     if "mauve" in names:
-        real = reference_rows(text, 2 * len(drawn.rows), longest)
-        found["mauve"] = mauve(
-            judge, drawn.texts, real.texts, context=config.context, job=subject.job
-        )
+        found["mauve"] = mauve(judge, drawn.texts, real, context=config.context, job=job)
+    if "distance" in names:
+        found["distance"] = distance(judge, drawn.texts, real, context=config.context, job=job)
     return found
 
 
@@ -259,39 +268,3 @@ def _likelihood_rows(table: Table, own: Likelihood, baselines: str) -> list[str]
     if own.bound:
         counts += f", noise levels per row: {own.draws}"
     return [counts, f"read as: {own.reading}"]
-
-
-_DIVERSITY = {
-    "entropy": "unigram entropy (nats)",
-    "distinct_1": "distinct tokens",
-    "distinct_2": "distinct pairs",
-    "repeated_4": "repeated 4-grams",
-    "known_words": "known words",
-    "bpc_5gram": "bits per character, 5-gram",
-}
-
-
-def _diversity_rows(table: Table, found: SampleDiversity) -> str:
-    real = found.real.as_dict()
-    for name, value in found.generated.as_dict().items():
-        table.add_row(_DIVERSITY[name], f"{value:.3f}", f"real {real[name]:.3f}")
-    facts = ", ".join(f"{name} {value}" for name, value in found.origin.items())
-    return f"samples: {found.count} of {found.length} tokens, {facts}"
-
-
-def _copying_rows(table: Table, found: Compared[Copying]) -> str:
-    own, real = found.samples, found.real
-    shown = ["-" if one.overlap is None else f"{one.overlap:.3f}" for one in (own, real)]
-    table.add_row(f"in the training text, {own.n}-grams", shown[0], f"real {shown[1]}")
-    table.add_row("longest copy (tokens)", str(own.longest_max), f"real {real.longest_max}")
-    return f"copying: {own.tokens_searched} training tokens, {own.share_searched:.0%} of them"
-
-
-def _generative_rows(table: Table, found: Compared[GenerativePerplexity]) -> str:
-    own, real = found.samples, found.real
-    shown = [f"{one.ppl:.4g}{plus_minus(one.ppl_stderr)}" for one in (own, real)]
-    table.add_row("generative perplexity", shown[0], f"real {shown[1]}")
-    return (
-        f"judge {own.judge}: convention {own.convention.name}, {own.samples} texts, "
-        f"{own.tokens} tokens, context {own.context}, samples drawn in {own.precision}"
-    )

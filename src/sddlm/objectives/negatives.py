@@ -220,18 +220,41 @@ class TopNegatives(Negatives):
 
 @dataclass
 class NoisyToken(Negatives):
-    """The noisy token x_t itself; makes V1 equal to V2. Cuts no tail."""
+    """The noisy token x_t itself; makes V1 equal to V2. Cuts no tail.
+
+    Attributes:
+        low: smallest noise level 1 - alpha_t at which x_t is the negative; below it a uniform token
+            is.
+        high: largest noise level likewise.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 <= self.low < self.high <= 1:
+            raise ConfigError(
+                f"`low` is {self.low} and `high` is {self.high}; they must be noise levels from 0 "
+                "to 1, the smaller one first"
+            )
 
     @property
     def estimate(self) -> Estimate:
-        """Leave-one-out without x_t (at weight 1)."""
-        return Estimate.WITHOUT_X_T
+        """Leave-one-out without x_t (at weight 1) at all noise levels, else truncated."""
+        everywhere = (self.low, self.high) == (0, 1)
+        return Estimate.WITHOUT_X_T if everywhere else Estimate.TRUNCATED
 
     def mixture(
         self, noisy: Noisy, at: Tensor, draw: Draw, name: str = "negatives"
     ) -> tuple[MixturePart, ...]:
         """The noisy token of each position."""
-        return (SampledNegatives(noisy.x_t[at][:, None]),)
+        tokens = noisy.x_t
+        if (self.low, self.high) != (0, 1):
+            level = 1 - noisy.alpha_t  # [B, 1]
+            uniform = draw.integers(name, tokens.shape[1], high=noisy.vocab_size)  # [B, L]
+            tokens = torch.where((level >= self.low) & (level <= self.high), tokens, uniform)
+        return (SampledNegatives(tokens[at][:, None]),)
 
 
 @dataclass

@@ -11,10 +11,8 @@ Every run and every evaluation is a `Job`, one ordinary command line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from sddlm.errors import ConfigError, did_you_mean
 from sddlm.inherit import inherited, read_files
 from sddlm.io import read_yaml
 from sddlm.options import Layer, Tree, merge, option_types
-from sddlm.suite.job import Job
+from sddlm.suite.job import Job, verb_function
 from sddlm.verbs import VERBS
 
 #: the resolved suite, in its directory
@@ -70,9 +68,14 @@ class Suite:
     def __post_init__(self) -> None:
         if not self.variants:
             raise ConfigError("`variants` is empty; name at least one: `variants={'sddlm': {}}`")
-        for name in (*self.variants, *self.auxiliary, *self.evaluations):
-            if not _NAME.fullmatch(str(name)):
-                raise ConfigError(f"the name {name!r} must be letters, digits and any of . + - _")
+        for jobs in (self.variants, self.auxiliary, self.evaluations):
+            for name, own in jobs.items():
+                if not _NAME.fullmatch(str(name)):
+                    raise ConfigError(
+                        f"the name {name!r} must be letters, digits and any of . + - _"
+                    )
+                if not isinstance(own, dict):
+                    raise ConfigError(f"{name} is {own!r}, must be options, or {{}} for none")
         for name in self.variants.keys() & self.auxiliary.keys():
             raise ConfigError(f"{name} is a variant and an auxiliary run; name one of them anew")
         seeds = self.seeds
@@ -117,27 +120,24 @@ def resolve(
     Raises:
         ConfigError: an option that does not exist, or a value that it cannot have.
     """
+    eval_options = eval_options or {}
 
-    def run(name: str, own: Any, kind: str, base: Tree) -> Tree:
-        verb, own = _verb(name, own, "train", _RUNS)
-        function = verb_function(verb)
-        where = f"{kind} {name} of {path}"
+    def run(name: str, own: Tree, kind: str, base: Tree) -> Tree:
+        verb, where = _verb(name, own, "train", _RUNS), f"{kind} {name} of {path}"
         layers = _layers(base, path, f"the base of {path}") if verb == "train" else []
-        layers += [*_layers(own, path, where), _winning(run_options, function)]
-        return {"verb": verb, **_without_given(merge(layers, function), where)}
+        return _options(verb, [*layers, *_layers(own, path, where)], run_options or {})
 
-    def evaluation(name: str, own: Any) -> Tree:
-        usual = f"eval {name}" if f"eval {name}" in VERBS else name
-        verb, own = _verb(name, own, usual, _EVALUATIONS)
-        only = own.pop("only", [*suite.variants])
+    def evaluation(name: str, own: Tree) -> Tree:
+        verb = _verb(name, own, f"eval {name}" if f"eval {name}" in VERBS else name, _EVALUATIONS)
+        only = own.get("only", [*suite.variants])
         if not isinstance(only, list) or not only or not {*only} <= suite.variants.keys():
             raise ConfigError(f"`only` of evaluation {name} is {only}, must be a list of variants")
-        where, function = f"evaluation {name} of {path}", verb_function(verb)
-        tree = merge([Layer(where, own), _winning(eval_options, function)], function)
-        return {"verb": verb, "only": only, **_without_given(tree, where)}
+        rest = {key: value for key, value in own.items() if key != "only"}
+        layers = _layers(rest, path, f"evaluation {name} of {path}")
+        return {"only": only, **_options(verb, layers, eval_options)}
 
     evaluations = {name: evaluation(name, own) for name, own in suite.evaluations.items()}
-    for option in eval_options or ():
+    for option in eval_options:
         if not any(option in option_types(verb_function(e["verb"])) for e in evaluations.values()):
             raise ConfigError(f"`evaluation.{option}` is an option of no evaluation of {path}")
     return replace(
@@ -151,46 +151,36 @@ def resolve(
     )
 
 
-def _winning(options: Tree | None, function: Any) -> Layer:
-    """Options of the command line, of those that a function has."""
-    names = option_types(function)
-    return Layer("", {k: v for k, v in (options or {}).items() if k.split(".")[0] in names})
-
-
-def verb_function(verb: str) -> Any:
-    """The function of a verb."""
-    module, name, *_ = VERBS[verb]
-    return getattr(import_module(module), name)
-
-
-def _verb(name: str, own: Any, usual: str, allowed: tuple[str, ...]) -> tuple[str, Tree]:
-    """The verb of a job, and its other options."""
-    own = {} if own is None else own
-    if not isinstance(own, dict):
-        raise ConfigError(f"{name} is {own!r}, must be options, such as {{objective: NELBO}}")
-    verb = own.get("verb", usual)
+def _verb(name: str, own: Tree, usual: str, allowed: tuple[str, ...]) -> str:
+    """The verb of a job."""
+    verb = str(own.get("verb", usual))
     if verb not in allowed:
-        meant = did_you_mean(str(verb), allowed)
+        meant = did_you_mean(verb, allowed)
         raise ConfigError(f"`verb` of {name} is {verb}, must be {', '.join(allowed)}{meant}")
-    return verb, {key: value for key, value in own.items() if key != "verb"}
+    return verb
+
+
+def _options(verb: str, layers: list[Layer], over: Tree) -> Tree:
+    """All options of a job, checked by name and type; those of ``over`` that it has win."""
+    function = verb_function(verb)
+    known = option_types(function)
+    tree = merge([*layers, Layer("", {k: v for k, v in over.items() if k in known})], function)
+    for name in _GIVEN:
+        if name in tree:
+            raise ConfigError(f"`{name}` in {layers[-1].file} is given by the suite: leave it out")
+    return {"verb": verb, **tree}
 
 
 def _layers(options: Tree, path: Path, where: str) -> list[Layer]:
     """Options, behind those of the recipes that they inherit."""
     bases = [str(path.parent / base) for base in inherited(options, where)]
-    own = {key: value for key, value in options.items() if key != "inherit"}
+    own = {key: value for key, value in options.items() if key not in ("inherit", "verb")}
     return [*read_files(bases), Layer(where, own)]
 
 
-def _without_given(tree: Tree, where: str) -> Tree:
-    for name in _GIVEN:
-        if name in tree:
-            raise ConfigError(f"`{name}` in {where} is given by the suite: leave it out")
-    return tree
-
-
 def jobs_of(suite: Suite, folder: Path) -> list[Job]:
-    """All runs and evaluations of a resolved suite, each behind those that it needs.
+    """All runs of a resolved suite, each behind those that it begins from and before its
+    evaluations.
 
     Args:
         suite: resolved.
@@ -199,41 +189,30 @@ def jobs_of(suite: Suite, folder: Path) -> list[Job]:
     Raises:
         ConfigError: a reference to a run that does not exist.
     """
+    place, seeds, found = folder / "runs", suite.all_seeds, list[Job]()
 
-    def run(name: str, options: Tree, seed: int, before: Mapping[str, Path]) -> Job:
-        needs: set[Path] = set()
-        options = _with_paths(options, before, needs)
-        label = f"{name}-{seed}"
-        return Job(
-            name, label, name, options.pop("verb"), options, seed, folder / "runs" / label, needs
-        )
+    def add(
+        options: Tree, variant: str, seed: int, known: Mapping[str, Path], evaluation: str = ""
+    ) -> None:
+        run = place / f"{variant}-{seed}"
+        needs = {run} if evaluation else set[Path]()
+        own = _with_paths({k: v for k, v in options.items() if k != "only"}, known, needs)
+        found.append(Job(variant, seed, own.pop("verb"), own, run, needs, evaluation))
 
-    seeds, found, auxiliary = suite.all_seeds, list[Job](), dict[str, Path]()
+    auxiliary: dict[str, Path] = {}
     for name, options in suite.auxiliary.items():
-        found.append(run(name, options, seeds[0], auxiliary))
-        auxiliary[name] = found[-1].out
+        add(options, name, seeds[0], auxiliary)
+        auxiliary[name] = found[-1].run
     for seed in seeds:
-        runs = dict(auxiliary)
-        places = {name: folder / "runs" / f"{name}-{seed}" for name in suite.variants}
-        later = [*_evaluations(suite, seed, auxiliary | places)]
+        runs = auxiliary | {name: place / f"{name}-{seed}" for name in suite.variants}
+        above = dict(auxiliary)
         for name, options in suite.variants.items():
-            found.append(run(name, options, seed, runs))
-            runs[name] = places[name]
-            found += [job for job in later if job.needs <= {*runs.values()}]
-            later = [job for job in later if not job.needs <= {*runs.values()}]
+            add(options, name, seed, above)
+            above[name] = runs[name]
+            for evaluation, own in suite.evaluations.items():
+                if name in own["only"]:
+                    add(own, name, seed, runs, evaluation)
     return found
-
-
-def _evaluations(suite: Suite, seed: int, runs: Mapping[str, Path]) -> Iterator[Job]:
-    for variant, name in product(suite.variants, suite.evaluations):
-        options = dict(suite.evaluations[name])
-        if variant in options.pop("only"):
-            run = runs[variant]
-            needs = {run}
-            options = _with_paths(options, runs, needs)
-            verb = options.pop("verb")
-            out = run / f"{name}.{'jsonl' if verb == 'sample' else 'json'}"
-            yield Job(name, f"{run.name} {name}", variant, verb, options, seed, out, needs, run)
 
 
 def _with_paths(value: Any, runs: Mapping[str, Path], needs: set[Path]) -> Any:

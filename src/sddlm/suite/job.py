@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -12,13 +15,23 @@ import yaml
 
 from sddlm.cli import _parse
 from sddlm.errors import ConfigError
+from sddlm.io import read_json
 from sddlm.model_dir import is_model_dir
+from sddlm.models.config import DiTConfig
 from sddlm.objectives.base import check_architecture
 from sddlm.options import Tree
+from sddlm.plan.cost import CostModel
 from sddlm.training.args import TrainArgs
 from sddlm.training.directory import CONFIG
 from sddlm.training.monitor import read_metrics
 from sddlm.training.run import changed, check_options, resolved
+from sddlm.verbs import VERBS
+
+#: before a command line in a log
+PROMPT = "$ sddlm "
+#: the directory of a suite in the paths of runs, which may be moved and typed in several ways, and
+#: the quotes that a space in it needs
+_FOLDER = re.compile(r"(?:^|(?<=[=,]))[^=,]*?/runs/|'")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,46 +39,53 @@ class Job:
     """A run or an evaluation.
 
     Attributes:
-        part: name of the variant, auxiliary run or evaluation.
-        name: variant and seed, and the name of the evaluation.
         variant: name of the variant or auxiliary run.
+        seed: the seed.
         verb: of the command line.
         options: of the verb, beside those that every job has.
-        seed: the seed.
-        out: run directory, or file of results.
+        run: run directory.
         needs: run directories that must be complete before.
-        model: the run that is evaluated; None for a run.
+        evaluation: name of the evaluation of the run; empty for the run itself.
     """
 
-    part: str
-    name: str
     variant: str
+    seed: int
     verb: str
     options: Tree
-    seed: int
-    out: Path
+    run: Path
     needs: set[Path]
-    model: Path | None = None
+    evaluation: str = ""
+
+    @property
+    def name(self) -> str:
+        """Variant and seed, and the evaluation."""
+        return f"{self.run.name} {self.evaluation}".strip()
+
+    @property
+    def out(self) -> Path:
+        """Run directory, or file of results."""
+        kind = "jsonl" if self.verb == "sample" else "json"
+        return self.run / f"{self.evaluation}.{kind}" if self.evaluation else self.run
+
+    @property
+    def log(self) -> Path:
+        """File for what its processes print, each behind its command line."""
+        return self.run.parents[1] / "logs" / f"{self.name.replace(' ', '.')}.log"
 
     def arguments(self) -> list[str]:
         """The command line behind ``sddlm``; a run that was interrupted is resumed."""
-        resume = ["--resume=true"] if self.model is None and self.out.exists() else []
-        return [
-            *self.verb.split(),
-            *self._own(),
-            f"--seed={self.seed}",
-            f"--out={self.out}",
-            *resume,
-        ]
+        resume = ["--resume=true"] if not self.evaluation and self.out.exists() else []
+        given = [f"--seed={self.seed}", f"--out={self.out}", *resume]
+        return [*self.verb.split(), *self._own(), *given]
 
     def _own(self) -> list[str]:
         """What differs between variants and evaluations."""
-        model = [] if self.model is None else [str(self.model)]
+        model = [str(self.run)] if self.evaluation else []
         imports = [f"--import={module}" for module in sorted({*_modules(self.options)})]
         return [*model, *imports, *(f"--{k}={_as_text(v)}" for k, v in self.options.items())]
 
     def check(self) -> None:
-        """Check all options; for a run also that its directory has no other ones.
+        """Check all options, also against those of a result that is there.
 
         Raises:
             ConfigError: names the job and what cannot be used.
@@ -81,8 +101,30 @@ class Job:
                     raise ConfigError(f"{self.out} holds another run ({options}): remove it")
             else:
                 _check_values(self.verb, _parsed(self.verb, *self._own()))
+                self._check_made()
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {error}") from error
+
+    def _check_made(self) -> None:
+        """Refuse a result of another command line: of the last one in the log."""
+        if not (self.log.is_file() and self.out.exists()):
+            return
+        typed = shlex.join(each for each in self.arguments() if each != "--resume=true")
+        made = self.log.read_text(encoding="utf-8", errors="replace").rpartition(PROMPT)[2]
+        if not _FOLDER.sub("", made).startswith(_FOLDER.sub("", typed)):
+            raise ConfigError(
+                f"{self.out} was made with other options, which {self.log} states: remove it, or "
+                "choose another name"
+            )
+
+    def flops(self) -> float:
+        """FLOPs of a finished training, by the cost model of ``sddlm plan``."""
+        config = read_json(self.run / "model" / "config.json")
+        network = DiTConfig(**{each.name: config[each.name] for each in fields(DiTConfig)})
+        sections = self._sections()
+        train = sections["train"]
+        costs = CostModel(network, sections["objective"], train, train.batch, gpu=False)
+        return costs.flops["all"] * train.steps * train.batch * network.length
 
     def _sections(self) -> dict[str, Any]:
         """Arguments of a training beside those that every job has."""
@@ -99,7 +141,7 @@ class Job:
     @property
     def progress(self) -> float:
         """The share that is done, 1 only with a complete result."""
-        if self.model is not None:
+        if self.evaluation:
             return float(self.out.is_file())
         if self.verb != "train":
             return float(is_model_dir(self.out))
@@ -108,10 +150,14 @@ class Job:
         return min(done, 1.0 if is_model_dir(self.out) else 0.99)
 
 
+def verb_function(verb: str) -> Any:
+    """The function of a verb."""
+    module, name, *_ = VERBS[verb]
+    return getattr(import_module(module), name)
+
+
 def _check_values(verb: str, chosen: dict[str, Any]) -> None:
     """Check options that the function of the verb itself checks when it is called."""
-    from sddlm.suite.config import verb_function
-
     for hint in get_type_hints(verb_function(verb), include_extras=True).values():
         if get_origin(hint) is Annotated:  # the class of the options
             kind = get_args(hint)[1]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from math import inf, isfinite
+from math import inf, isfinite, log10
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, linear_regression
 from typing import Any
 
 from sddlm.errors import ConfigError, check_arguments
@@ -15,13 +15,27 @@ from sddlm.suite.chart import DASHES, Series, chart
 from sddlm.suite.config import SUITE, read_suite
 from sddlm.suite.interval import LEVEL, Mean, paired
 from sddlm.suite.pages import Part, Picture, Section, Table, Texts, write_pages
-from sddlm.suite.results import Results, Seeds, run_name
+from sddlm.suite.results import Found, Results, Seeds, flat, run_name
 from sddlm.training.curves import PANELS
 
 #: most points of a curve; further ones are averaged
 _POINTS = 200
 #: texts of a variant, and characters of a text
 _TEXTS, _CHARACTERS = 3, 1200
+#: path of a figure of retention, and its name in the table
+_RETENTION = {
+    "revised": "tokens revised in a step",
+    **{
+        f"tails.{tail}.{figure}": f"{name}: {tail.replace('_', '-')} tail"
+        for figure, name in {
+            "retained": "clean tokens retained",
+            "restored": "corrupted tokens restored",
+            "revised": "tokens revised",
+            "ppl": "generative perplexity",
+        }.items()
+        for tail in ("leave_one_out", "denoiser")
+    },
+}
 
 
 @check_arguments
@@ -59,7 +73,11 @@ def sections(results: Results) -> list[Section]:
     if missing:
         notes.append(f"Not finished ({len(missing)}): {', '.join(missing)}.")
     found = [
-        Section("Training", notes, [*_tables(results, results.runs), *_curves(results)]),
+        Section(
+            "Training",
+            notes,
+            [*_tables(results, results.runs), *_scaling(results), *_curves(results)],
+        ),
         *(_evaluation(results, name) for name in results.evaluations),
         Section("Samples", [], [*_samples(results)]),
     ]
@@ -67,11 +85,13 @@ def sections(results: Results) -> list[Section]:
 
 
 def _tables(results: Results, figures: Mapping[str, Mapping[str, Seeds]]) -> Iterator[Part]:
-    """Means of figures, and their differences to the baseline."""
-    variants = [v for v in results.suite.variants if any(v in each for each in figures.values())]
+    """Means of figures, and the differences of variants to the baseline."""
+    there = {v for each in figures.values() for v in each}
+    variants = [v for v in results.suite.variants if v in there]
+    controls = sorted(there - {*variants})
     rows = [
         [v, *(str(Mean.of([*each.get(v, {}).values()]) or "") for each in figures.values())]
-        for v in variants
+        for v in (*variants, *controls)
     ]
     if not rows:
         return
@@ -97,14 +117,47 @@ def _difference(mean: Mean | None) -> str:
 def _evaluation(results: Results, name: str) -> Section:
     """Tables of one evaluation, and what can be drawn of it."""
     found = results.evaluations[name]
-    parts = [*_tables(results, results.table(name)), *_noise(results, found)]
-    return Section(f"Evaluation: {name}", [], [*parts, *_frontiers(results, found)])
+    tables = [*_tables(results, results.table(name)), *_retention(found)]
+    parts = [*tables, *_noise(results, found), *_frontiers(results, found)]
+    return Section(f"Evaluation: {name}", [], parts)
 
 
 def _style(results: Results, variant: str) -> tuple[str, str]:
     """Colour and dashes of a variant."""
     number = [*results.suite.variants, variant].index(variant)
     return COLORS[number % len(COLORS)], DASHES[number // len(COLORS) % len(DASHES)]
+
+
+def _scaling(results: Results) -> Iterator[Part]:
+    """The bound against the FLOPs so far, and power laws of objectives that have three sizes."""
+    lines, ends = [], dict[str, dict[str, dict[int, tuple[float, float]]]]()
+    for variant, flops in results.flops.items():
+        seeds = results.metrics[variant]
+        each = flops / max(rows[-1]["step"] for rows in seeds.values())
+        runs = {
+            seed: [(each * row["step"], row["val_nelbo"]) for row in rows if "val_nelbo" in row]
+            for seed, rows in seeds.items()
+        }
+        points = [(log10(x), y) for x, y in _mean([*runs.values()])]
+        lines.append(Series(variant, points, *_style(results, variant), dots=True))
+        objective = str(results.suite.variants[variant].get("objective"))
+        found = {seed: points[-1] for seed, points in runs.items() if points}
+        ends.setdefault(objective, {})[variant] = found
+    if any(line.points for line in lines):
+        axes = "log10 of training FLOPs", "nats per token"
+        yield Picture("flops", chart("held-out bound against compute", lines, *axes, log=True))
+    rows = []
+    for variants in ends.values():
+        if len({results.flops[variant] for variant in variants}) > 2:
+            slopes = []
+            for seed in results.suite.all_seeds:
+                points = [found[seed] for found in variants.values() if seed in found]
+                if len(points) == len(variants):
+                    x, y = zip(*((log10(x), log10(y)) for x, y in points), strict=True)
+                    slopes.append(linear_regression(x, y).slope)
+            rows.append([", ".join(variants), str(Mean.of(slopes) or "")])
+    if rows:
+        yield Table(["variants of one objective", "exponent of FLOPs in the bound"], rows)
 
 
 def _curves(results: Results) -> Iterator[Part]:
@@ -161,6 +214,19 @@ def _noise(results: Results, found: Mapping[str, Mapping[int, Any]]) -> Iterator
         yield Picture(
             "noise", chart(title, lines, "noise level 1 - alpha", "nats per token and level")
         )
+
+
+def _retention(found: Found) -> Iterator[Part]:
+    """Tokens that a sampler and a greedy last step keep, a row for each number of steps."""
+    rows = []
+    for variant, seeds in found.items():
+        of_steps = (each.get("points", []) for each in seeds.values())
+        for points in zip(*of_steps, strict=False):
+            values = [dict(flat(point)) for point in points]
+            means = [Mean.of([v[path] for v in values if path in v]) for path in _RETENTION]
+            rows.append([variant, f"{points[0]['steps']}", *(str(mean or "") for mean in means)])
+    if rows:
+        yield Table(["model", "steps", *_RETENTION.values()], rows)
 
 
 def _frontiers(results: Results, found: Mapping[str, Mapping[int, Any]]) -> Iterator[Part]:

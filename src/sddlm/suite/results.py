@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isfinite
@@ -17,7 +18,7 @@ from sddlm.model_dir import count_parameters
 from sddlm.models.dit import WEIGHTS_NAME
 from sddlm.suite.config import Suite, jobs_of
 from sddlm.suite.job import Job
-from sddlm.training.monitor import read_metrics
+from sddlm.training.monitor import SPENT, read_metrics
 
 #: figures by seed
 Seeds = dict[int, float]
@@ -36,6 +37,8 @@ FIGURES = (
     (r"generative\.samples\.ppl", "generative perplexity"),
     (r"generative\.real\.ppl", "generative perplexity of real text"),
     (r"mauve\.mauve", "MAUVE"),
+    (r"distance\.distance", "energy distance"),
+    (r"distance\.real", "energy distance of real text"),
     (r"own\.neutral\.gen_ppl\.value", "generative perplexity, neutral"),
     (r"own\.neutral\.entropy\.value", "entropy, neutral (nats)"),
     (r"own\.ppl_at_real_entropy\.(\w+)\.ppl\.value", r"perplexity at real entropy, \1"),
@@ -55,7 +58,8 @@ class Results:
         suite: the suite.
         metrics: rows of ``metrics.csv`` of the finished runs.
         runs: figures of trainings: name to variant to seed.
-        evaluations: files of results, by the evaluation.
+        flops: FLOPs of a training, by the variant.
+        evaluations: files of results, by the evaluation; controls are further variants.
         texts: drawn texts, by the evaluation.
         missing: names of the jobs without a result.
     """
@@ -63,6 +67,7 @@ class Results:
     suite: Suite
     metrics: Found = field(default_factory=dict)
     runs: dict[str, dict[str, Seeds]] = field(default_factory=dict)
+    flops: dict[str, float] = field(default_factory=dict)
     evaluations: dict[str, Found] = field(default_factory=dict)
     texts: dict[str, Found] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
@@ -81,20 +86,34 @@ class Results:
         try:
             if job.verb == "sample":
                 texts = [json.loads(line)["text"] for line in _lines(job.out)]
-                self.texts.setdefault(job.part, {}).setdefault(job.variant, {})[job.seed] = texts
-            elif job.model is not None:
-                found = self.evaluations.setdefault(job.part, {}).setdefault(job.variant, {})
-                found[job.seed] = _arranged(read_json(job.out))
-            elif job.part in self.suite.variants:
+                _at(self.texts, job)[job.seed] = texts
+            elif job.evaluation:
+                found = _arranged(read_json(job.out))
+                self._add_controls(job, found.pop("controls", {}))
+                _at(self.evaluations, job)[job.seed] = found
+            elif job.variant in self.suite.variants:
                 self._add_run(job)
         except (ConfigError, OSError, ValueError, LookupError, TypeError):
             return False
         return True
 
+    def _add_controls(self, job: Job, found: dict[str, Any]) -> None:
+        """Add the controls of an evaluation: once for all variants with the same tokens."""
+        there = self.evaluations.setdefault(job.evaluation, {})
+        for name, figures in found.items():
+            label = f"{name} (control)"
+            if there.setdefault(label, {}).setdefault(job.seed, figures) != figures:
+                there.setdefault(f"{name} (control of {job.variant})", {})[job.seed] = figures
+
     def _add_run(self, job: Job) -> None:
-        last = job.out / f"round-{job.options.get('rounds', 1)}"  # of a distillation
-        rows = read_metrics(job.out if job.verb == "train" else last)
-        self.metrics.setdefault(job.part, {})[job.seed] = rows
+        parts = [job.out]
+        if job.verb == "distill":
+            parts = [job.out / f"round-{k + 1}" for k in range(int(job.options.get("rounds", 1)))]
+        tables = [read_metrics(part) for part in parts]
+        rows, spent = tables[-1], Counter[str]()
+        for each in tables:
+            spent.update({name: each[-1].get(name, 0) for name in SPENT})
+        self.metrics.setdefault(job.variant, {})[job.seed] = rows
         newest = {name: value for row in rows for name, value in row.items()}
         late = [
             r["gradient_norm"]
@@ -108,12 +127,24 @@ class Results:
             "gradient norm, later half": fmean(late) if late else None,
             "logit range (nats)": newest.get("logit_range"),
             "steps": newest.get("step"),
-            "seconds": newest.get("seconds"),
+            "seconds": spent["seconds"],
+            "CPU seconds": spent["cpu_seconds"] or None,  # a run of an earlier version has none
+            "FLOPs": self.flops.get(job.variant) or self._count_flops(job),
             "million parameters": count_parameters(weights) / 1e6 if weights.is_file() else None,
         }
         for name, value in figures.items():
             if value is not None and isfinite(value):
-                self.runs.setdefault(name, {}).setdefault(job.part, {})[job.seed] = value
+                self.runs.setdefault(name, {}).setdefault(job.variant, {})[job.seed] = value
+
+    def _count_flops(self, job: Job) -> float | None:
+        """FLOPs of a training, the same for all seeds; None where the cost model has no network."""
+        if job.verb != "train":
+            return None
+        try:
+            self.flops[job.variant] = job.flops()
+        except (ConfigError, OSError, LookupError, TypeError):
+            return None
+        return self.flops[job.variant]
 
     def table(self, evaluation: str) -> dict[str, dict[str, Seeds]]:
         """Figures of an evaluation: name to variant to seed, in the order of `FIGURES`."""
@@ -124,6 +155,11 @@ class Results:
                     if name := _name(path):
                         found.setdefault(name, {}).setdefault(variant, {})[seed] = value
         return {name: found[place, name] for place, name in sorted(found)}
+
+
+def _at(found: dict[str, Found], job: Job) -> dict[int, Any]:
+    """Where the results of a job are, by its seed."""
+    return found.setdefault(job.evaluation, {}).setdefault(job.variant, {})
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

@@ -21,10 +21,10 @@ import torch
 import yaml
 
 from sddlm.errors import ConfigError, check_arguments
-from sddlm.io import atomic_write, locked
+from sddlm.io import append, atomic_write, locked
 from sddlm.progress import bar
-from sddlm.suite.config import SUITE, Suite, jobs_of, read_suite, resolve
-from sddlm.suite.job import Job
+from sddlm.suite.config import SUITE, jobs_of, read_suite, resolve
+from sddlm.suite.job import PROMPT, Job
 from sddlm.training.args import has_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -92,43 +92,22 @@ def run_suite(
     except OSError as error:
         raise ConfigError(f"cannot write to `out` {folder}: {error.strerror}") from error
     with locked(folder / ".lock", f"`out` {folder} is in use by another process"):
-        _check_record(folder / SUITE, wanted, grid)
         with atomic_write(folder / SUITE) as file:
             file.write(yaml.safe_dump(asdict(wanted), sort_keys=False, allow_unicode=True))
-        _Grid(grid, folder / "logs", jobs).run()
+        _Grid(grid, jobs).run()
     logger.info("all jobs are done; next:  sddlm report %s", shlex.quote(str(folder)))
     return folder
-
-
-def _check_record(path: Path, wanted: Suite, grid: Sequence[Job]) -> None:
-    """Refuse other options for results that are there; trainings have records of their own."""
-    before = read_suite(path) if path.is_file() else wanted
-    for kind in ("variants", "auxiliary", "evaluations"):
-        old, new = getattr(before, kind), getattr(wanted, kind)
-        for name in [name for name in new if name in old]:
-            if old[name]["verb"] == new[name]["verb"] == "train":
-                continue
-            names = (old[name].keys() | new[name].keys()) - {"only"}
-            differ = sorted(k for k in names if old[name].get(k) != new[name].get(k))
-            jobs = [job for job in grid if (job.model is None) == (kind != "evaluations")]
-            there = [job.out for job in jobs if job.part == name and job.out.exists()]
-            if differ and there:
-                raise ConfigError(
-                    f"{there[0]} was made with other options of {name}: {', '.join(differ)}; "
-                    "remove it, or choose another name"
-                )
 
 
 class _Grid:
     """The jobs of a suite, a number of them at a time.
 
     Args:
-        jobs: each behind those that it needs.
-        logs: folder for what they print.
+        jobs: the jobs; earlier ones are started first where nothing is in their way.
         number: of processes at a time.
     """
 
-    def __init__(self, jobs: Sequence[Job], logs: Path, number: int) -> None:
+    def __init__(self, jobs: Sequence[Job], number: int) -> None:
         self.todo = [job for job in jobs if job.progress < 1]
         self.done = {job.out for job in jobs} - {job.out for job in self.todo}
         self.lost: set[Path] = set()
@@ -136,7 +115,7 @@ class _Grid:
         self.running: dict[Job, subprocess.Popen[bytes]] = {}
         self.slots = _slots(number)
         self.used: dict[Job, dict[str, str]] = {}
-        self.logs, self.total = logs, len(jobs)
+        self.total = len(jobs)
 
     def run(self) -> None:
         """Run all that are not done.
@@ -184,8 +163,9 @@ class _Grid:
     def _launch(self, job: Job) -> None:
         if has_checkpoint(job.out):  # the model of a run that was stopped is of an earlier step
             shutil.rmtree(job.out / "model", ignore_errors=True)
-        self.used[job] = self.slots.pop(0)
-        self.running[job] = start(job.arguments(), self._log(job), {**os.environ, **self.used[job]})
+        arguments, self.used[job] = job.arguments(), self.slots.pop(0)
+        append(job.log, f"{PROMPT}{shlex.join(arguments)}\n")
+        self.running[job] = start(arguments, job.log, {**os.environ, **self.used[job]})
 
     def _wait(self) -> None:
         """Wait until a job ends, or a few seconds."""
@@ -206,13 +186,10 @@ class _Grid:
                 logger.info("%d of %d: %s", len(self.done), self.total, job.name)
             else:
                 self.lost.add(job.out)
-                log = self._log(job)
-                last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+                text = job.log.read_text(encoding="utf-8", errors="replace")
                 how = f"{job.name} failed with exit code {process.returncode}"
-                logger.warning("%s: %s (all of it in %s)", how, last, log)
-
-    def _log(self, job: Job) -> Path:
-        return self.logs / f"{job.name.replace(' ', '.')}.log"
+                last = text.strip().splitlines()[-1]
+                logger.warning("%s: %s (all of it in %s)", how, last, job.log)
 
     def _stop(self, number: int) -> None:
         """Send a signal to all processes, and wait for their end."""
@@ -227,8 +204,6 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start ``sddlm`` in a process that ends with this one; the log gets what it prints."""
     with log.open("a", encoding="utf-8") as file:
-        file.write(f"$ sddlm {shlex.join(arguments)}\n")
-        file.flush()
         return subprocess.Popen(
             [sys.executable, "-m", "sddlm", *arguments],
             stdin=subprocess.DEVNULL,

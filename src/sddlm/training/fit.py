@@ -80,7 +80,8 @@ def fit(
         trainer = Trainer(module, args, processes)
         if state:
             trainer.load(state)
-        monitor = _monitor(run, trainer, lm, prepared) if processes.rank == 0 else None
+        spent = (state or {}).get("spent")
+        monitor = _monitor(run, trainer, spent, lm, prepared) if processes.rank == 0 else None
         with monitor or nullcontext():
             trainer.fit(run, prepared.train, prepared.validation, monitor)
         if monitor:
@@ -94,7 +95,13 @@ def fit(
         )
 
 
-def _monitor(run: Path, trainer: Trainer, lm: LanguageModel, prepared: Prepared) -> Monitor:
+def _monitor(
+    run: Path,
+    trainer: Trainer,
+    spent: dict[str, float] | None,
+    lm: LanguageModel,
+    prepared: Prepared,
+) -> Monitor:
     """Records of the run, with the step that it begins from."""
     assert prepared.train is not None
     objective, seed, held_out = trainer.module.objective, trainer.module.seed, prepared.validation
@@ -112,6 +119,7 @@ def _monitor(run: Path, trainer: Trainer, lm: LanguageModel, prepared: Prepared)
         run,
         trainer.args,
         start_step=trainer.step,
+        spent=spent,
         length=length,
         characters_per_token=_characters_per_token(held_out, objective, prepared),
         preview=preview,

@@ -95,7 +95,7 @@ class Trainer:
                 last = self.stopped or self.step == args.steps
                 if monitor and (last or self.step % args.checkpoint_every == 0):
                     monitor.write_table()  # a resumed run does not compute these metrics again
-                    save_checkpoint(run, self.state_dict())
+                    save_checkpoint(run, {**self.state_dict(), "spent": monitor.spent()})
 
     def _train_step(self, network: torch.nn.Module, batches: Iterator[dict[str, Tensor]]) -> None:
         """One optimiser step: the gradient of all its micro-batches, update, average."""

@@ -24,8 +24,10 @@ from sddlm.training.loggers import Loggers
 
 logger = logging.getLogger(__name__)
 
+#: what a run has taken so far: time, and CPU time of the first process
+SPENT = ("seconds", "cpu_seconds")
 COLUMNS = (
-    "step", "tokens", "seconds", "learning_rate", "t_max", "loss", "loss_per_row",
+    "step", "tokens", *SPENT, "learning_rate", "t_max", "loss", "loss_per_row",
     "gradient_norm", "val_loss", "val_nelbo", "val_bpc", *OUTPUT_COLUMNS, *GRADIENT_COLUMNS,
     "preview_entropy", "text_entropy",
 )  # fmt: skip
@@ -43,6 +45,7 @@ class Monitor:
         run: run directory.
         args: options of the training.
         start_step: steps completed before, in a resumed run.
+        spent: what these took (`spent`); None if that is not known but from the table.
         length: mean number of tokens of a row.
         characters_per_token: ratio of the held-out text, for bits per character.
         preview: samples texts from the network; returns them and their entropy.
@@ -58,6 +61,7 @@ class Monitor:
         args: TrainArgs,
         *,
         start_step: int,
+        spent: dict[str, float] | None,
         length: int,
         characters_per_token: float,
         preview: Callable[[], tuple[list[str], float]],
@@ -80,9 +84,9 @@ class Monitor:
         self.fresh = bool(self.rows)
         """whether `write` may not have written all metrics, perhaps because of a kill"""
         self.done = self.first = start_step
-        self.started = 0.0
+        self.started = (0.0, 0.0)
+        self.earlier = spent or {name: self.newest.get(name, 0.0) for name in SPENT}
         self.drawn = time.perf_counter()
-        self.earlier_seconds = self.rows[-1].get("seconds", 0.0) if self.rows else 0.0
         self._metrics: Metrics = dict
         self.console = PlainConsole(stderr=True)
         self.bar: Progress | None = None
@@ -90,7 +94,7 @@ class Monitor:
 
     def __enter__(self) -> Monitor:
         """Open the bar."""
-        self.started = time.perf_counter()
+        self.started = _clocks()
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("training"),
@@ -131,14 +135,16 @@ class Monitor:
         if every and step % every == 0:
             self._write_preview(step)
 
-    def _seconds(self) -> float:
-        return self.earlier_seconds + time.perf_counter() - self.started
+    def spent(self) -> dict[str, float]:
+        """Seconds and CPU seconds of all steps that are done, also of those before a resumption."""
+        now = zip(SPENT, _clocks(), self.started, strict=True)
+        return {name: round(self.earlier[name] + end - start, 3) for name, end, start in now}
 
     def _record(self, step: int) -> None:
         row = {
             "step": step,
             "tokens": step * self.args.batch * self.length,
-            "seconds": round(self._seconds(), 3),
+            **self.spent(),
             "learning_rate": self.args.lr * self.args.lr_factor(step - 1),
             "t_max": self.args.t_max(step - 1),
         }
@@ -150,7 +156,7 @@ class Monitor:
 
     def _figures(self) -> str:
         rate = (self.done - self.first) * self.args.batch * self.length
-        rate = int(rate / max(1e-9, time.perf_counter() - self.started))
+        rate = int(rate / max(1e-9, time.perf_counter() - self.started[0]))
         shown = [f"{rate:,} tokens/s"]
         columns = ("loss", "val_nelbo", "val_bpc")
         shown += [f"{name} {self.newest[name]:.3f}" for name in columns if name in self.newest]
@@ -208,6 +214,11 @@ class Monitor:
         append(self.run / "previews.jsonl", "".join(records))
         if self.bar is not None:
             self.console.print(f"step {step}: {' '.join(texts[0].split())[:200]}")
+
+
+def _clocks() -> tuple[float, float]:
+    """Time and CPU time of this process, in seconds."""
+    return time.perf_counter(), time.process_time()
 
 
 def _keep_until(path: Path, last: int) -> None:
