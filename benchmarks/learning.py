@@ -140,12 +140,13 @@ def picture(found: Iterable[dict[str, Any]], path: Path) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     for run in (run for run in found if run["seed"] == 0):
         steps, bits = zip(*sorted((int(n), bits) for n, bits in run["bits"].items()), strict=True)
-        left.plot(steps, bits, label=run["recipe"])
+        (line,) = left.plot(steps, bits, label=run["recipe"])
         if run["cpu_seconds"] is not None:  # start-up and validations are spread over the steps
-            right.plot([n * run["cpu_seconds"] / run["steps"] for n in steps], bits)
+            seconds = [n * run["cpu_seconds"] / run["steps"] for n in steps]
+            right.plot(seconds, bits, color=line.get_color(), label=run["recipe"])
     left.set(xlabel="steps", ylabel="held-out bits per character")
     right.set(xlabel="CPU seconds")
-    left.legend()
+    right.legend(loc="upper right")
     figure.savefig(path, dpi=150)
 
 
