@@ -213,7 +213,7 @@ def sampling_table(
     """Measure and print samplers; `Lazy` runs whole, the others ``few`` steps, which cost alike."""
     device.reset()
     model = network(shape, length).to(device.name)
-    free = network(shape, length, time_free=True).to(device.name)
+    free = network(shape, length, time_input="none").to(device.name)
     textbook = TextbookDiT.around(model)
 
     def draw(sampler: Ancestral | None, chosen: DiT, steps: int) -> int:

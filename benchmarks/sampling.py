@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for shape in names(chosen.shape):
         model = network(shape, max(chosen.length))
         textbook = TextbookDiT.around(model)
-        time_free = network(shape, max(chosen.length), time_free=True)
+        time_free = network(shape, max(chosen.length), time_input="none")
         for length in chosen.length:
             cells = [
                 Cell(model, textbook, time_free, length, batch, steps)

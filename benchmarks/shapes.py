@@ -23,7 +23,9 @@ ARGS = TrainArgs(warmup=0, schedule="constant")
 
 def network(shape: str, length: int, **changes: Any) -> DiT:
     """A network of a shape that does something from the start."""
-    gate = 0.0 if changes.get("causal") or changes.get("time_free") else 1.0  # else it has gates
+    gate = (
+        0.0 if changes.get("causal") or changes.get("time_input") == "none" else 1.0
+    )  # else it has gates
     config = DiTConfig(**SHAPES[shape], length=length, gate_init=gate, head_init=0.02, **changes)
     return DiT(config)
 

@@ -323,7 +323,15 @@ def test_options_are_frozen() -> None:
 
 
 #: what may name flags: the command line, and the tables of the documentation
-FLAGS_IN = {"cli.py", "cli_errors.py", "flags.py", "inherit.py", "options.py", "data/corpora.py"}
+FLAGS_IN = {
+    "cli.py",
+    "verbs.py",
+    "cli_errors.py",
+    "flags.py",
+    "inherit.py",
+    "options.py",
+    "data/corpora.py",
+}
 #: what names flags of lm-eval's command line
 FLAGS_IN |= {"eval/harness.py"}
 #: what writes command lines

@@ -273,7 +273,7 @@ def test_no_such_directory(tmp_path: Path) -> None:
 
 
 def test_weights_of_16_bits_are_float32_on_a_cpu(tmp_path: Path) -> None:
-    lm = _model_dir(head_init=1.0, tie_embeddings=True)
+    lm = _model_dir(tie_embeddings=True)
     lm.network.bfloat16()
     lm.save(tmp_path)
     loaded = LanguageModel.load(tmp_path)
@@ -292,7 +292,7 @@ def test_a_model_of_the_package_is_found_by_name_unless_a_directory_has_it(
         sddlm.load("storys")
     _model_dir().save("stories")
     assert locate("stories") == Path("stories")
-    assert sddlm.load("stories").network.width == 16
+    assert sddlm.load("stories").network.config.width == 16
 
 
 @pytest.mark.parametrize("name", packaged())

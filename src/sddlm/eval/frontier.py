@@ -38,7 +38,7 @@ from sddlm.eval.samples import SampleSet, reference_rows
 from sddlm.eval.sweep import SWEEP, Scoring, model_curves, settings, settings_of
 from sddlm.jobs import ResumableJob
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import is_model_dir, locate
+from sddlm.model_dir import is_model_dir, packaged
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class FrontierConfig(JudgedConfig):
         if self.count < 2:
             raise ConfigError(f"`count` is {self.count}; the frontier needs at least 2: try 256")
         for place in self.others:
-            if not is_model_dir(locate(place)):
+            if not (is_model_dir(place) or place in packaged()):
                 raise ConfigError(f"{place} is no model directory; `against` takes those of runs")
             if self.others.count(place) > 1:
                 raise ConfigError(f"`against` has {place} twice; name each model once")
