@@ -45,10 +45,7 @@ def is_model_dir(path: str | Path) -> bool:
 
 def is_public(path: str | Path) -> bool:
     """Whether a folder has the ``config.json`` of a model of other code (Hugging Face's)."""
-    try:
-        return "model_type" in read_json(Path(path) / CONFIG_NAME)
-    except (ConfigError, TypeError):
-        return False
+    return _has_key(Path(path), "model_type")
 
 
 def check_device(device: str) -> None:
@@ -181,8 +178,13 @@ def _places(path: Path) -> tuple[Path, Path]:
 
 def _is_ours(place: Path) -> bool:
     """Whether a ``config.json`` with our format number is there (Hugging Face's has none)."""
+    return _has_key(place, "format")
+
+
+def _has_key(place: Path, key: str) -> bool:
+    """Whether ``config.json`` of a folder is there and has a key."""
     try:
-        return "format" in read_json(place / CONFIG_NAME)
+        return key in read_json(place / CONFIG_NAME)
     except (ConfigError, TypeError):
         return False
 

@@ -51,15 +51,18 @@ class HubDataset(Source):
     prompt_field: str | None = None
 
     @classmethod
-    def of(cls, spec: str, *, field: str, streaming: bool) -> HubDataset:
+    def of(
+        cls, spec: str, *, field: str, streaming: bool, prompt_field: str | None = None
+    ) -> HubDataset:
         """Open ``NAME``, ``NAME@REVISION``, ``NAME:CONFIG`` or ``NAME@REVISION:CONFIG``."""
         name, _, config = spec.partition(":")
         revision = ""
         if not Path(name).expanduser().exists():
             name, _, revision = name.partition("@")
         return cls(
-            name, config or None, field=field, streaming=streaming, revision=revision or None
-        )
+            name, config or None, field=field, streaming=streaming, revision=revision or None,
+            prompt_field=prompt_field,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         if not self.dataset:

@@ -289,12 +289,12 @@ class PairRows(DocumentRows):
 
     def lengths(self, rows: Ints) -> Tensor:
         """See `Rows.lengths`."""
-        return Rows.lengths(self, rows)
+        return super(DocumentRows, self).lengths(rows)  # no padding
 
     @property
     def row_lengths(self) -> Ints:
         """See `Rows.row_lengths`."""
-        return np.bincount([self.length], [len(self)], self.length + 1).astype(np.int64)
+        return super(DocumentRows, self).row_lengths
 
     def prompts(self, rows: Ints) -> Tensor:
         """See `Rows.prompts`; a beginning-of-text token is part of it."""

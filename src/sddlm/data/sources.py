@@ -11,7 +11,6 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -190,8 +189,8 @@ def open_source(
 
         if saved:
             return HubDataset(spec, field=field, prompt_field=prompt_field)
-        found = HubDataset.of(spec.removeprefix("hf:"), field=field, streaming=streaming)
-        return replace(found, prompt_field=prompt_field)
+        name = spec.removeprefix("hf:")
+        return HubDataset.of(name, field=field, streaming=streaming, prompt_field=prompt_field)
     inputs = [_input(str(path), path) for path in _find(spec)]
     return Files(spec, inputs, field, separator, prompt_field)
 

@@ -168,6 +168,7 @@ def _of_samples(
     """Figures of the samples, and of the controls."""
     drawn = _samples(config, subject)
     reference = reference_rows(text, len(drawn.rows), max(map(len, drawn.rows)))
+    judge = None if config.judge is None else Judge.load(config.judge, device=subject.device)
 
     def figures(texts: SampleSet) -> SampleFigures:
         own: dict[str, Any] = {}
@@ -175,8 +176,8 @@ def _of_samples(
             own["samples"] = SampleDiversity.of(texts, reference, training)
         if "copying" in names:
             own["copying"] = _copying(texts, reference, _need(training, "copying"), subject)
-        if config.judge is not None:
-            own |= _judged(config, subject, names, texts, real)
+        if judge is not None:
+            own |= _judged(judge, config, subject, names, texts, real)
         return SampleFigures(**own)
 
     found = dict(vars(figures(drawn)))
@@ -224,10 +225,14 @@ def _copying(
 
 
 def _judged(
-    config: ReportConfig, subject: Subject, names: list[str], drawn: SampleSet, text: HeldOut
+    judge: Judge,
+    config: ReportConfig,
+    subject: Subject,
+    names: list[str],
+    drawn: SampleSet,
+    text: HeldOut,
 ) -> dict[str, Any]:
     """What the judge finds in samples and in real text, read alike."""
-    judge = Judge.load(config.judge or "", device=subject.device)
     longest = max(map(len, drawn.rows))
 
     def perplexity(texts: SampleSet) -> GenerativePerplexity:
@@ -246,6 +251,8 @@ def _judged(
     if "generative" in names:
         reference = reference_rows(text, len(drawn.rows), longest)
         found["generative"] = Compared(perplexity(drawn), perplexity(reference))
+    if not {"mauve", "distance"} & set(names):
+        return found
     real, job = reference_rows(text, 2 * len(drawn.rows), longest).texts, subject.job
     if "mauve" in names:
         found["mauve"] = mauve(judge, drawn.texts, real, context=config.context, job=job)

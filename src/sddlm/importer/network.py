@@ -151,9 +151,9 @@ def build(
         label=max(labels - 1, 0) if label is None else label,
     )
     with torch.device("meta"):
-        wanted = {public_name(name): tensor for name, tensor in DiT(sizes).state_dict().items()}
-        names = {public_name(name): name for name in DiT(sizes).state_dict()}
-    _account(state, {name: tensor.shape for name, tensor in wanted.items()})
+        wanted = DiT(sizes).state_dict()
+    names = {public_name(name): name for name in wanted}
+    _account(state, {name: wanted[ours].shape for name, ours in names.items()})
     if mask is not None and mask != V - 1:
         order = torch.tensor([*range(mask), *range(mask + 1, V), mask])
         state |= {name: state[name].index_select(0, order) for name in _OF_TOKENS if name in state}

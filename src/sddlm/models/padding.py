@@ -128,11 +128,22 @@ def hide_padding(
         the network to call and the positions to score ``[B, L]`` bool; the network itself and None
         (all) without padding and prompts.
     """
-    L = x0.shape[1]
-    if prompts is not None:
-        given = before_padding(prompts.to(x0.device), L)
-        return PaddingMasked(model, None, given, x0), ~given
-    if lengths is None:
+    scored = scored_positions(lengths, prompts, x0)
+    if scored is None:
         return model, None
-    real = before_padding(lengths.to(x0.device), L)
-    return PaddingMasked(model, real), real
+    if prompts is not None:
+        return PaddingMasked(model, None, ~scored, x0), scored
+    return PaddingMasked(model, scored), scored
+
+
+def scored_positions(lengths: Tensor | None, prompts: Tensor | None, x0: Tensor) -> Tensor | None:
+    """Positions that are neither padding nor prompt ``[n, L]`` bool; None is all.
+
+    Args:
+        lengths: tokens before the padding of each row ``[n]``; None where there is no padding.
+        prompts: tokens of the prompt of each row ``[n]``; None where there is none.
+        x0: rows of the same length ``[B, L]``, on the device of the result.
+    """
+    if prompts is not None:
+        return ~before_padding(prompts.to(x0.device), x0.shape[1])
+    return None if lengths is None else before_padding(lengths.to(x0.device), x0.shape[1])

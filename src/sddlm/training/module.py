@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sddlm.models.dit import DiT
-from sddlm.models.padding import hide_padding
+from sddlm.models.padding import hide_padding, scored_positions
 from sddlm.objectives.base import Objective
 from sddlm.rng import Draw
 from sddlm.training.args import TrainArgs
-from sddlm.types import before_padding
 
 
 class TrainModule(nn.Module):
@@ -51,13 +50,11 @@ class TrainModule(nn.Module):
         model, loss_mask = self._hidden(batch)
         loss = self.objective.loss(model, batch["x0"], draw, loss_mask)
         self._record(step, {"loss": (loss.total, loss.count), **loss.metrics})
-        if loss_mask is None:
+        whole = scored_positions(
+            batch.get("step_lengths"), batch.get("step_prompts"), batch["x0"]
+        )  # [batch, L]
+        if whole is None or loss_mask is None:
             return loss.mean
-        L = loss_mask.shape[1]
-        if "step_prompts" in batch:
-            whole = ~before_padding(batch["step_prompts"], L)  # [batch, L]
-        else:
-            whole = before_padding(batch["step_lengths"], L)
         count = self.objective.loss_positions(whole.long(), whole).sum().clamp(min=1)
         return loss.total / count * (len(whole) / len(loss_mask))
 
