@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from glob import escape
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, one_line
@@ -119,19 +118,6 @@ def read_model_dir(path: str | Path, device: str) -> dict[str, Any]:
         "network": network, "process": process, "estimate": estimate, "tokenizer": tokenizer,
         "objective": objective, "data": data,
     }  # fmt: skip
-
-
-def count_parameters(weights: Path) -> int:
-    """Number of parameters in a file of weights, by its header.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
-    try:
-        with safe_open(weights, "pt") as file:
-            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    except SafetensorError as error:
-        raise ConfigError(f"{weights} cannot be used: {_line(error)}") from error
 
 
 def write_model_dir(

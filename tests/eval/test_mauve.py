@@ -74,6 +74,15 @@ def test_features_of_our_judge_are_its_last_hidden_states(ours):
         torch.testing.assert_close(vector, hidden, rtol=1e-4, atol=1e-5)
 
 
+def test_mean_features_leave_out_the_filling(ours):
+    judge, model = ours
+    some = ["a", "longer text", "bc"]
+    for text, vector in zip(some, judge.features(some, mean=True), strict=True):
+        with torch.no_grad():
+            hidden = model(torch.tensor(Tokenizer.bytes().encode_batch([text])), torch.zeros(1))[0]
+        torch.testing.assert_close(vector, hidden.mean(0), rtol=1e-4, atol=1e-5)
+
+
 def test_features_of_a_hub_judge_are_its_last_hidden_states(gpt2):
     judge, model = gpt2
     some = ["a", "longer text", "bc", "much longer than the context"]

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
 from scipy import stats
 
 from sddlm.cli import main
+from sddlm.models.config import DiTConfig
+from sddlm.models.dit import DiT
 from sddlm.suite.chart import Series, chart
 from sddlm.suite.config import Suite
 from sddlm.suite.interval import Mean, paired, t_quantile
@@ -22,6 +22,7 @@ from sddlm.suite.results import Results
 
 BPC = {"sddlm": [1.5, 1.75, 1.625], "v1": [2.25, 2.5, 2.25], "slow": [1.5, 1.625]}
 ENTROPY = {"sddlm": [3.5, 3.75, 3.25], "v1": [3.0, 3.0, 3.5], "slow": [3.5, 3.75]}
+NETWORK = DiTConfig(vocab_size=100, length=8, width=32, blocks=1, heads=2)
 TEXT = "</pre><script>alert('a & b')</script>\n```\n# not | a heading\x1b[2J"
 
 
@@ -110,9 +111,7 @@ def folder(tmp_path: Path) -> Path:
         for seed, bpc in enumerate(values):
             run = folder / "runs" / f"{name}-{seed}"
             (run / "model").mkdir(parents=True)
-            (run / "model" / "config.json").write_text('{"format": 1}')
-            weights = {"a": torch.zeros(1000, 2), "b": torch.zeros(500)}
-            save_file(weights, run / "model" / "model.safetensors")
+            (run / "model" / "config.json").write_text(json.dumps({"format": 1, **vars(NETWORK)}))
             rows = [f"2,{bpc + 1},9.0,10,8", f"4,{bpc},{seed + 1},20,16"]
             header = "step,val_bpc,gradient_norm,seconds,cpu_seconds"
             (run / "metrics.csv").write_text("\n".join([header, *rows]) + "\n")
@@ -179,7 +178,9 @@ def test_figures_are_those_of_the_files(folder: Path) -> None:
         assert less[1]["bits per character"] == interval(slow)
     training = found["Training: variant"][0]
     assert [training[n] for n in ("steps", "seconds", "CPU seconds")] == ["4", "20", "16"]
-    assert training["million parameters"] == "0.0025"
+    assert float(training["million parameters"]) == pytest.approx(
+        sum(p.numel() for p in DiT(NETWORK).parameters()) / 1e6, rel=1e-3
+    )
     assert training["gradient norm, later half"] == interval([1, 2, 3])
     rows = found["Evaluation: report: variant"]
     assert rows[1]["entropy of samples (nats)"] == interval(ENTROPY["v1"])

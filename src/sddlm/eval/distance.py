@@ -1,7 +1,9 @@
 """Energy distance: how far a set of samples is from a set of real texts, without a package.
 
 As in MAUVE a judge turns each text into a vector, so variety that is missing counts, which a
-judge's perplexity does not see. There are no buckets, so it needs fewer texts than MAUVE.
+judge's perplexity does not see. There are no buckets, so it needs fewer texts than MAUVE, and the
+vector is the mean over a text's tokens: the last one alone shows a small judge no difference
+between real text and random words.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ def distance(
             f"the distance of {len(drawn)} samples and {len(true)} real texts is undefined; it "
             "needs at least 2 and 4: set `count` to 128"
         )
-    vectors = judge.features([*drawn, *true], context=context, job=job)  # [n, D]
+    vectors = judge.features([*drawn, *true], context=context, mean=True, job=job)  # [n, D]
     x, y = vectors[: len(drawn)], vectors[len(drawn) :]
     own, halves = energy_distance(x, y), energy_distance(y[::2], y[1::2])
     return Distance(own, halves, len(x), len(y), judge.name)

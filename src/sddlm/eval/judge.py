@@ -117,16 +117,19 @@ class Judge:
         *,
         context: int | None = None,
         batch: int = 8,
+        mean: bool = False,
         job: ResumableJob | None = None,
     ) -> Tensor:
-        """The last hidden state at the last token of each text, which sums it up.
+        """The last hidden state at the last token of each text, or its mean over the tokens.
 
-        As in MAUVE (arXiv:2102.01454): no token in front, what is beyond the context cut off.
+        The last token as in MAUVE (arXiv:2102.01454): no token in front, what is beyond the context
+        cut off. It shows little of a text to a small judge; the mean shows all of it.
 
         Args:
             texts: each with at least one token.
             context: most tokens read per text; None for the judge's limit.
             batch: texts per call; changes nothing but time and memory.
+            mean: whether it is the mean.
             job: does the batches.
 
         Returns:
@@ -144,17 +147,22 @@ class Judge:
 
         def one(number: int) -> str:
             ids, mask = padded([rows[k] for k in parts[number]], self.start or 0)
-            states = self.hidden(ids, mask)  # [B, L, D]
-            last = mask.sum(1).to(states.device) - 1  # [B]
-            found = states[torch.arange(len(ids), device=last.device), last].float().cpu()
+            states = self.hidden(ids, mask).float()  # [B, L, D]
+            mask = mask.to(states.device)
+            if mean:
+                sums = states.where(mask[..., None], 0).sum(1)  # a NaN times 0 would stay
+                found = sums / mask.sum(1, keepdim=True)  # [B, D]
+            else:
+                found = states[torch.arange(len(ids), device=mask.device), mask.sum(1) - 1]
             # text of four thirds of a byte a byte, where JSON of floats takes five
-            return base64.b64encode(found.numpy().astype("<f4").tobytes()).decode()
+            return base64.b64encode(found.cpu().numpy().astype("<f4").tobytes()).decode()
 
         cache_key = {
             "judge": self.name,
             "version": self.version,
             "text": digest(rows),
             "batch": batch,
+            "mean": mean,
         }
         done = (job or ResumableJob()).run("features", len(parts), one, cache_key)
         flat = [np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32) for text in done]

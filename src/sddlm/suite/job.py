@@ -117,11 +117,14 @@ class Job:
                 "choose another name"
             )
 
+    def network(self) -> DiTConfig:
+        """Configuration of the network of a finished run."""
+        config = read_json(self.out / "model" / "config.json")
+        return DiTConfig(**{each.name: config[each.name] for each in fields(DiTConfig)})
+
     def flops(self) -> float:
         """FLOPs of a finished training, by the cost model of ``sddlm plan``."""
-        config = read_json(self.run / "model" / "config.json")
-        network = DiTConfig(**{each.name: config[each.name] for each in fields(DiTConfig)})
-        sections = self._sections()
+        network, sections = self.network(), self._sections()
         train = sections["train"]
         costs = CostModel(network, sections["objective"], train, train.batch, gpu=False)
         return costs.flops["all"] * train.steps * train.batch * network.length

@@ -12,10 +12,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from sddlm.errors import ConfigError
 from sddlm.io import read_json
-from sddlm.model_dir import count_parameters
-from sddlm.models.dit import WEIGHTS_NAME
+from sddlm.models.dit import DiT
 from sddlm.suite.config import Suite, jobs_of
 from sddlm.suite.job import Job
 from sddlm.training.monitor import SPENT, read_metrics
@@ -120,7 +121,6 @@ class Results:
             for r in rows
             if "gradient_norm" in r and 2 * r["step"] > newest["step"]
         ]
-        weights = job.out / "model" / WEIGHTS_NAME
         figures = {
             "bits per character": newest.get("val_bpc"),
             "nats per token": newest.get("val_nelbo"),
@@ -130,7 +130,7 @@ class Results:
             "seconds": spent["seconds"],
             "CPU seconds": spent["cpu_seconds"] or None,  # a run of an earlier version has none
             "FLOPs": self.flops.get(job.variant) or self._count_flops(job),
-            "million parameters": count_parameters(weights) / 1e6 if weights.is_file() else None,
+            "million parameters": _parameters(job),
         }
         for name, value in figures.items():
             if value is not None and isfinite(value):
@@ -155,6 +155,15 @@ class Results:
                     if name := _name(path):
                         found.setdefault(name, {}).setdefault(variant, {})[seed] = value
         return {name: found[place, name] for place, name in sorted(found)}
+
+
+def _parameters(job: Job) -> float | None:
+    """Million parameters of a finished run, from its configuration; None for a foreign network."""
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in DiT(job.network()).parameters()) / 1e6
+    except LookupError:
+        return None
 
 
 def _at(found: dict[str, Found], job: Job) -> dict[int, Any]:
