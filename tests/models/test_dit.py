@@ -24,6 +24,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 V, L = 11, 8
 AWAKE = {"gate_init": 1.0, "head_init": 0.5}
 LLAMA = {"architecture": "llama", "cond_dim": 128}
+GIDD = {"architecture": "gidd", "cond_dim": 128}
 
 
 def small(**changes: Any) -> DiT:
@@ -207,6 +208,7 @@ def test_sharded_start() -> None:
         {"causal": True},
         {"input_conv": 5},
         {**LLAMA, "tie_embeddings": True},
+        GIDD,
     ],
 )
 def test_gradient_reaches_every_parameter(x_t: torch.Tensor, changes: dict[str, Any]) -> None:
@@ -219,7 +221,7 @@ def test_gradient_reaches_every_parameter(x_t: torch.Tensor, changes: dict[str, 
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("changes", [{}, LLAMA], ids=str)
+@pytest.mark.parametrize("changes", [{}, LLAMA, GIDD], ids=str)
 def test_bfloat16(x_t: torch.Tensor, changes: dict[str, Any]) -> None:
     exact = awake(**changes)
     hidden = copy.deepcopy(exact).bfloat16()(x_t, SIGMA)
@@ -239,7 +241,7 @@ def test_dropout_in_training_only(x_t: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"tie_embeddings": True}, {"causal": True}, {"input_conv": 3}]
+    "changes", [{}, {"tie_embeddings": True}, {"causal": True}, {"input_conv": 3}, GIDD]
 )
 def test_saved_and_loaded(
     x_t: torch.Tensor, changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -265,7 +267,7 @@ def test_unfit_weights_are_refused(tmp_path: Path) -> None:
     state["extra"] = state.pop("norm.weight")
     state["head.bias"] = torch.zeros(3)
     with pytest.raises(
-        ConfigError, match=r"norm.weight is missing; extra is unexpected; head.bias"
+        ConfigError, match=r"norm.weight \[16\] is missing; extra \[16\] is unexpected; head.bias"
     ):
         DiT.from_state(model.config, state)
     model.save_pretrained(tmp_path)
@@ -319,12 +321,13 @@ def test_arguments_build_a_configuration() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("time_free", [False, True])
-def test_a_sequence_has_the_same_bits_in_every_batch(time_free: bool, threads: int) -> None:
+@pytest.mark.parametrize("kind", ["dit", "time-free", "gidd"])
+def test_a_sequence_has_the_same_bits_in_every_batch(kind: str, threads: int) -> None:
     """Also alone, also of few rows, also beside padding: `layers.by_row`."""
     config = DiTConfig(
         vocab_size=50, length=24, width=64, heads=2, blocks=2, head_init=0.3, input_conv=5,
-        gate_init=0 if time_free else 1, time_input="none" if time_free else "sigma",
+        gate_init=1 if kind == "dit" else 0, time_input="sigma" if kind == "dit" else "none",
+        architecture="gidd" if kind == "gidd" else "dit",
     )  # fmt: skip
     model = DiT(config).eval()
     generator = torch.Generator().manual_seed(0)

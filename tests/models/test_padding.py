@@ -40,6 +40,7 @@ KINDS: list[dict[str, Any]] = [
     {"input_conv": 5},
     {"time_input": "none"},
     {"architecture": "llama", "cond_dim": 128, "input_conv": 3},
+    {"architecture": "gidd", "cond_dim": 128},
     {"causal": True, "input_conv": 3},
 ]
 MODES: list[Any] = ["none", "selective", "full"]

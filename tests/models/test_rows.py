@@ -16,9 +16,10 @@ from sddlm.rng import Draw
 
 V, B, L = 11, 3, 8
 LLAMA = {"architecture": "llama", "cond_dim": 128}
+GIDD = {"architecture": "gidd", "cond_dim": 128}
 KINDS: list[dict[str, Any]] = [
     {}, {"causal": True}, {"time_input": "none"}, {"input_conv": 3}, LLAMA,
-    {**LLAMA, "causal": True},
+    {**LLAMA, "causal": True}, GIDD,
 ]  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def test_the_last_mlp_sees_the_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("objective", [SDDLM(), NELBO()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, {"time_input": "none"}, LLAMA], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, LLAMA, GIDD], ids=str)
 def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -> None:
     model = network(**changes).train()
     calls: dict[str, int] = {}

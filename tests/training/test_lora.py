@@ -21,6 +21,7 @@ KINDS: list[dict[str, Any]] = [
     {},
     {"architecture": "hollow", "blocks": 2},
     {"architecture": "llama", "cond_dim": 128},
+    {"architecture": "gidd", "cond_dim": 128},
 ]
 X = torch.randint(0, 11, (3, 8), generator=torch.Generator().manual_seed(0))
 SIGMA = torch.tensor([0.1, 1.0, 3.0])

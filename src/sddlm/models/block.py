@@ -1,7 +1,7 @@
-"""Transformer block of either architecture: DiT, or LLaMA with RMSNorm and SwiGLU.
+"""Transformer blocks: of DiT, of LLaMA with RMSNorm and SwiGLU, of the large GIDD models.
 
 Sources: DiT (arXiv:2212.09748) for the adaptive norms; LLaMA (arXiv:2302.13971), which takes
-RMSNorm from arXiv:1910.07467 and SwiGLU from arXiv:2002.05202.
+RMSNorm from arXiv:1910.07467 and SwiGLU from arXiv:2002.05202; scaled-up GIDD (arXiv:2512.10858).
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from sddlm.models.cache import Cache
 from sddlm.models.config import Architecture, Checkpointing, DiTConfig
 from sddlm.models.layers import Linear, Rotary, modulate, of_rows, rotate, select_rows
 
-RMS_EPS = 1e-5
-"""Epsilon of RMSNorm, as in Llama 2, TinyLlama and SMDM; the first LLaMA had 1e-6."""
+RMS_EPS = {"llama": 1e-5, "gidd": 1e-6}
+"""Epsilon of RMSNorm: as in Llama 2, TinyLlama and SMDM (the first LLaMA had 1e-6); as in GIDD."""
+SOFT_CAP = 30.0
+"""Largest absolute attention score of `GIDDBlock`."""
 
 
 def norm_of(architecture: Architecture, width: int) -> nn.Module:
     """Norm with weights and without bias."""
-    if architecture == "llama":
-        return nn.RMSNorm(width, eps=RMS_EPS)
+    if architecture in RMS_EPS:
+        return nn.RMSNorm(width, eps=RMS_EPS[architecture])
     return nn.LayerNorm(width, bias=False)
 
 
@@ -38,15 +40,22 @@ class SwiGLU(nn.Module):
         return F.silu(gate) * up
 
 
+class SquaredReLU(nn.Module):
+    """``relu(x)^2``, any shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Squared positive part."""
+        return F.relu(x).square()
+
+
 def mlp_of(architecture: Architecture, width: int) -> nn.Sequential:
-    """MLP with hidden width ``4 * width`` in both architectures."""
+    """MLP with hidden width ``4 * width`` in every architecture."""
     if architecture == "llama":
         return nn.Sequential(
             Linear(width, 8 * width, bias=False), SwiGLU(), Linear(4 * width, width, bias=False)
         )
-    return nn.Sequential(
-        Linear(width, 4 * width), nn.GELU(approximate="tanh"), Linear(4 * width, width)
-    )
+    inner = SquaredReLU() if architecture == "gidd" else nn.GELU(approximate="tanh")
+    return nn.Sequential(Linear(width, 4 * width), inner, Linear(4 * width, width))
 
 
 class Block(nn.Module):
@@ -171,6 +180,46 @@ class Block(nn.Module):
         return x + y if gate is None else x + gate * y
 
 
+class GIDDBlock(Block):
+    """Plain block of the large GIDD models: normed queries and keys, capped scores, a sink.
+
+    Queries and keys are normed over all heads together, before the rotary positions. Scores are
+    capped to ``SOFT_CAP tanh(score / SOFT_CAP)``, which no fused attention kernel does, so they are
+    all held. The sink is a key and a value of no position, which every position attends to.
+    """
+
+    def __init__(self, width: int, heads: int, *options: Any) -> None:
+        super().__init__(width, heads, *options)
+        self.q_norm, self.k_norm = norm_of("gidd", width), norm_of("gidd", width)
+        self.sink = nn.Parameter(torch.zeros(2, heads, width // heads))
+
+    def attention(
+        self,
+        qkv: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: tuple[Cache, int] | None = None,
+        attention_mask: Tensor | None = None,
+        states: Tensor | None = None,
+    ) -> Tensor:
+        """Multi-head attention, ``[B, L, 3 D] -> [B, L, D]``; see `Block.attention`."""
+        B, L, _ = qkv.shape
+        q, k, v = qkv.chunk(3, dim=-1)  # each [B, L, D]
+        high = self.sink.dtype  # autocast leaves the norms to the precision of the weights
+        q, k, v = (
+            part.view(B, L, self.heads, -1).transpose(1, 2)  # [B, heads, L, dim]
+            for part in (self.q_norm(q.to(high)), self.k_norm(k.to(high)), v)
+        )
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        sink_k, sink_v = self.sink[:, None, :, None].expand(-1, B, -1, -1, -1)
+        k, v = torch.cat((sink_k, k), dim=2), torch.cat((sink_v, v), dim=2)  # [B, heads, 1 + L, dim]
+        scores = q @ k.mT * q.shape[-1] ** -0.5  # [B, heads, L, 1 + L]
+        scores = SOFT_CAP * torch.tanh(scores / SOFT_CAP)
+        if attention_mask is not None:
+            scores = scores.masked_fill(~F.pad(attention_mask, (1, 0), value=True), -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)  # [B, L, D]
+
+
 class Stack(nn.ModuleList):
     """Blocks one after the other: the body of a network.
 
@@ -180,9 +229,10 @@ class Stack(nn.ModuleList):
     """
 
     def __init__(self, config: DiTConfig, cond_dim: int) -> None:
+        kind = GIDDBlock if config.architecture == "gidd" else Block
         sizes = (config.width, config.heads, cond_dim, config.dropout)
         super().__init__(
-            Block(*sizes, config.causal, config.architecture) for _ in range(config.blocks)
+            kind(*sizes, config.causal, config.architecture) for _ in range(config.blocks)
         )
 
     def forward(

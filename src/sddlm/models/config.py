@@ -9,7 +9,7 @@ from sddlm.errors import ConfigError, check_choices
 from sddlm.io import current_names
 
 Checkpointing = Literal["none", "selective", "full"]
-Architecture = Literal["dit", "llama", "hollow"]
+Architecture = Literal["dit", "llama", "hollow", "gidd"]
 TimeInput = Literal["sigma", "t", "zero", "none"]
 Preset = Literal["mini", "tiny", "small", "medium", "1b", "1.1b", "10b"]
 
@@ -27,6 +27,8 @@ parameters beside the embeddings; 1.1b is the 1,028 million of SMDM (arXiv:2410.
 with the embeddings of 32,000 tokens; 10b has 9.7 billion beside them; mini is for a CPU."""
 
 
+#: architectures without noise-level input, gates and a bias of the head
+_PLAIN = ("llama", "gidd")
 #: largest scale of initial weights: above it, a network of any size overflows
 _LARGEST_INIT = 100.0
 #: largest size: a larger one is a mistake, and would take hours or all memory before it failed
@@ -87,9 +89,10 @@ class DiTConfig(DiTKnobs):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.architecture == "llama":
+        if self.architecture in _PLAIN:
             if self.time_input not in ("sigma", "none"):  # the default may be no choice
-                raise _wrong("time_input", f"is {self.time_input}, must be none in a llama")
+                kind = f"a {self.architecture}"
+                raise _wrong("time_input", f"is {self.time_input}, must be none in {kind}")
             self.time_input = "none"
         self._check_sizes()
         self._check_combinations()
@@ -136,30 +139,32 @@ class DiTConfig(DiTKnobs):
             raise _wrong("head_init", "has no meaning with `tie_embeddings=True`; leave one out")
         if self.gate_init and not self.conditioned:
             kind = "an autoregressive network" if self.causal else "a time-free network"
-            kind = "a llama" if self.architecture == "llama" else kind
+            kind = f"a {self.architecture}" if self.architecture in _PLAIN else kind
             raise _wrong(
                 "gate_init",
                 f"has no meaning in {kind}, which has no gates; leave it out, or where a file has "
                 "it, add `gate_init=0`",
             )
-        if self.architecture == "llama" and self.cond_dim != DiTKnobs.cond_dim:
+        if self.architecture in _PLAIN and self.cond_dim != DiTKnobs.cond_dim:
             raise _wrong(
                 "cond_dim",
-                "has no meaning in a llama, which is not told the noise level; leave it out, or "
-                f"where a file has it, add `cond_dim={DiTKnobs.cond_dim}`",
+                f"has no meaning in a {self.architecture}, which has no noise-level input; leave "
+                f"it out, or where a file has it, add `cond_dim={DiTKnobs.cond_dim}`",
             )
-        if self.architecture == "hollow" and self.causal:
+        if self.architecture in ("hollow", "gidd") and self.causal:
             raise _wrong(
                 "architecture",
-                "is hollow, which looks ahead; an autoregressive network is a dit or a llama",
+                f"is {self.architecture}, which looks ahead; an autoregressive network is a dit or "
+                "a llama",
             )
-        if self.architecture == "llama" and self.head_bias != DiTKnobs.head_bias:
+        if self.architecture in _PLAIN and self.head_bias != DiTKnobs.head_bias:
             raise _wrong(
-                "head_bias", "has no meaning in a llama, whose head has none; leave it out"
+                "head_bias",
+                f"has no meaning in a {self.architecture}, whose head has none; leave it out",
             )
         if not 0 <= self.time_uniform < 1:
             raise _wrong("time_uniform", f"is {self.time_uniform}, must be in [0, 1)")
-        if self.labels and not (self.conditioned and self.label < self.labels):
+        if (self.labels or self.label) and not (self.conditioned and self.label < self.labels):
             raise _wrong(
                 "label",
                 f"is {self.label}, must be below `labels` {self.labels}, in a network with a "
@@ -209,7 +214,8 @@ class ModelArgs(DiTKnobs):
             conditioning on the noise level (published); llama: RMSNorm, SwiGLU, no biases, no
             conditioning; hollow: blocks as in dit, in two causal towers from both ends and a stream
             of queries, so that a prediction does not depend on the token at its position and every
-            position can train it.
+            position can train it; gidd: RMSNorm also of queries and keys, capped attention scores,
+            an attention sink, squared ReLU, no conditioning.
         width: width of the residual stream, instead of the preset's.
         blocks: number of transformer blocks, instead of the preset's.
         heads: number of attention heads, instead of the preset's.
@@ -228,7 +234,7 @@ class ModelArgs(DiTKnobs):
             (published).
         time_input: conditioning of the blocks: sigma, the noise level -log alpha (published); t, 1
             - alpha, or GIDD's time; zero in place of sigma (MDLM); none: plain blocks without
-            adaLN, as in a llama. With zero or none the bound is slightly worse, and sampling reuses
+            adaLN, as in a llama or gidd. With zero or none the bound is slightly worse, and sampling reuses
             a prediction as long as no token has changed.
     """
 

@@ -3,14 +3,15 @@
 The diffusion transformer of MDLM (arXiv:2406.07524) and Duo (arXiv:2506.10892), after DiT
 (arXiv:2212.09748); with ``causal=True`` the autoregressive transformer of their baselines. With
 ``architecture="llama"`` the transformer of SMDM (arXiv:2410.18514), and with ``causal=True`` LLaMA.
-With ``architecture="hollow"`` a hollow transformer (arXiv:2211.16750), see `models.hollow`.
+With ``architecture="hollow"`` a hollow transformer (arXiv:2211.16750), see `models.hollow`. With
+``architecture="gidd"`` that of scaled-up GIDD (arXiv:2512.10858).
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         self.blocks = (Hollow if self.hollow else Stack)(config, cond_dim)
         self.norm = norm_of(architecture, width)
         self.modulation = Linear(cond_dim, 2 * width) if cond_dim else None
-        extra, bias = config.num_extra_tokens, architecture != "llama"
+        extra, bias = config.num_extra_tokens, architecture not in ("llama", "gidd")
         self.head = VocabHead(width, config.vocab_size, bias=bias, num_extra_tokens=extra)
         self.init(seed)
 
@@ -182,7 +183,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         """Initialise all parameters, as a function of the seed and each parameter's name alone.
 
         As published: embedding, matrices and their biases uniform in +-1/sqrt(fan-in), norms one,
-        adaLN and head zero (each block the identity, uniform predictions) except for ``gate_init``
+        adaLN, sinks and head zero (each block the identity, uniform predictions) except for ``gate_init``
         and ``head_init``. Parameters on the meta device are skipped. Sharded parameters (FSDP2) are
         distributed, so all processes must call it.
         """
@@ -203,7 +204,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         owner, _, leaf = name.rpartition(".")
         values = torch.zeros(shape, dtype=torch.float32, device="cpu")
         generator = torch.Generator(device="cpu").manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-        if owner.endswith("modulation"):
+        if owner.endswith("modulation") or leaf == "sink":
             if leaf == "bias" and owner != "modulation":  # shift, scale, gate of each branch
                 values.view(6, -1)[[2, 5]] = self.config.gate_init
             return values
@@ -244,15 +245,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
                 {name: state[twin] for name in pair - state.keys() for twin in pair & state.keys()}
             )
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        problems = [f"{name} is missing" for name in shapes if name not in state]
-        problems += [f"{name} is unexpected" for name in state if name not in shapes]
-        problems += [
-            f"{name} is {list(state[name].shape)} instead of {list(shape)}"
-            for name, shape in shapes.items()
-            if name in state and state[name].shape != shape
-        ]
-        problems += not_finite(state)
-        if problems:
+        if problems := misfits(state, shapes) + not_finite(state):
             more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
             raise ConfigError(
                 f"the weights do not fit the network: {'; '.join(problems[:4])}{more}"
@@ -308,6 +301,18 @@ def _check_measures(config: DiTConfig, state: dict[str, Tensor]) -> None:
     for name in ("embedding.weight", "head.weight"):
         if name in state and list(state[name].shape) != shape:
             raise ConfigError(f"{name} is {list(state[name].shape)} instead of {shape}")
+
+
+def misfits(state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    """One line for each tensor that is missing, unexpected or of another shape than it should."""
+    lines = [f"{name} {list(shapes[name])} is missing" for name in shapes if name not in state]
+    unexpected = [name for name in state if name not in shapes]
+    lines += [f"{name} {list(state[name].shape)} is unexpected" for name in unexpected]
+    return lines + [
+        f"{name} is {list(state[name].shape)} instead of {list(shape)}"
+        for name, shape in shapes.items()
+        if name in state and list(state[name].shape) != list(shape)
+    ]
 
 
 def not_finite(state: Mapping[str, Tensor]) -> list[str]:
