@@ -268,7 +268,7 @@ def test_an_autoregressive_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`estimate` is leave_one_out, but the network has no"):
         open_checkpoint(str(path), ImportConfig(like="mdlm", length=8, tokenizer="bytes"))
     torch.save(public.state(258), path)
-    with pytest.raises(ConfigError, match=r"`estimate` is next_token, but the network is cond"):
+    with pytest.raises(ConfigError, match=r"`estimate` is next_token, but the network looks ahead"):
         open_checkpoint(str(path), ImportConfig(like="ar", length=8, tokenizer="bytes"))
 
 

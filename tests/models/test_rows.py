@@ -65,7 +65,9 @@ def test_the_last_mlp_sees_the_rows_alone() -> None:
 
 
 @pytest.mark.parametrize("objective", [SDDLM(), NELBO()], ids=lambda o: type(o).__name__)
-@pytest.mark.parametrize("changes", [{}, {"dropout": 0.3}, LLAMA, GIDD], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"dropout": 0.3}, {"time_input": "none"}, LLAMA, GIDD], ids=str
+)
 def test_checkpointing_changes_no_bit(objective: Any, changes: dict[str, Any]) -> None:
     model = network(**changes).train()
     calls: dict[str, int] = {}

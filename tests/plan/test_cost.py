@@ -54,6 +54,7 @@ CASES: list[tuple[dict[str, Any], O.Objective, Checkpointing, Any]] = [
     ({**HOLLOW, "blocks": 3}, O.SDDLM(), "selective", "32"), (HOLLOW, O.NELBO(), "full", "32"),
     ({"time_input": "none", "tie_embeddings": True}, O.NELBO(), "none", "32"),
     ({"dropout": 0.1, "input_conv": 3}, O.NELBO(), "none", "32"),
+    ({"architecture": "gidd"}, O.NELBO(), "none", "32"),
 ]  # fmt: skip
 
 

@@ -20,19 +20,22 @@ class Family:
 
     Attributes:
         process: the corruption; ``p_uniform`` of ``config.json`` replaces its share of uniform
-            noise.
+            noise. None: as ``noise_type`` there has it.
         time_input: conditioning of the network; ``time_conditioning`` of ``config.json`` chooses
             between sigma and zero.
         estimate: what the network's output means.
+        mask: id of the mask, for tokenizers that give it an unknown name. A process without masks
+            leaves it out of the vocabulary.
         model_type: in ``config.json``.
         repositories: names on the hub, for those whose ``model_type`` is another or none.
         bos_eos: rows began with the beginning and ended with the end of text.
         published: perplexities that were published, to compare with.
     """
 
-    process: Process
+    process: Process | None
     time_input: TimeInput
     estimate: Estimate = Estimate.LEAVE_ONE_OUT
+    mask: int | None = None
     model_type: str | None = None
     repositories: tuple[str, ...] = ()
     bos_eos: bool = True
@@ -59,6 +62,10 @@ FAMILIES: dict[str, Family] = {
         published="34.4 on OpenWebText (EER6/xdlm-owt)",
     ),
     "gidd": Family(HybridProcess(LogLinear(1e-4)), "t", model_type="dit", bos_eos=False),
+    "gidd-large": Family(
+        None, "none", mask=3, model_type="gidd", bos_eos=False,
+        published="11.7 (gidd-unif-3b), 11.3 (gidd-mask-3b), 9.15 (gidd-unif-10b) on training text",
+    ),
     "ar": Family(UniformProcess(), "none", Estimate.NEXT_TOKEN),
 }  # fmt: skip
 """Families by name, of which a repository's own row comes first."""

@@ -6,7 +6,7 @@ All descend from the DiT of SEDD (arXiv:2310.16834) and name their parameters al
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import mode
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from sddlm.errors import ConfigError
 from sddlm.importer.files import CheckpointFiles
 from sddlm.models.config import DiTConfig, TimeInput
-from sddlm.models.dit import DiT
+from sddlm.models.dit import DiT, misfits
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,9 @@ _WHOLE = {  # our name: theirs; first components of a name ...
 }
 _IN_BLOCK = {"qkv": "attn_qkv", "out": "attn_out", "modulation": "adaLN_modulation"}  # ... or third
 _OF_TOKENS = ("vocab_embed.embedding", "output_layer.linear.weight", "output_layer.linear.bias")
+GIDD_EMBEDDING = "model.embed_tokens.weight"
 #: names of a size in ``config.json``
+_BLOCKS = ("n_blocks", "num_hidden_layers", "found")
 _LENGTH = ("model_length", "max_seq_len")
 _HEADS = ("n_heads", "num_attention_heads")
 
@@ -86,12 +88,19 @@ def vocabulary_of(state: Mapping[str, Tensor]) -> int:
     Raises:
         ConfigError: there is none, so this is no DiT.
     """
-    if "vocab_embed.embedding" not in state:
-        names = ", ".join(sorted(state)[:4])
-        raise ConfigError(
-            f"`source` is no DiT: it has no vocab_embed.embedding, but {names or 'no tensors'}"
-        )
-    return len(state["vocab_embed.embedding"])
+    if is_gidd(state):
+        return len(state[GIDD_EMBEDDING])
+    if "vocab_embed.embedding" in state:
+        return len(state["vocab_embed.embedding"])
+    names = ", ".join(sorted(state)[:4])
+    raise ConfigError(
+        f"`source` is no DiT: it has no vocab_embed.embedding, but {names or 'no tensors'}"
+    )
+
+
+def is_gidd(state: Mapping[str, Tensor]) -> bool:
+    """Whether parameters are those of a large GIDD model (`importer.gidd`), by their names."""
+    return GIDD_EMBEDDING in state and any("attn_layernorm" in name for name in state)
 
 
 def is_conditioned(state: Mapping[str, Tensor]) -> bool:
@@ -105,7 +114,8 @@ def build(
     *,
     time_input: TimeInput,
     time_uniform: float = 0.0,
-    mask: int | None = None,
+    ids: Sequence[int],
+    extra: int,
     label: int | None = None,
     length: int | None = None,
     heads: int | None = None,
@@ -117,7 +127,8 @@ def build(
         config: ``config.json``; its sizes are used where the weights do not determine them.
         time_input: conditioning (`sddlm.ModelArgs`).
         time_uniform: share of uniform noise of GIDD's time.
-        mask: id of the mask, which becomes the last one; None if there is no mask.
+        ids: the checkpoint's ids in the order that they get.
+        extra: number of ids at the end of ``ids`` that are noise only.
         label: row of the label embedding; None is the last, which stands for no label.
         length: training length.
         heads: number of attention heads.
@@ -131,20 +142,21 @@ def build(
     """
     state = dict(state)
     inv_freq = state.pop(_INV_FREQ, None)
-    V, D = vocabulary_of(state), state["vocab_embed.embedding"].shape[-1]
+    V, D = len(state["vocab_embed.embedding"]), state["vocab_embed.embedding"].shape[-1]
     if heads is None and inv_freq is not None:
         heads = D // (2 * len(inv_freq))
     widths = [state[name].shape[-1] for name in state if name.endswith("adaLN_modulation.weight")]
     labels = len(state.get("cond_map.embedding_table.weight", ()))
+    found = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     sizes = DiTConfig(
         vocab_size=V,
-        length=_size("length", length, config, _LENGTH),
+        length=size_of("length", length, config, _LENGTH),
         width=D,
-        blocks=len({name.split(".")[1] for name in state if name.startswith("blocks.")}),
-        heads=_size("heads", heads, config, _HEADS),
+        blocks=size_of("blocks", None, {"found": found, **config}, _BLOCKS),
+        heads=size_of("heads", heads, config, _HEADS),
         causal=not is_conditioned(state),
         cond_dim=mode(widths) if widths else DiTConfig.cond_dim,
-        num_extra_tokens=0 if mask is None else 1,
+        num_extra_tokens=extra,
         time_input=time_input,
         time_uniform=time_uniform,
         labels=labels,
@@ -153,16 +165,24 @@ def build(
     with torch.device("meta"):
         wanted = DiT(sizes).state_dict()
     names = {public_name(name): name for name in wanted}
-    _account(state, {name: wanted[ours].shape for name, ours in names.items()})
-    if mask is not None and mask != V - 1:
-        order = torch.tensor([*range(mask), *range(mask + 1, V), mask])
-        state |= {name: state[name].index_select(0, order) for name in _OF_TOKENS if name in state}
+    check_fit(state, {name: wanted[ours].shape for name, ours in names.items()})
+    state = reorder(state, _OF_TOKENS, ids)
     if len({tensor.dtype for tensor in state.values()}) > 1:
         state = {name: tensor.float() for name, tensor in state.items()}
     return DiT.from_state(sizes, {names[name]: tensor for name, tensor in state.items()})
 
 
-def _size(name: str, value: int | None, config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
+def reorder(
+    state: Mapping[str, Tensor], names: Sequence[str], ids: Sequence[int]
+) -> dict[str, Tensor]:
+    """Parameters of which those of tokens, by their names, have the rows of the given ids."""
+    if list(ids) == list(range(len(state[names[0]]))):
+        return dict(state)
+    chosen = torch.tensor(ids)
+    return {**state, **{name: state[name].index_select(0, chosen) for name in names}}
+
+
+def size_of(name: str, value: int | None, config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
     """A size that was given, or that ``config.json`` has under one of the keys."""
     value = next((config[key] for key in keys if key in config), None) if value is None else value
     if type(value) is not int:
@@ -170,18 +190,7 @@ def _size(name: str, value: int | None, config: Mapping[str, Any], keys: tuple[s
     return value
 
 
-def _account(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+def check_fit(state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
     """Check that each parameter of the network is there, and nothing else, in its shape."""
-    problems = [f"{name} {list(shapes[name])} is missing" for name in shapes if name not in state]
-    problems += [
-        f"{name} {list(tensor.shape)} is unexpected"
-        for name, tensor in state.items()
-        if name not in shapes
-    ]
-    problems += [
-        f"{name} is {list(state[name].shape)} instead of {list(shape)}"
-        for name, shape in shapes.items()
-        if name in state and state[name].shape != shape
-    ]
-    if problems:
+    if problems := misfits(state, shapes):
         raise ConfigError(f"the weights do not fit the network: {'; '.join(problems)}")

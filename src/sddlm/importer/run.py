@@ -11,8 +11,9 @@ from sddlm.data.ids import filled, without
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, check_arguments, check_choices, did_you_mean
 from sddlm.importer.files import CheckpointFiles, read_files
+from sddlm.importer.gidd import build_gidd, process_of
 from sddlm.importer.known import FAMILIES, TOKENIZERS, Family, family_of
-from sddlm.importer.network import build, is_conditioned, parameters, vocabulary_of
+from sddlm.importer.network import build, is_conditioned, is_gidd, parameters, vocabulary_of
 from sddlm.lm import LanguageModel
 from sddlm.models.config import TimeInput
 from sddlm.process.base import Process
@@ -30,7 +31,8 @@ class ImportConfig:
     """What the files of a checkpoint may not state; each has precedence over what they do.
 
     Attributes:
-        like: family of checkpoints with the same conventions: duo, udlm, mdlm, xdlm, gidd or ar.
+        like: family of checkpoints with the same conventions: duo, udlm, mdlm, xdlm, gidd,
+            gidd-large or ar.
         process: corruption that the network undoes.
         time_input: conditioning of the network: sigma, the noise level -log alpha; t, GIDD's time;
             zero in place of sigma, for networks without time conditioning.
@@ -105,28 +107,33 @@ def open_checkpoint(source: str, config: ImportConfig | None = None) -> Language
     config = config or ImportConfig()
     files = read_files(source, config.revision)
     state = parameters(files, averaged=config.averaged)
-    vocabulary, conditioned = vocabulary_of(state), is_conditioned(state)
+    vocabulary, large = vocabulary_of(state), is_gidd(state)
+    looks_ahead = large or is_conditioned(state)
     name = config.like or family_of(source, files.config.get("model_type"))
-    name = name or (None if conditioned else "ar")
-    process, time_input, estimate = _decide(files, config, FAMILIES[name] if name else None)
-    if estimate.diffusion != conditioned:
-        kind = "is conditioned on a noise level" if conditioned else "has no conditioning"
+    name = name or (None if looks_ahead else "ar")
+    family = FAMILIES[name] if name else None
+    process, time_input, estimate = _decide(files, config, family)
+    if estimate.diffusion != looks_ahead:
+        kind = "looks ahead" if looks_ahead else "has no conditioning"
         raise ConfigError(f"`estimate` is {estimate.value}, but the network {kind}")
     tokenizer = _tokenizer(files, config.tokenizer, vocabulary)
-    mask = _mask(process, config.mask, tokenizer, vocabulary)
-    network = build(
-        state,
-        files.config,
-        time_input=time_input,
-        time_uniform=_time_uniform(process, time_input),
-        mask=mask,
-        label=config.label,
-        length=config.length,
-        heads=config.heads,
-    )
+    mask = _mask(process, config.mask, family.mask if family else None, tokenizer, vocabulary)
+    ids = [i for i in range(vocabulary) if i != mask]
+    if mask is not None:
+        ids += [mask] * process.extra_tokens
+    sizes: dict[str, Any] = {
+        "time_input": time_input, "ids": ids, "extra": process.extra_tokens,
+        "label": config.label, "length": config.length, "heads": config.heads,
+    }  # fmt: skip
+    if large:
+        _check_ends(tokenizer, files.config)
+        network = build_gidd(state, files.config, **sizes)
+    else:
+        uniform = _time_uniform(process, time_input)
+        network = build(state, files.config, time_uniform=uniform, **sizes)
     if mask is not None and mask < tokenizer.vocab_size:
         tokenizer = without(tokenizer, mask)
-    tokenizer = filled(tokenizer, vocabulary - process.extra_tokens)
+    tokenizer = filled(tokenizer, len(ids) - process.extra_tokens)
     logger.info(
         "%s: family %s, %s, time_input %s, estimate %s%s; published perplexity: %s",
         source, name, process, time_input, estimate.value,
@@ -155,7 +162,7 @@ def _decide(
     if estimate is None and family:
         estimate = family.estimate
     if process is None and family:
-        process = _with_share(family.process, files.config)
+        process = _as_stated(family.process, files.config)
     if time_input is None and family:
         time_input = family.time_input
         if time_input in ("sigma", "zero") and "time_conditioning" in files.config:
@@ -170,8 +177,10 @@ def _decide(
     return process, time_input, estimate
 
 
-def _with_share(process: Process, config: dict[str, Any]) -> Process | None:
-    """GIDD's process with its share of uniform noise, None if that is unknown; others unchanged."""
+def _as_stated(process: Process | None, config: dict[str, Any]) -> Process | None:
+    """A family's process with what ``config.json`` has of it; None if that is unknown."""
+    if process is None:
+        return process_of(config)
     if not isinstance(process, HybridProcess):
         return process
     share = config.get("p_uniform")
@@ -191,19 +200,36 @@ def _tokenizer(files: CheckpointFiles, name: str | None, vocabulary: int) -> Tok
         raise ConfigError(str(error).replace("`data.tokenizer`", "`tokenizer`")) from error
 
 
-def _mask(
-    process: Process, chosen: int | None, tokenizer: Tokenizer, vocabulary: int
-) -> int | None:
-    """Id of the mask; None if the process has none.
+def _check_ends(tokenizer: Tokenizer, config: dict[str, Any]) -> None:
+    """Check that beginning and end of a text have the ids of ``config.json``."""
+    own = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    if wrong := [f"{key} {config[key]}" for key in own if config.get(key, own[key]) != own[key]]:
+        raise ConfigError(
+            f"`tokenizer`: a text begins with id {tokenizer.bos_id} and ends with "
+            f"{tokenizer.eos_id}, but config.json has {', '.join(wrong)}; in its tokenizer.json "
+            "name these tokens <|begin_of_text|> and <|end_of_text|>"
+        )
 
-    Without a choice by the rule of MDLM: the tokenizer's mask token, else an id behind all of them.
+
+def _mask(
+    process: Process,
+    chosen: int | None,
+    known: int | None,
+    tokenizer: Tokenizer,
+    vocabulary: int,
+) -> int | None:
+    """Id of the mask; None if the vocabulary has none.
+
+    Without a choice that of the family, else by the rule of MDLM: the tokenizer's mask token, else
+    an id behind all of them.
     """
-    if not process.extra_tokens:
+    if not process.extra_tokens and known is None:
         if chosen is not None:
             raise ConfigError(f"`mask` is {chosen}, but {type(process).__name__} has no mask")
         return None
     own = (tokenizer.special[name] for name in _MASKS if name in tokenizer.special)
-    mask = next(own, vocabulary - 1) if chosen is None else chosen
+    candidates = (chosen, known, *own, vocabulary - 1)
+    mask = next(id for id in candidates if id is not None)
     if not 0 <= mask < vocabulary:
         raise ConfigError(f"`mask` is {mask}, must be an id below {vocabulary}")
     return mask

@@ -212,7 +212,8 @@ class GIDDBlock(Block):
         )
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         sink_k, sink_v = self.sink[:, None, :, None].expand(-1, B, -1, -1, -1)
-        k, v = torch.cat((sink_k, k), dim=2), torch.cat((sink_v, v), dim=2)  # [B, heads, 1 + L, dim]
+        k = torch.cat((sink_k, k), dim=2)  # [B, heads, 1 + L, dim]
+        v = torch.cat((sink_v, v), dim=2)
         scores = q @ k.mT * q.shape[-1] ** -0.5  # [B, heads, L, 1 + L]
         scores = SOFT_CAP * torch.tanh(scores / SOFT_CAP)
         if attention_mask is not None:

@@ -234,7 +234,7 @@ class ModelArgs(DiTKnobs):
             (published).
         time_input: conditioning of the blocks: sigma, the noise level -log alpha (published); t, 1
             - alpha, or GIDD's time; zero in place of sigma (MDLM); none: plain blocks without
-            adaLN, as in a llama or gidd. With zero or none the bound is slightly worse, and sampling reuses
+            adaLN, as in a llama. With zero or none the bound is slightly worse, and sampling reuses
             a prediction as long as no token has changed.
     """
 

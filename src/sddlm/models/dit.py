@@ -183,9 +183,9 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
         """Initialise all parameters, as a function of the seed and each parameter's name alone.
 
         As published: embedding, matrices and their biases uniform in +-1/sqrt(fan-in), norms one,
-        adaLN, sinks and head zero (each block the identity, uniform predictions) except for ``gate_init``
-        and ``head_init``. Parameters on the meta device are skipped. Sharded parameters (FSDP2) are
-        distributed, so all processes must call it.
+        adaLN, sink and head zero (each block the identity, uniform predictions) except for
+        ``gate_init`` and ``head_init``. Parameters on the meta device are skipped. Sharded ones
+        (FSDP2) are distributed, so all processes must call it.
         """
         self._tie_embeddings()  # ``to_empty`` unties the pair
         for name, parameter in self.named_parameters():
