@@ -37,10 +37,13 @@ def state() -> dict[str, Tensor]:
         shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
     shapes |= {"model.norm.weight": (D,), "lm_head.weight": (V, D)}
     generator = torch.Generator().manual_seed(7)
-    # wide norms of queries and keys, so that the cap of the scores is felt
+    # large norms of queries and keys, so that the cap of the scores is felt; small embeddings, so
+    # that the epsilon of the first norm is
     scale = {"q_norm.weight": 2.0, "k_norm.weight": 2.0, "down_proj.weight": 0.05}
+    scale["model.embed_tokens.weight"] = 1e-3
     return {
-        name: scale.get(name.split(".", 4)[-1], 0.4) * torch.randn(shape, generator=generator)
+        name: scale.get(name.split(".", 4)[-1], scale.get(name, 0.4))
+        * torch.randn(shape, generator=generator)
         for name, shape in shapes.items()
     }
 

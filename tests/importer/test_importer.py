@@ -287,6 +287,13 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_block_that_is_missing_is_not_overlooked(tmp_path: Path) -> None:
+    weights = {name: value for name, value in public.state(258).items() if "blocks.1" not in name}
+    source = of_bytes(public.write(tmp_path, weights, model_type="DUO", n_blocks=2, **SIZES))
+    with pytest.raises(ConfigError, match=r"blocks\.1\.attn_qkv\.weight \[48, 16\] is missing"):
+        open_checkpoint(str(source))
+
+
 def test_what_cannot_be_known_is_asked_for(tmp_path: Path) -> None:
     weights = public.state(258)
     del weights["backbone.rotary_emb.inv_freq"]

@@ -134,36 +134,37 @@ def _folded(
     state: Mapping[str, Tensor], config: Mapping[str, Any], sizes: DiTConfig
 ) -> dict[str, Tensor]:
     """Our parameters: the public ones with all constant factors multiplied in."""
-    state = {name: tensor.float() for name, tensor in state.items()}
     branch = _number(config, "resid_scale") / sizes.blocks
 
+    def own(name: str) -> Tensor:
+        return state[name].float()  # one by one: all of them would be a second network
+
     def scaled(name: str, key: str = "weight_scaling") -> Tensor:
-        weight = state[name]
-        fan_out, fan_in = weight.shape
+        fan_out, fan_in = state[name].shape
         known = {"fan_in": fan_in**-0.5, "fan_out": fan_out**-0.5}
-        value = config.get(key)
-        return weight * (known[value] if value in known else _number(config, key))
+        factor = known.get(str(config.get(key))) or _number(config, key)
+        return own(name) * factor
 
     ours = {
-        "embedding.weight": state[GIDD_EMBEDDING],
-        "norm.weight": 1 + state["model.norm.weight"],
+        "embedding.weight": own(GIDD_EMBEDDING),
+        "norm.weight": 1 + own("model.norm.weight"),
         "head.weight": scaled(_HEAD, "head_scaling"),
     }
     for i in range(sizes.blocks):
         at, to = f"model.layers.{i}.", f"blocks.{i}."
         attn, mlp = f"{at}self_attn.", f"{at}mlp."
         ours |= {
-            f"{to}norm1.weight": 1 + state[f"{at}attn_layernorm.weight"],
+            f"{to}norm1.weight": 1 + own(f"{at}attn_layernorm.weight"),
             f"{to}qkv.weight": torch.cat([scaled(f"{attn}{name}_proj.weight") for name in "qkv"]),
-            f"{to}q_norm.weight": 1 + state[f"{attn}q_norm.weight"],
-            f"{to}k_norm.weight": 1 + state[f"{attn}k_norm.weight"],
-            f"{to}sink": torch.stack([state[f"{attn}k_bias"], state[f"{attn}v_bias"]]),
+            f"{to}q_norm.weight": 1 + own(f"{attn}q_norm.weight"),
+            f"{to}k_norm.weight": 1 + own(f"{attn}k_norm.weight"),
+            f"{to}sink": torch.stack([own(f"{attn}k_bias"), own(f"{attn}v_bias")]),
             f"{to}out.weight": branch * scaled(f"{attn}o_proj.weight"),
-            f"{to}norm2.weight": 1 + state[f"{at}mlp_layernorm.weight"],
+            f"{to}norm2.weight": 1 + own(f"{at}mlp_layernorm.weight"),
             f"{to}mlp.0.weight": scaled(f"{mlp}up_proj.weight"),
-            f"{to}mlp.0.bias": state[f"{mlp}up_proj.bias"],
+            f"{to}mlp.0.bias": own(f"{mlp}up_proj.bias"),
             f"{to}mlp.2.weight": branch * scaled(f"{mlp}down_proj.weight"),
-            f"{to}mlp.2.bias": branch * state[f"{mlp}down_proj.bias"],
+            f"{to}mlp.2.bias": branch * own(f"{mlp}down_proj.bias"),
         }
     return ours
 

@@ -137,9 +137,9 @@ def open_checkpoint(source: str, config: ImportConfig | None = None) -> Language
     logger.info(
         "%s: family %s, %s, time_input %s, estimate %s%s; published perplexity: %s",
         source, name, process, time_input, estimate.value,
-        "" if mask is None else f", mask {mask}", FAMILIES[name].published if name else "unknown",
+        "" if mask is None else f", mask {mask}", family.published if family else "unknown",
     )  # fmt: skip
-    packing = {"packing": "wrap", "bos_eos": bool(name and FAMILIES[name].bos_eos), "eos": True}
+    packing = {"packing": "wrap", "bos_eos": bool(family and family.bos_eos), "eos": True}
     data = {"source": f"unknown, imported from {source}", "packing": packing}
     return LanguageModel(network, process, estimate, tokenizer, {}, data)
 
