@@ -32,13 +32,18 @@ OTHERS = torch.tensor([i for i in range(V) if i != MASK])
 SIGMA = torch.tensor([0.01, 0.7, 4.2])
 
 
-def write(folder: Path, weights: dict[str, Tensor] | None = None, **changes: Any) -> Path:
-    """A repository with its tokenizer; None in the place of an option leaves it out."""
+def write(
+    folder: Path,
+    weights: dict[str, Tensor] | None = None,
+    names: list[str] = NAMES,
+    **changes: Any,
+) -> Path:
+    """A repository with its tokenizer; ``...`` in the place of an option leaves it out."""
     config = {k: v for k, v in {**CONFIG, **changes}.items() if v is not ...}
     public.write(folder, public_gidd.state() if weights is None else weights, **config)
-    tokenizer = hf.Tokenizer(hf.models.WordLevel({w: i for i, w in enumerate(NAMES + WORDS)}, "a"))
+    tokenizer = hf.Tokenizer(hf.models.WordLevel({w: i for i, w in enumerate(names + WORDS)}, "a"))
     tokenizer.pre_tokenizer = hf.pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(NAMES)
+    tokenizer.add_special_tokens(names)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
@@ -188,6 +193,13 @@ def test_choices(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"give `process`, `time_input`, `estimate`, or `like`"):
         open_checkpoint(unnamed)
     assert open_checkpoint(unnamed, ImportConfig(like="gidd-large")).process.extra_tokens == 0
+
+
+def test_the_mask_is_id_3_whatever_its_name(tmp_path: Path) -> None:
+    names = [*NAMES[:2], "<mask>", "<odd>"]
+    lm = open_checkpoint(str(write(tmp_path, names=names)))
+    assert lm.tokenizer.special == {name: i for i, name in enumerate(names[:3])}
+    check_logits(lm, public_gidd.state(), CONFIG)
 
 
 def test_another_language_model_is_refused(tmp_path: Path) -> None:

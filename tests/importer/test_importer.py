@@ -6,11 +6,13 @@ import json
 import pickle
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers as hf
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -20,6 +22,7 @@ import sddlm
 from hub_server import hub
 from sddlm.cli import main
 from sddlm.data.config import DataArgs
+from sddlm.data.ids import without
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.importer.run import ImportConfig, open_checkpoint
@@ -98,6 +101,14 @@ def test_uniform_noise_and_sigma(tmp_path: Path, prefix: str) -> None:
     assert lm.tokenizer.vocab_size == 258  # [PAD] was added
     assert lm.tokenizer.special["[PAD]"] == 257
     assert lm.network.config.length == 8
+
+
+def test_mixed_precision_becomes_float32(tmp_path: Path) -> None:
+    weights = public.state(258)
+    halves = {k: v if "norm" in k or "inv" in k else v.bfloat16() for k, v in weights.items()}
+    lm = open_checkpoint(str(of_bytes(public.write(tmp_path, halves, model_type="DUO", **SIZES))))
+    check_logits(lm, {name: value.float() for name, value in halves.items()}, SIGMA)
+    assert {p.dtype for p in lm.network.parameters()} == {torch.float32}
 
 
 def test_a_mask_at_the_end_and_zero_for_sigma(tmp_path: Path) -> None:
@@ -294,6 +305,17 @@ def test_a_block_that_is_missing_is_not_overlooked(tmp_path: Path) -> None:
         open_checkpoint(str(source))
 
 
+def test_one_odd_conditioning_is_the_one_that_is_named(tmp_path: Path) -> None:
+    weights = public.state(258)
+    weights["backbone.blocks.0.adaLN_modulation.weight"] = torch.ones(96, 3)
+    source = of_bytes(public.write(tmp_path, weights, model_type="DUO", **SIZES))
+    with pytest.raises(ConfigError) as error:
+        open_checkpoint(str(source))
+    assert str(error.value).endswith(
+        "blocks.0.adaLN_modulation.weight is [96, 3] instead of [96, 8]"
+    )
+
+
 def test_what_cannot_be_known_is_asked_for(tmp_path: Path) -> None:
     weights = public.state(258)
     del weights["backbone.rotary_emb.inv_freq"]
@@ -323,12 +345,19 @@ def test_what_cannot_be_known_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is no DiT: .* but a"):
         open_checkpoint(str(tmp_path / "other.safetensors"))
     (tmp_path / "text.ckpt").write_text("no archive")
+    torch.save({"a": torch.ones(1)}, tmp_path / "script.ckpt")
+    with zipfile.ZipFile(tmp_path / "script.ckpt", "a") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+    public.write(tmp_path / "config", public.state(258))
+    (tmp_path / "config" / "config.json").write_text('["model_type"]')
     torch.save([torch.ones(1)], tmp_path / "list.ckpt")
     whole = (Path(source) / "model.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[:-1])
     (tmp_path / "empty").mkdir()
     for name, message in (
         ("text.ckpt", "no archive of torch"),
+        ("script.ckpt", "it is a TorchScript archive, which holds code"),
+        ("config", "config.json holds no names with values"),
         ("list.ckpt", "holds no tensors by name"),
         ("cut.safetensors", "cannot be read"),
         ("nothing", "no such file or folder"),
@@ -381,6 +410,8 @@ def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         check_logits(lm, weights, torch.zeros(3), mask=257)
         with pytest.raises(ConfigError, match=r"me/other does not state all .* `like` one of"):
             sddlm.load("me/other", device="cpu")
+        open_checkpoint("me/other", ImportConfig(like="duo", revision="v1"))
+    assert (tmp_path / "cache" / "models--me--other" / "refs" / "v1").is_file()
 
 
 def test_shards_are_put_together(tmp_path: Path) -> None:
@@ -392,6 +423,18 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
     for number, part in enumerate((names[::2], names[1::2])):
         shards |= {name: f"model-{number}.safetensors" for name in part}
         save_file({name: whole[name] for name in part}, source / f"model-{number}.safetensors")
-    index = json.dumps({"weight_map": shards})
-    (source / "model.safetensors.index.json").write_text(index)
-    check_logits(open_checkpoint(str(source)), weights, SIGMA)
+    # a place outside of the folder is not looked at
+    for place in ("", "../other/"):
+        index = json.dumps({"weight_map": {name: place + file for name, file in shards.items()}})
+        (source / "model.safetensors.index.json").write_text(index)
+        check_logits(open_checkpoint(str(source)), weights, SIGMA)
+
+
+def test_a_mask_is_taken_out_of_a_unigram_tokenizer() -> None:
+    names = ["<s>", "</s>", "<mask>", "<unk>", "a", "b"]
+    inner = hf.Tokenizer(hf.models.Unigram([(name, -1.0) for name in names], 3))
+    inner.add_special_tokens(names[:4])
+    smaller = without(Tokenizer(inner), 2)
+    assert smaller.special == {"<s>": 0, "</s>": 1, "<unk>": 2}
+    assert smaller.encode_batch(["abc"]) == [[3, 4, 2]]
+    assert smaller.decode([3, 4]).split() == ["a", "b"]
