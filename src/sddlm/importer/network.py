@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import mode
 from typing import Any
 
@@ -169,7 +170,8 @@ def build(
     state = reorder(state, _OF_TOKENS, ids)
     if len({tensor.dtype for tensor in state.values()}) > 1:
         state = {name: tensor.float() for name, tensor in state.items()}
-    return DiT.from_state(sizes, {names[name]: tensor for name, tensor in state.items()})
+    ours = {names[name]: tensor for name, tensor in state.items()}
+    return DiT.from_state(replace(sizes, vocab_size=len(ids)), ours)
 
 
 def reorder(
