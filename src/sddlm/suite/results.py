@@ -89,7 +89,7 @@ class Results:
                 texts = [json.loads(line)["text"] for line in _lines(job.out)]
                 _at(self.texts, job)[job.seed] = texts
             elif job.evaluation:
-                found = _arranged(read_json(job.out))
+                found = arranged(read_json(job.out))
                 self._add_controls(job, found.pop("controls", {}))
                 _at(self.evaluations, job)[job.seed] = found
             elif job.variant in self.suite.variants:
@@ -188,7 +188,7 @@ def _name(path: str) -> tuple[int, str] | None:
     return None
 
 
-def _arranged(found: Any) -> Any:
+def arranged(found: Any) -> Any:
     """A file of results with names in the place of numbers of lists, and without names of runs."""
     if models := found.get("models"):  # a frontier, whose first model is the one evaluated
         found["own"] = next(iter(models.values()))
