@@ -117,7 +117,7 @@ def read_model_dir(path: str | Path, device: str) -> dict[str, Any]:
         )
     return {
         "network": network, "process": process, "estimate": estimate, "tokenizer": tokenizer,
-        "objective": objective, "data": data,
+        "objective": objective, "data": data, "path": place.absolute(),
     }  # fmt: skip
 
 
