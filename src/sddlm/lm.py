@@ -41,7 +41,7 @@ class LanguageModel:
         objective: class and options of the training objective, for the record.
         data: record of the training data: description of the corpus, key of the prepared data,
             characters per token; and the steps, batch and tokens of the training.
-        path: directory that it was loaded from, for the record.
+        path: model directory that it was loaded from; None for any other.
     """
 
     network: DiT
@@ -50,7 +50,7 @@ class LanguageModel:
     tokenizer: Tokenizer
     objective: dict[str, Any]
     data: dict[str, Any]
-    path: Path | None = field(default=None, compare=False)
+    path: Path | None = field(default=None, init=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> LanguageModel:
@@ -63,7 +63,10 @@ class LanguageModel:
         Raises:
             ConfigError: there is no model, or a file of it is missing or damaged.
         """
-        return cls(**read_model_dir(path, device))
+        place, parts = read_model_dir(path, device)
+        lm = cls(**parts)
+        object.__setattr__(lm, "path", place)
+        return lm
 
     def save(self, path: str | Path) -> None:
         """Write a model directory, or replace one, atomically.
