@@ -75,9 +75,10 @@ ROOMS = {
     "options": set(),
     "inherit": {"options"},
     "flags": {"options"},
+    "completion": {"options", "verbs"},
     "cli_errors": {"options"},
     "verbs": set(),
-    "cli": {"cli_errors", "flags", "inherit", "options", "verbs"},
+    "cli": {"cli_errors", "completion", "flags", "inherit", "options", "verbs"},
     "__main__": {"cli"},
 }
 LATE_OF_LM = ("sddlm.sampling", "sddlm.generation", "sddlm.eval")
@@ -331,6 +332,7 @@ FLAGS_IN = {
     "verbs.py",
     "cli_errors.py",
     "flags.py",
+    "completion.py",
     "inherit.py",
     "options.py",
     "data/corpora.py",
