@@ -152,7 +152,8 @@ def test_the_hub_takes_a_model_and_gives_it_back(lm, tmp_path, monkeypatch):
         address = lm.push_to_hub("me/my-lm", token="t")
         assert address.endswith("/me/my-lm")
         files = repositories["me/my-lm"]
-        assert sorted(files) == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+        names = ["README.md", "config.json", "model.safetensors", "modeling_sddlm.py"]
+        assert sorted(files) == [*names, "tokenizer.json"]
         assert 'sddlm.load("me/my-lm")' in files["README.md"].decode()
         files["README.md"] = b"mine"
         lm.push_to_hub("me/my-lm", token="t")

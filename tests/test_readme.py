@@ -111,6 +111,22 @@ def test_python_blocks_run_in_order(page, inside, capsys):
 
 
 @pytest.mark.slow
+def test_the_notebook_runs_with_fewer_steps(inside, capsys):
+    cells = json.loads((ROOT / "examples" / "sddlm.ipynb").read_text())["cells"]
+    names = {}
+    for cell in cells:
+        code = "".join(cell["source"])
+        if cell["cell_type"] == "code" and not code.startswith("%pip"):
+            assert not cell["outputs"]
+            code = re.sub(r"steps=\d+", "steps=2", code).replace("length=64", "length=16")
+            code = code.replace("path = None", 'path = "my.txt"')
+            exec(compile(code, "sddlm.ipynb", "exec"), names)
+    assert capsys.readouterr().out.startswith("Once upon a time")
+    assert names["own"].data["training"]["steps"] == 2
+    assert sddlm.load("my-model").data["source"] == "my.txt"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("page", **named([p for p in PAGES if blocks(p, "bash")]))
 def test_commands_can_be_typed(page, inside):
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -140,6 +156,7 @@ def test_options_in_the_text_exist(capsys):
     known = {"--help", "--config", "--resume", "--objective.every", "--objective.negatives.count"}
     known |= {f"--train.optimizer.{field.name}" for field in fields(sddlm.Muon)}
     known |= {"--nproc", "--model", "--model_args"}  # of torchrun and lm_eval
+    known |= {"--completion"}  # in the place of a verb
     known |= {"--evaluation.count", "--evaluation.rows"}  # a mapping for a suite
     known |= {f"--sweep.{field.name}" for field in fields(sddlm.SamplerConfig)}
     for verb in VERBS:

@@ -89,6 +89,11 @@ def _run(verb: str, arguments: list[str]) -> int:
     if verb == "--version":
         print(importlib.import_module("sddlm").__version__)
         return 0
+    if verb == "--completion":
+        from sddlm.completion import script
+
+        print(script(), end="")
+        return 0
     if not _entry(verb)[0]:
         raise ConfigError(
             f"there is no verb {verb}, only {', '.join(VERBS)}{did_you_mean(verb, VERBS)}"

@@ -177,7 +177,9 @@ def _fit_plain(value: Any, kind: Any) -> Any:
         return value if isinstance(value, float) else _fit_whole(value)
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    open_ended = kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False)
+    # Python 3.10 takes Callable[..., X] for a type
+    plain = isinstance(kind, type) and get_origin(kind) is None and kind is not Any
+    open_ended = not plain or getattr(kind, "_is_protocol", False)
     return _sure(value, open_ended or isinstance(value, kind))
 
 

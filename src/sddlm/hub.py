@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sddlm.errors import ConfigError, first_line
+from sddlm.io import atomic_write, read_json
 from sddlm.model_dir import CONFIG_NAME, TOKENIZER_NAME, check_device, is_public
 from sddlm.models.dit import WEIGHTS_NAME
 
@@ -18,26 +21,12 @@ if TYPE_CHECKING:
 CARD_NAME = "README.md"
 FILES = (CONFIG_NAME, WEIGHTS_NAME, TOKENIZER_NAME)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_CARD = """---
-library_name: sddlm
-pipeline_tag: text-generation
-tags:
-- diffusion
-- uniform-state
----
-
-# {name}
-
-A {kind} language model of {parameters:,} parameters, {length} tokens long, trained with {objective}
-on {corpus}.
-
-```python
-import sddlm
-
-lm = sddlm.load("{repo_id}")
-print(lm.generate(n=1)[0].text)
-```
-"""
+#: the code in a repository by which ``transformers`` reads the model
+_CODE = Path(__file__).with_name("modeling_sddlm.py")
+_AUTO_MAP = {
+    "AutoConfig": f"{_CODE.stem}.SddlmConfig",
+    "AutoModel": f"{_CODE.stem}.SddlmModel",
+}
 
 
 def load(path: str | Path, device: str = "auto", *, revision: str | None = None) -> LanguageModel:
@@ -111,10 +100,12 @@ def upload(
     """Put a model into a repository; see `LanguageModel.push_to_hub`."""
     from huggingface_hub import HfApi
 
+    from sddlm.card import card
+
     api, message = HfApi(token=token), commit_message or "Upload with sddlm"
     with TemporaryDirectory(prefix="sddlm-") as parent:
         folder = Path(parent) / "model"
-        lm.save(folder)
+        write_repository(lm, folder)
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
             if not api.file_exists(repo_id, CARD_NAME):  # one that somebody has written stays
@@ -125,15 +116,15 @@ def upload(
     return f"{api.endpoint}/{repo_id}"
 
 
-def card(lm: LanguageModel, repo_id: str) -> str:
-    """The model's page: what it is, what it was trained on, and how to use it."""
-    objective = str(lm.objective.get("class_path", "an unknown objective")).rpartition(".")[2]
-    return _CARD.format(
-        repo_id=repo_id,
-        name=repo_id.rpartition("/")[2],
-        kind="diffusion" if lm.estimate.diffusion else "next-token",
-        parameters=sum(p.numel() for p in lm.network.parameters()),
-        length=lm.network.length,
-        objective=objective,
-        corpus=lm.data.get("source") or "an unknown text",
-    )
+def write_repository(lm: LanguageModel, folder: Path) -> None:
+    """Write a model directory that ``transformers.AutoModel`` reads too.
+
+    Args:
+        lm: the model.
+        folder: the directory; see `LanguageModel.save`.
+    """
+    lm.save(folder)
+    shutil.copyfile(_CODE, folder / _CODE.name)
+    config = read_json(folder / CONFIG_NAME)
+    with atomic_write(folder / CONFIG_NAME) as file:
+        file.write(json.dumps(config | {"auto_map": _AUTO_MAP}, indent=2) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,8 @@ class LanguageModel:
         tokenizer: the tokenizer.
         objective: class and options of the training objective, for the record.
         data: record of the training data: description of the corpus, key of the prepared data,
-            characters per token.
+            characters per token; and the steps, batch and tokens of the training.
+        path: model directory that it was loaded from; None for any other.
     """
 
     network: DiT
@@ -49,6 +50,7 @@ class LanguageModel:
     tokenizer: Tokenizer
     objective: dict[str, Any]
     data: dict[str, Any]
+    path: Path | None = field(default=None, init=False, compare=False)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> LanguageModel:
@@ -61,7 +63,10 @@ class LanguageModel:
         Raises:
             ConfigError: there is no model, or a file of it is missing or damaged.
         """
-        return cls(**read_model_dir(path, device))
+        place, parts = read_model_dir(path, device)
+        lm = cls(**parts)
+        object.__setattr__(lm, "path", place)
+        return lm
 
     def save(self, path: str | Path) -> None:
         """Write a model directory, or replace one, atomically.
@@ -74,7 +79,8 @@ class LanguageModel:
                 finite.
             OSError: the directory cannot be written; the former one is intact.
         """
-        write_model_dir(path, **vars(self))
+        saved = {name: value for name, value in vars(self).items() if name != "path"}
+        write_model_dir(path, **saved)
 
     def push_to_hub(
         self,
@@ -85,6 +91,10 @@ class LanguageModel:
         commit_message: str | None = None,
     ) -> str:
         """Upload the model to the Hugging Face hub, where `sddlm.load` finds it by name.
+
+        ``transformers.AutoModel`` loads it too, with ``trust_remote_code=True``. The model card
+        states what is recorded of data, objective and training, and the likelihoods of the run that
+        the model was loaded from.
 
         Args:
             repo_id: ``owner/name``. A missing repository is created, and a missing model card.

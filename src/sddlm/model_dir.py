@@ -79,8 +79,8 @@ def packaged() -> list[str]:
     return sorted(place.parent.name for place in PACKAGED.glob(f"*/{CONFIG_NAME}"))
 
 
-def read_model_dir(path: str | Path, device: str) -> dict[str, Any]:
-    """The fields of a `LanguageModel`, from its directory or that of its run, or by its name.
+def read_model_dir(path: str | Path, device: str) -> tuple[Path, dict[str, Any]]:
+    """The model directory at a path, in a run or of a name, and its fields of a `LanguageModel`.
 
     Weights of 16 bits become float32 on a CPU, which computes with them several times faster.
 
@@ -114,7 +114,7 @@ def read_model_dir(path: str | Path, device: str) -> dict[str, Any]:
             f"{place}: the tokenizer has {tokenizer.vocab_size} tokens but the network "
             f"{network.vocab_size}; they do not belong together"
         )
-    return {
+    return place.absolute(), {
         "network": network, "process": process, "estimate": estimate, "tokenizer": tokenizer,
         "objective": objective, "data": data,
     }  # fmt: skip

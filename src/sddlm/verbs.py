@@ -33,4 +33,5 @@ Uniform-state diffusion language models: train, sample, evaluate, and believe th
 {verbs}
 
 sddlm VERB --help lists a verb's options. --config FILE reads them from YAML; flags win.
+sddlm --completion prints a script that completes verbs and options in bash.
 """

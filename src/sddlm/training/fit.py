@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -87,7 +88,10 @@ def fit(
         if monitor:
             with trainer.ema.applied():
                 merge_adapters(network)
-                lm.save(run / "model")
+                steps, batch = trainer.step, args.batch
+                tokens = steps * batch * monitor.length
+                training = {"steps": steps, "batch": batch, "tokens": tokens}
+                replace(lm, data={**lm.data, "training": training}).save(run / "model")
     if trainer.stopped:
         raise KeyboardInterrupt(
             f"stopped at step {trainer.step} of {args.steps}; go on with:  sddlm train "
