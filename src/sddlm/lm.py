@@ -59,9 +59,16 @@ class LanguageModel:
             device: device of the weights.
 
         Raises:
-            ConfigError: there is no model, or a file of it is missing or damaged.
+            ConfigError: there is no model, or a file of it is missing or damaged, or the model was
+                adapted and not trained.
         """
-        return cls(**read_model_dir(path, device))
+        lm = cls(**read_model_dir(path, device))
+        if not lm.estimate.diffusion and not lm.network.causal:
+            raise ConfigError(
+                f"{path} was adapted and is not trained yet: sddlm train --start {path} "
+                "--data.path TEXT --out RUN"
+            )
+        return lm
 
     def save(self, path: str | Path) -> None:
         """Write a model directory, or replace one, atomically.

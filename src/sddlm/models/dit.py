@@ -32,6 +32,8 @@ from sddlm.models.layers import (
     SigmaEmbedder,
     modulate,
     of_rows,
+    shifted,
+    shifted_rows,
 )
 from sddlm.models.vocab_head import VocabHead
 from sddlm.types import SoftTokens
@@ -132,7 +134,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
                 is not causal.
         """
         self._check(x_t, attention_mask, cache)
-        seeing = None if attention_mask is None or self.causal else _not_blind(attention_mask)
+        seeing = None if attention_mask is None or self.causal else not_blind(attention_mask)
         L = x_t.shape[1]
         x = self.embedding(x_t)  # [B, L, D]
         if self.input_conv is not None:
@@ -140,8 +142,12 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
                 x = x.masked_fill(~seeing[:, :, None], 0)
             x = self.input_conv(x, cache)
         cond = self._condition(sigma, x_t.shape[0])  # [B, cond_dim]
+        if self.config.shift and rows is not None:
+            rows = shifted_rows(rows, L)
         x = self.blocks(x, cond, self.rotary, self.checkpointing, rows, seeing, cache)
         x = self.norm(x)  # [B, L, D] or [N, D]
+        if self.config.shift and rows is None:
+            x = shifted(x)
         if self.modulation is None:
             return x
         shift, scale = self.modulation(cond)[:, None].chunk(2, dim=-1)  # each [B, 1, D]
@@ -319,6 +325,6 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def _not_blind(attention_mask: Tensor) -> Tensor:
+def not_blind(attention_mask: Tensor) -> Tensor:
     """The mask, with all-False rows set to True: some attention kernels give 0 / 0 there."""
     return attention_mask | ~attention_mask.any(1, keepdim=True)
