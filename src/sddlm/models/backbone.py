@@ -48,7 +48,7 @@ def library() -> Any:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            "this network needs the package transformers: pip install 'sddlm[eval]'"
+            "this network needs the package transformers: pip install 'sddlm[adapt]'"
         ) from error
     return transformers
 
@@ -63,7 +63,7 @@ class BackboneConfig:
         backbone: the configuration of ``transformers``.
         shift: the output at a position is read from the state of the position before, as in the
             autoregressive network that it was; the first position has its own.
-        architecture: tells it from that of a `DiT`.
+        architecture: marks it in a ``config.json``.
     """
 
     vocab_size: int
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
 
     Args:
         config: sizes, and the configuration of ``transformers``.
-        model: the model with its head; None builds one, whose weights are undefined.
+        model: the model with its head.
 
     Attributes:
         config: the configuration.
@@ -102,9 +102,8 @@ class Backbone(nn.Module):
     causal, time_free, hollow = False, True, False
     _recomputes = False
 
-    def __init__(self, config: BackboneConfig, model: Any = None) -> None:
+    def __init__(self, config: BackboneConfig, model: Any) -> None:
         super().__init__()
-        model = _built(config.backbone) if model is None else model
         self.config = config
         self.vocab_size = config.vocab_size
         self.inner: Any = model.base_model
@@ -136,7 +135,8 @@ class Backbone(nn.Module):
     def checkpointing(self, how: Checkpointing) -> None:
         self._recomputes = how != "none"
         if self._recomputes:
-            self.inner.gradient_checkpointing_enable({"use_reentrant": False})
+            enable = getattr(self.inner, "activation_checkpointing_enable", None)
+            (enable or self.inner.gradient_checkpointing_enable)({"use_reentrant": False})
 
     @property
     def _type(self) -> str:
@@ -209,9 +209,8 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: names or shapes do not match, or a weight is not finite.
         """
-        state = load_file(place / WEIGHTS_NAME)
-        network = cls(BackboneConfig.from_dict(config))
-        network.to(next(iter(state.values())).dtype)
+        state, sizes = load_file(place / WEIGHTS_NAME), BackboneConfig.from_dict(config)
+        network = cls(sizes, _built(sizes.backbone, next(iter(state.values())).dtype))
         _load(network, state)
         return network.to(device).eval()
 
@@ -247,8 +246,11 @@ class CappedHead(VocabHead):
         return self.cap * torch.tanh(super().logits(hidden) / self.cap)
 
 
-def _built(backbone: dict[str, Any]) -> Any:
-    """A model of transformers with undefined weights, which leaves the random state alone."""
+def _built(backbone: dict[str, Any], dtype: torch.dtype) -> Any:
+    """A model of transformers with undefined weights, which leaves the random state alone.
+
+    It is built in its precision: converted later, its rotary frequencies would lose theirs.
+    """
     transformers = library()
     kind = CLASSES.get(str(backbone.get("model_type")))
     if kind is None:
@@ -259,7 +261,7 @@ def _built(backbone: dict[str, Any]) -> Any:
     with no_init_weights():
         make = getattr(transformers, kind)
         make = getattr(make, "from_config", None) or make._from_config
-        model = make(config, attn_implementation="sdpa")
+        model = make(config, attn_implementation="sdpa", dtype=dtype)
     model.tie_weights()  # which is a part of the initialisation
     return model
 
