@@ -57,9 +57,10 @@ def adapt(source: str, out: str, revision: str | None = None) -> Path:
     """
     lm = _lifted(source) if is_model_dir(source) else _opened(source, revision)
     lm.save(out)
-    trained, place = lm.estimate.diffusion, shlex.quote(out)
-    then = f"sample {place}" if trained else f"train --start {place} --data.path TEXT --out RUN"
-    logger.info("%s is in %s; next: sddlm %s", "the model" if trained else "a start", out, then)
+    place = shlex.quote(out)
+    then = f"sddlm train --start {place} --data.path TEXT --out RUN"
+    then = f"sddlm sample {place}" if lm.estimate.diffusion else then
+    logger.info("written to %s; next: %s", out, then)
     return Path(out)
 
 
@@ -85,6 +86,9 @@ def wrap(
         revision: branch, tag or commit of the repository.
         trust_remote_code: run the code of the repository, which can do anything, if the model is
             not a part of ``transformers``.
+
+    Returns:
+        the model, its network in evaluation mode on the CPU.
 
     Raises:
         ConfigError: the model is autoregressive, its code is not trusted, or files are incomplete.

@@ -16,16 +16,18 @@ import sddlm
 from networks import randomised
 from sddlm.adaptation import adapt, wrap
 from sddlm.cli import main
+from sddlm.data.config import DataArgs
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
 from sddlm.model_dir import read_model_dir
 from sddlm.models.backbone import CAUSAL
-from sddlm.models.config import DiTConfig
+from sddlm.models.config import DiTConfig, ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.process import UniformProcess
 from sddlm.process.estimate import Estimate
 from sddlm.training.lora import add_adapters, merge_adapters
+from sddlm.training.start import continued, open_start
 
 V, ROWS, POSITIONS = 257, 320, 32
 SIGMA = torch.zeros(3)
@@ -304,6 +306,12 @@ def test_the_mask_of_a_network_of_ours_is_lifted(tmp_path: Path, kernel: int) ->
     torch.testing.assert_close(one_by_one, hidden.flatten(0, 1)[rows])
     with pytest.raises(ConfigError, match="was adapted and is not trained yet"):
         sddlm.load(tmp_path / "start")
+    options = (DataArgs(), ModelArgs(), sddlm.SDDLM())
+    with pytest.raises(ConfigError, match=r"an autoregressive model.*; first: sddlm adapt \S+/ar "):
+        open_start(str(tmp_path / "ar"), *options)
+    trained = continued(open_start(str(tmp_path / "start"), *options), 5, seed=0)
+    assert (trained.length, trained.config.shift) == (5, True)
+    assert torch.equal(trained(TOKENS, SIGMA), hidden)
 
 
 def test_what_cannot_be_adapted(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from sddlm.errors import ConfigError
 from sddlm.models.config import Checkpointing
-from sddlm.models.dit import WEIGHTS_NAME, not_blind, not_finite
-from sddlm.models.layers import select_rows, shifted, shifted_rows
+from sddlm.models.dit import WEIGHTS_NAME, not_finite
+from sddlm.models.layers import not_blind, select_rows, shifted, shifted_rows
 from sddlm.models.row_losses import RowLoss
 from sddlm.models.vocab_head import HeadOutput, VocabHead
 from sddlm.types import SoftTokens

@@ -31,6 +31,7 @@ from sddlm.models.layers import (
     Rotary,
     SigmaEmbedder,
     modulate,
+    not_blind,
     of_rows,
     shifted,
     shifted_rows,
@@ -323,8 +324,3 @@ def not_finite(state: Mapping[str, Tensor]) -> list[str]:
         for name, tensor in state.items()
         if not tensor.isfinite().all()
     ]
-
-
-def not_blind(attention_mask: Tensor) -> Tensor:
-    """The mask, with all-False rows set to True: some attention kernels give 0 / 0 there."""
-    return attention_mask | ~attention_mask.any(1, keepdim=True)

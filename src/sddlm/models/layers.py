@@ -179,6 +179,11 @@ def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else x.flatten(0, 1).index_select(0, rows)
 
 
+def not_blind(attention_mask: Tensor) -> Tensor:
+    """The mask, with all-False rows set to True: some attention kernels give 0 / 0 there."""
+    return attention_mask | ~attention_mask.any(1, keepdim=True)
+
+
 def shifted_rows(rows: Tensor, length: int) -> Tensor:
     """The position before each of the rows ``[N]``; the first one of a sequence stays."""
     return rows - (rows % length > 0).long()
