@@ -118,7 +118,7 @@ class Backbone(nn.Module):
             # the same object, if whole: it may be that of the embedding
             rows = weight if len(weight) == V else nn.Parameter(weight.detach()[:V].clone())
             setattr(self.head, name, rows)
-        self._bos = getattr(sizes, "bos_token_id", None)
+        self._bos: Any = getattr(sizes, "bos_token_id", None)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -169,7 +169,7 @@ class Backbone(nn.Module):
 
     def _states(self, x_t: Tensor, seeing: Tensor | None) -> Tensor:
         """Hidden states ``[B, L, D]`` of tokens that attend to all ``seeing``."""
-        mask: Tensor | None
+        inputs: dict[str, Any]
         if self._type == _DIFFUSION_GEMMA:  # its decoder reads the states of a prompt: no text
             bos = torch.full_like(x_t[:, :1], self._bos)
             mask = None if seeing is None else torch.cat((torch.ones_like(bos), seeing), 1).bool()
