@@ -162,13 +162,16 @@ def test_an_adapted_network_is_the_real_one_with_a_full_mask(
     random_state = torch.get_rng_state()
     network = read_model_dir(tmp_path / "start", "cpu")["network"]
     assert torch.equal(torch.get_rng_state(), random_state)
+    table = network.inner.get_input_embeddings().weight
+    assert len(table) == V  # rows without a token are cut off, and ties kept
+    assert (network.head.weight is table) == (kind in ("gpt2", "qwen2"))
     assert not any(m.p for m in network.modules() if isinstance(m, torch.nn.Dropout))
     states, logits = _states(hub / kind, TOKENS)
     shifted = [0, *range(8)]
     with torch.no_grad():
         hidden = network(TOKENS, SIGMA)
         torch.testing.assert_close(hidden, states[:, shifted], atol=1e-5, rtol=0)
-        ours = network.head.logits(hidden)  # [3, 9, V]: rows without a token are cut off
+        ours = network.head.logits(hidden)  # [3, 9, V]
         torch.testing.assert_close(ours, logits[:, shifted, :V], atol=1e-5, rtol=0)
         rows = torch.tensor([0, 3, 9, 26])
         torch.testing.assert_close(network(TOKENS, SIGMA, rows=rows), hidden.flatten(0, 1)[rows])
