@@ -89,6 +89,7 @@ _PUBLIC = {
     "UnigramNegatives": "objectives.negatives",
     "VocabHead": "models.vocab_head",
     "World": "exact",
+    "adapt": "adaptation",
     "distill": "training.distill",
     "evaluate": "eval.report",
     "evaluate_correction": "eval.correction",
@@ -101,6 +102,7 @@ _PUBLIC = {
     "prepare": "data.prepare",
     "train": "training.run",
     "train_model": "training.run",
+    "wrap": "adaptation",
     "write_page": "demo.page",
 }
 

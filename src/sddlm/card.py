@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sddlm.errors import ConfigError
 from sddlm.io import read_json, read_yaml
+from sddlm.models.config import DiTConfig
 from sddlm.spec import to_spec
 
 if TYPE_CHECKING:
@@ -114,8 +115,10 @@ def _facts(lm: LanguageModel, run: Path | None) -> Iterator[tuple[str, str]]:
     tokenizer = options.get("data", {}).get("tokenizer")
     size = f"{lm.tokenizer.vocab_size:,} tokens"
     yield "tokenizer", f"{tokenizer}, {size}" if tokenizer else size
-    sizes = f"{config.blocks} blocks, width {config.width}, {config.heads} heads"
-    yield "network", f"{config.architecture}, {sizes}, rows of {config.length} tokens"
+    kind = config.architecture  # a network of transformers has sizes of its own
+    if isinstance(config, DiTConfig):
+        kind += f", {config.blocks} blocks, width {config.width}, {config.heads} heads"
+    yield "network", f"{kind}, rows of {config.length} tokens"
     yield "objective", _call(lm.objective) if lm.objective else ""
     yield "process", _call(to_spec(lm.process)) if lm.estimate.diffusion else ""
     yield "read as", READINGS[lm.estimate]

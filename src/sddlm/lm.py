@@ -61,10 +61,16 @@ class LanguageModel:
             device: device of the weights.
 
         Raises:
-            ConfigError: there is no model, or a file of it is missing or damaged.
+            ConfigError: there is no model, or a file of it is missing or damaged, or the model was
+                adapted and not trained.
         """
         place, parts = read_model_dir(path, device)
         lm = cls(**parts)
+        if not lm.estimate.diffusion and not lm.network.causal:
+            raise ConfigError(
+                f"{path} was adapted and is not trained yet: sddlm train --start {path} "
+                "--data.path TEXT --out RUN"
+            )
         object.__setattr__(lm, "path", place)
         return lm
 

@@ -24,7 +24,9 @@ from safetensors import SafetensorError
 from sddlm.data.tokenizer import Tokenizer
 from sddlm.errors import ConfigError, one_line
 from sddlm.io import atomic_write, current_names, make_durable, read_json, sha256
-from sddlm.models.dit import WEIGHTS_NAME, DiT, not_finite
+from sddlm.models.backbone import ARCHITECTURE, Backbone
+from sddlm.models.dit import WEIGHTS_NAME, DiT
+from sddlm.models.weights import not_finite
 from sddlm.process.base import Process
 from sddlm.process.estimate import Estimate
 from sddlm.spec import from_spec, to_spec
@@ -103,7 +105,10 @@ def read_model_dir(path: str | Path, device: str) -> tuple[Path, dict[str, Any]]
     if not isinstance(process, Process):
         raise ConfigError(f"{place / CONFIG_NAME} cannot be used: process is no process")
     try:
-        network = DiT.from_pretrained(place, map_location=device)
+        if config.get("architecture") == ARCHITECTURE:
+            network: Any = Backbone.from_folder(place, config, device)
+        else:
+            network = DiT.from_pretrained(place, map_location=device)
     except Exception as error:  # whatever a file may hold, and safetensors make of it
         raise ConfigError(f"{place} cannot be used: {_line(error)}") from error
     if device == "cpu" and next(network.parameters()).dtype.itemsize == 2:

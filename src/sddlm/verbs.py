@@ -9,6 +9,7 @@ VERBS: dict[str, tuple[str, str, bool, str]] = {
     "plan": ("sddlm.plan.run", "make_plan", False, "estimate memory, time and GPU-hours of a run"),
     "train": ("sddlm.training.run", "train_model", False, "train a model on text"),
     "import": ("sddlm.importer.run", "import_model", True, "convert a public checkpoint"),
+    "adapt": ("sddlm.adaptation", "adapt", True, "lift the causal mask of a next-token model"),
     "distill": ("sddlm.training.distill", "distill", True, "make a trained model need fewer steps"),
     "sample": ("sddlm.generation.sample", "sample", True, "write text with a trained model"),
     "correct": ("sddlm.generation.correct", "correct", True, "replace what a model finds wrong"),

@@ -20,9 +20,11 @@ from sddlm.io import atomic_write
 
 #: The end of a text, where a tokenizer file has none of ``_ENDS_OF_TEXT``.
 END_OF_TEXT = "<|endoftext|>"
-_ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]")
+_ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "</s>", "[SEP]", "<eos>")
 #: The beginning of a text, for each of them.
-_BEGINS_OF_TEXT = {"<|end_of_text|>": "<|begin_of_text|>", "</s>": "<s>", "[SEP]": "[CLS]"}
+_BEGINS_OF_TEXT = {
+    "<|end_of_text|>": "<|begin_of_text|>", "</s>": "<s>", "[SEP]": "[CLS]", "<eos>": "<bos>",
+}  # fmt: skip
 #: Padding, and what stands for something else: never text, so never sampled.
 _PADS = ("[PAD]", "<pad>")
 _STAND_INS = (*_PADS, "[UNK]", "<unk>", "[MASK]", "<mask>")
@@ -58,9 +60,9 @@ class Tokenizer:
     Attributes:
         vocab_size: V, one more than the largest id that can be emitted (added tokens included).
         eos_id: id of the end-of-text token: the first of ``<|endoftext|>``, ``<|end_of_text|>``,
-            ``</s>`` and ``[SEP]`` that the tokenizer has, else a new ``<|endoftext|>``.
+            ``</s>``, ``[SEP]`` and ``<eos>`` that the tokenizer has, else a new ``<|endoftext|>``.
         bos_id: id of the beginning of a text: ``<|begin_of_text|>`` beside ``<|end_of_text|>``,
-            ``<s>`` beside ``</s>``, ``[CLS]`` beside ``[SEP]``, else the end of text again.
+            ``<s>`` beside ``</s>``, and so on, else the end of text again.
         pad_id: what fills up a row; the end of text where there is no padding token. Which one it
             is changes nothing: padding is neither scored nor looked at.
         special: every special token and its id.

@@ -17,7 +17,8 @@ from torch import Tensor
 from sddlm.errors import ConfigError
 from sddlm.importer.files import CheckpointFiles
 from sddlm.models.config import DiTConfig, TimeInput
-from sddlm.models.dit import DiT, misfits
+from sddlm.models.dit import DiT
+from sddlm.models.weights import misfits
 
 logger = logging.getLogger(__name__)
 

@@ -67,6 +67,8 @@ class DiTConfig(DiTKnobs):
         architecture: type of the blocks: see `ModelArgs`.
         causal: an autoregressive network: causal attention and no noise level.
         num_extra_tokens: noise-only tokens at the end of the vocabulary, never predicted (a mask).
+        shift: the output at a position is read from the state of the position before, as in the
+            autoregressive network that it was (`adapt`); the first position has its own.
         time_uniform: share of uniform noise in GIDD's process, whose time is the input ``t``.
         labels: rows of a label embedding that is added to the conditioning; 0 for none.
         label: the row that is added; the last one stands for no label.
@@ -83,6 +85,7 @@ class DiTConfig(DiTKnobs):
     architecture: Architecture = "dit"
     causal: bool = False
     num_extra_tokens: int = 0
+    shift: bool = False
     time_uniform: float = 0.0
     labels: int = 0
     label: int = 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +31,13 @@ from sddlm.models.layers import (
     Rotary,
     SigmaEmbedder,
     modulate,
+    not_blind,
     of_rows,
+    shifted,
+    shifted_rows,
 )
 from sddlm.models.vocab_head import VocabHead
+from sddlm.models.weights import check_weights
 from sddlm.types import SoftTokens
 
 WEIGHTS_NAME = "model.safetensors"
@@ -133,7 +136,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
                 is not causal.
         """
         self._check(x_t, attention_mask, cache)
-        seeing = None if attention_mask is None or self.causal else _not_blind(attention_mask)
+        seeing = None if attention_mask is None or self.causal else not_blind(attention_mask)
         L = x_t.shape[1]
         x = self.embedding(x_t)  # [B, L, D]
         if self.input_conv is not None:
@@ -141,8 +144,12 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
                 x = x.masked_fill(~seeing[:, :, None], 0)
             x = self.input_conv(x, cache)
         cond = self._condition(sigma, x_t.shape[0])  # [B, cond_dim]
+        if self.config.shift and rows is not None:
+            rows = shifted_rows(rows, L)
         x = self.blocks(x, cond, self.rotary, self.checkpointing, rows, seeing, cache)
         x = self.norm(x)  # [B, L, D] or [N, D]
+        if self.config.shift and rows is None:
+            x = shifted(x)
         if self.modulation is None:
             return x
         shift, scale = self.modulation(cond)[:, None].chunk(2, dim=-1)  # each [B, 1, D]
@@ -245,11 +252,7 @@ class DiT(nn.Module, PyTorchModelHubMixin, library_name="sddlm", tags=["text-dif
                 {name: state[twin] for name in pair - state.keys() for twin in pair & state.keys()}
             )
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        if problems := misfits(state, shapes) + not_finite(state):
-            more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-            raise ConfigError(
-                f"the weights do not fit the network: {'; '.join(problems[:4])}{more}"
-            )
+        check_weights(state, shapes)
         model.load_state_dict(state, assign=True)
         model._tie_embeddings()
         return model.eval()
@@ -301,29 +304,3 @@ def _check_measures(config: DiTConfig, state: dict[str, Tensor]) -> None:
     for name in ("embedding.weight", "head.weight"):
         if name in state and list(state[name].shape) != shape:
             raise ConfigError(f"{name} is {list(state[name].shape)} instead of {shape}")
-
-
-def misfits(state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    """One line for each tensor that is missing, unexpected or of another shape than it should."""
-    lines = [f"{name} {list(shapes[name])} is missing" for name in shapes if name not in state]
-    unexpected = [name for name in state if name not in shapes]
-    lines += [f"{name} {list(state[name].shape)} is unexpected" for name in unexpected]
-    return lines + [
-        f"{name} is {list(state[name].shape)} instead of {list(shape)}"
-        for name, shape in shapes.items()
-        if name in state and list(state[name].shape) != list(shape)
-    ]
-
-
-def not_finite(state: Mapping[str, Tensor]) -> list[str]:
-    """One line for each tensor with a NaN or an infinity."""
-    return [
-        f"{name} is not finite: the training diverged, or the file is damaged"
-        for name, tensor in state.items()
-        if not tensor.isfinite().all()
-    ]
-
-
-def _not_blind(attention_mask: Tensor) -> Tensor:
-    """The mask, with all-False rows set to True: some attention kernels give 0 / 0 there."""
-    return attention_mask | ~attention_mask.any(1, keepdim=True)

@@ -179,6 +179,21 @@ def select_rows(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else x.flatten(0, 1).index_select(0, rows)
 
 
+def not_blind(attention_mask: Tensor) -> Tensor:
+    """The mask, with all-False rows set to True: some attention kernels give 0 / 0 there."""
+    return attention_mask | ~attention_mask.any(1, keepdim=True)
+
+
+def shifted_rows(rows: Tensor, length: int) -> Tensor:
+    """The position before each of the rows ``[N]``; the first one of a sequence stays."""
+    return rows - (rows % length > 0).long()
+
+
+def shifted(x: Tensor) -> Tensor:
+    """States ``[B, L, D]`` of the position before each; the first one stays."""
+    return torch.cat((x[:, :1], x[:, :-1]), dim=1)
+
+
 def of_rows(part: Tensor, rows: Tensor | None, length: int) -> Tensor:
     """Gather a value of each sequence ``[B, 1, D]`` for each of the rows ``[N, D]``."""
     return part if rows is None else part[:, 0].index_select(0, rows // length)

@@ -41,12 +41,14 @@ def add_adapters(network: DiT, rank: int, seed: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    blocks = [
-        name
-        for name, module in network.named_modules()
-        if name.startswith("blocks.") and isinstance(module, nn.Linear)
-    ]
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=blocks)
+    inside = set(network.blocks.modules())
+    kinds = {name: type(m) for name, m in network.named_modules() if m in inside}
+    # GPT-2 in transformers has matrices of another class, transposed
+    transposed = [name for name, kind in kinds.items() if kind.__name__ == "Conv1D"]
+    blocks = [name for name, kind in kinds.items() if issubclass(kind, nn.Linear)] + transposed
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=blocks, fan_in_fan_out=bool(transposed)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, network)

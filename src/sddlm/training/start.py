@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 from sddlm.data.config import DataArgs, trained_on
 from sddlm.errors import ConfigError
 from sddlm.lm import LanguageModel
-from sddlm.model_dir import locate
+from sddlm.model_dir import locate, read_model_dir
+from sddlm.models.backbone import Backbone
 from sddlm.models.config import ModelArgs
 from sddlm.models.dit import DiT
 from sddlm.objectives import Objective
@@ -30,7 +32,7 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
     """
     try:
         place = locate(start)
-        loaded = LanguageModel.load(place)
+        loaded = LanguageModel(**read_model_dir(place, "cpu")[1])  # which may be untrained
     except ConfigError as error:
         raise ConfigError(f"`start`: {error}") from error
     own, its_own = DataArgs(), trained_on(place)
@@ -47,7 +49,12 @@ def open_start(start: str, data: DataArgs, model: ModelArgs, objective: Objectiv
 
 
 def measures(start: LanguageModel) -> ModelArgs:
-    """Sizes of a model's network as options, for the record of the new run."""
+    """Sizes of a model's network as options, for the record of the new run.
+
+    One of transformers has none of them.
+    """
+    if isinstance(start.network, Backbone):
+        return ModelArgs()
     return ModelArgs(**{name: getattr(start.network.config, name) for name in _MEASURES})
 
 
@@ -56,6 +63,11 @@ def _check_network(start: str, loaded: LanguageModel, model: ModelArgs) -> None:
     config = loaded.network.config
     if model == ModelArgs():
         return
+    if isinstance(loaded.network, Backbone):
+        raise ConfigError(
+            f"`start` {start} is a network of transformers, which has its own sizes; leave all "
+            "`model` options out"
+        )
     asked = model.build(
         vocab_size=config.vocab_size,
         length=config.length,
@@ -79,6 +91,7 @@ def _check_objective(start: str, loaded: LanguageModel, objective: Objective) ->
         kind = "an autoregressive" if config.causal else "a diffusion"
         raise ConfigError(
             f"`start` {start} is {kind} model, which `objective={name}()` cannot train"
+            f"{f'; first: sddlm adapt {start} START' if config.causal else ''}"
         )
     extra = objective.process.extra_tokens
     if config.num_extra_tokens != extra:
@@ -89,7 +102,7 @@ def _check_objective(start: str, loaded: LanguageModel, objective: Objective) ->
         )
 
 
-def continued(start: LanguageModel, length: int, seed: int) -> DiT:
+def continued(start: LanguageModel, length: int, seed: int) -> Any:
     """Build a network with the model's weights, for rows of any length.
 
     Args:
@@ -97,6 +110,10 @@ def continued(start: LanguageModel, length: int, seed: int) -> DiT:
         length: training length L; no parameter depends on it.
         seed: seed of the initialisation, which the weights replace.
     """
+    network: Any = start.network
+    if isinstance(network, Backbone):
+        network.resize(length)
+        return network
     network = DiT(replace(start.network.config, length=length), seed=seed)
     network.load_state_dict(start.network.state_dict())
     return network
