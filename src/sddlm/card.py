@@ -115,7 +115,7 @@ def _facts(lm: LanguageModel, run: Path | None) -> Iterator[tuple[str, str]]:
     tokenizer = options.get("data", {}).get("tokenizer")
     size = f"{lm.tokenizer.vocab_size:,} tokens"
     yield "tokenizer", f"{tokenizer}, {size}" if tokenizer else size
-    kind = config.architecture  # a network of transformers has sizes of its own
+    kind = str(config.architecture)  # a network of transformers has sizes of its own
     if isinstance(config, DiTConfig):
         kind += f", {config.blocks} blocks, width {config.width}, {config.heads} heads"
     yield "network", f"{kind}, rows of {config.length} tokens"
