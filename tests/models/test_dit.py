@@ -315,7 +315,8 @@ def test_arguments_build_a_configuration() -> None:
     ours, theirs = ({f.name for f in fields(c)} for c in (ModelArgs, DiTConfig))
     assert ours - theirs == {"preset"}
     assert theirs - ours == {
-        "vocab_size", "length", "causal", "num_extra_tokens", "time_uniform", "labels", "label",
+        "vocab_size", "length", "causal", "num_extra_tokens", "shift", "time_uniform", "labels",
+        "label",
     }  # fmt: skip
 
 
