@@ -74,6 +74,8 @@ def read(figure: str, folder: Path) -> dict[int, float]:
     """A figure by seed, where it is there; of a perplexity the logarithm."""
     place, name = figure.split(":")
     variant, evaluation = place.split("/")
+    if not (folder / SUITE).is_file():
+        return {}
     path, found = FIGURES.get(name, (name, ""))[0], {}
     for seed in read_suite(folder / SUITE).all_seeds:
         file = folder / "runs" / f"{variant}-{seed}" / f"{evaluation}.json"
@@ -124,7 +126,7 @@ def table() -> str:
         base = read(each.less, folder) if each.less else dict.fromkeys(values, 0.0)
         difference = paired(values, base)
         shown = f"{difference} {unit(each.figure)}".strip() if difference else ""
-        link = f"[{each.suite}](results/{each.suite}/report.md)"
+        link = f"[{each.suite}](results/{each.suite}/report.md)" if difference else each.suite
         lines.append(f"| {link} | {each.text} | {shown} | {outcome(each, difference)} |")
     return "\n".join(lines) + "\n"
 
@@ -147,7 +149,7 @@ def add(source: Path) -> Path:
     target = RESULTS / source.resolve().name
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    jobs = jobs_of(read_suite(source / SUITE), source)
+    jobs = (job for job in jobs_of(read_suite(source / SUITE), source) if job.out.exists())
     (target / SUITE).write_text(_anonymous((source / SUITE).read_text()))
     for job in jobs:
         out = target / job.out.relative_to(source)
@@ -155,7 +157,7 @@ def add(source: Path) -> Path:
             for kept in (path for pattern in KEPT for path in job.out.glob(pattern)):
                 copy = out / kept.relative_to(job.out)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_text(kept.read_text())
+                copy.write_text(_anonymous(kept.read_text()))
         elif job.verb == "sample":
             lines = [json.loads(line) for line in job.out.read_text().splitlines()]
             out.write_text("".join(json.dumps({"text": line["text"]}) + "\n" for line in lines))

@@ -196,7 +196,8 @@ def test_rotary_frequencies_keep_their_precision(hub: Path, tmp_path: Path) -> N
         adapt(str(tmp_path / name), str(tmp_path / f"{name}-start"))
         model = model.float()
     half, whole = (
-        read_model_dir(tmp_path / f"{name}-start", "cpu")[1]["network"] for name in ("half", "whole")
+        read_model_dir(tmp_path / f"{name}-start", "cpu")[1]["network"]
+        for name in ("half", "whole")
     )
     assert load_file(tmp_path / "half-start" / "model.safetensors")["inner.norm.weight"].dtype == (
         torch.bfloat16
@@ -283,7 +284,7 @@ def test_missing_weights_are_named(hub: Path, tmp_path: Path) -> None:
     state = load_file(place)
     del state["inner.norm.weight"]
     save_file(state, place)
-    with pytest.raises(ConfigError, match=r"fit the network: inner\.norm\.weight \[\d+\] is missing$"):
+    with pytest.raises(ConfigError, match=r"network: inner\.norm\.weight \[\d+\] is missing$"):
         read_model_dir(tmp_path / "start", "cpu")
 
 
