@@ -103,7 +103,9 @@ class Results:
         there = self.evaluations.setdefault(job.evaluation, {})
         for name, figures in found.items():
             label = f"{name} (control)"
-            if there.setdefault(label, {}).setdefault(job.seed, figures) != figures:
+            first = there.setdefault(label, {}).setdefault(job.seed, figures)
+            same, own = ({n: f"{x:.6g}" for n, x in flat(each)} for each in (first, figures))
+            if same != own:
                 there.setdefault(f"{name} (control of {job.variant})", {})[job.seed] = figures
 
     def _add_run(self, job: Job) -> None:
