@@ -119,8 +119,7 @@ class Job:
 
     def network(self) -> DiTConfig:
         """Configuration of the network of a finished run."""
-        config = read_json(self.out / "model" / "config.json")
-        return DiTConfig(**{each.name: config[each.name] for each in fields(DiTConfig)})
+        return DiTConfig.from_dict(read_json(self.out / "model" / "config.json"))
 
     def flops(self) -> float:
         """FLOPs of a finished training, by the cost model of ``sddlm plan``."""

@@ -164,7 +164,7 @@ def _parameters(job: Job) -> float | None:
     try:
         with torch.device("meta"):
             return sum(p.numel() for p in DiT(job.network()).parameters()) / 1e6
-    except LookupError:
+    except ConfigError:
         return None
 
 
