@@ -105,7 +105,8 @@ def files(path: Path) -> list[Path]:
     """The files at or below a path that the list holds for."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix in READERS)
+    found = (file for file in path.rglob("*") if file.suffix in READERS)
+    return sorted(file for file in found if file.name != "report.md")  # models wrote its texts
 
 
 def held() -> list[Path]:

@@ -157,7 +157,7 @@ def test_options_in_the_text_exist(capsys):
     known |= {f"--train.optimizer.{field.name}" for field in fields(sddlm.Muon)}
     known |= {"--nproc", "--model", "--model_args"}  # of torchrun and lm_eval
     known |= {"--completion"}  # in the place of a verb
-    known |= {"--evaluation.count", "--evaluation.rows"}  # a mapping for a suite
+    known |= {f"--evaluation.{name}" for name in ("count", "rows", "steps")}  # a mapping
     known |= {f"--sweep.{field.name}" for field in fields(sddlm.SamplerConfig)}
     for verb in VERBS:
         with pytest.raises(SystemExit):
