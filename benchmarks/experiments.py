@@ -11,7 +11,6 @@ repository's root.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from argparse import ArgumentParser
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from results import without_places
 
 from sddlm.io import atomic_write
 from sddlm.suite.config import SUITE, jobs_of, read_suite
@@ -150,19 +150,20 @@ def add(source: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     jobs = (job for job in jobs_of(read_suite(source / SUITE), source) if job.out.exists())
-    (target / SUITE).write_text(_anonymous((source / SUITE).read_text()))
+    (target / SUITE).write_text(without_places((source / SUITE).read_text()))
     for job in jobs:
         out = target / job.out.relative_to(source)
         if not job.evaluation:
             for kept in (path for pattern in KEPT for path in job.out.glob(pattern)):
                 copy = out / kept.relative_to(job.out)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_text(_anonymous(kept.read_text()))
+                copy.write_text(without_places(kept.read_text()))
         elif job.verb == "sample":
             lines = [json.loads(line) for line in job.out.read_text().splitlines()]
             out.write_text("".join(json.dumps({"text": line["text"]}) + "\n" for line in lines))
         else:
-            out.write_text(_anonymous(json.dumps(_small(json.loads(job.out.read_text())))) + "\n")
+            small = without_places(_small(json.loads(job.out.read_text())))
+            out.write_text(json.dumps(small) + "\n")
     return target
 
 
@@ -174,11 +175,6 @@ def _small(tree: Any) -> Any:
     if isinstance(tree, list):
         return [_small(each) for each in tree]
     return round(tree, 9) if isinstance(tree, float) else tree
-
-
-def _anonymous(text: str) -> str:
-    """The text with names of files in the place of absolute paths."""
-    return re.sub(r"(?<![\w.])/(?:[\w.-]+/)+", "", text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
